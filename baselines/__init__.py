@@ -1,0 +1,1 @@
+"""Token-reduction methods, one file each; the file's name is the method's."""

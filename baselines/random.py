@@ -1,0 +1,64 @@
+"""Random: keep tokens drawn uniformly, as many in every block as another method keeps. The control for any score."""
+
+import torch
+from torch import Tensor
+
+from harness.reduction import (
+    Evidence,
+    Guide,
+    Looking,
+    MethodConfig,
+    TokenReducer,
+    TokenState,
+    TowerShape,
+    split_top,
+)
+
+
+class RandomConfig(MethodConfig):
+    """like: the method whose token counts are taken (at the same ratio and schedule); filled in by the harness:
+    attention_tokens and mlp_tokens, the patch-derived tokens entering each block's attention and MLP.
+    """
+
+    like: str = "elip"
+    seed: int = 0
+    attention_tokens: tuple[int, ...] = ()
+    mlp_tokens: tuple[int, ...] = ()
+
+
+class Random(TokenReducer[RandomConfig]):
+    """Uniform choice without merging. An image's draw depends on the seed and its own pixels, not on its batch."""
+
+    Config = RandomConfig
+    stochastic = True
+
+    def __init__(self, config: RandomConfig, shape: TowerShape) -> None:
+        super().__init__(config, shape)
+        everything = (shape.patches,) * shape.depth
+        self.attention = config.attention_tokens or everything
+        self.mlp = config.mlp_tokens or everything
+
+    def before_block(self, block: int, state: TokenState, tower: Looking, guide: Guide | None) -> TokenState:
+        return self.choose(2 * block, state, self.attention[block])
+
+    def between(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
+        return self.choose(2 * block + 1, state, self.mlp[block])
+
+    def choose(self, step: int, state: TokenState, count: int) -> TokenState:
+        """Keep `count` tokens in their order; the draw is made afresh at every step."""
+        if count >= state.patches or state.sample_keys is None:
+            return state
+        kept, _ = split_top(self.draw(step, state.sample_keys, state.patches), count)
+        return state.keep(kept.sort(dim=1).values)
+
+    def draw(self, step: int, keys: Tensor, patches: int) -> Tensor:
+        """Pseudo-random (B, P) from (seed, image, step, token): the finaliser of splitmix64, in wrapping int64."""
+        token = torch.arange(patches, device=keys.device)
+        bits = (
+            keys.unsqueeze(1)
+            + token * -7046029254386353131
+            + (self.config.seed * 1000003 + step) * 2862933555777941757 % 2**62
+        )
+        for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1)):
+            bits = (bits ^ ((bits >> shift) & ((1 << (64 - shift)) - 1))) * factor
+        return bits

@@ -1,0 +1,18 @@
+"""Benchmark and ablation harness for token reduction in vision-language models."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.methods import reduce as reduce
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "reduce"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `reduce` (and with it torch) only when it is used, so that the command line starts at once."""
+    if name == "reduce":
+        from harness.methods import reduce
+
+        return reduce
+    raise AttributeError(f"module 'harness' has no attribute {name!r}")

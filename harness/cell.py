@@ -1,0 +1,153 @@
+"""One measurement, completely specified: a cell, its content hash, and the grid of cells that a command plans."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from harness.errors import HarnessError
+from harness.registry import methods, package_folder, tasks
+from harness.store import key_of
+
+PROTOCOLS = ("inference", "finetune", "pretrain")
+BUILT_PROTOCOLS = ("inference",)
+MATCHES = ("tokens", "macs")
+
+
+class Cell(BaseModel):
+    """Everything a result depends on. `config` is the method's resolved config; digests name weights, data and code."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    weights: str
+    method: str
+    config: dict[str, Any]
+    ratio: float | None
+    schedule: str
+    match: str
+    protocol: str
+    task: str
+    task_options: dict[str, Any]
+    data: str
+    data_digest: str
+    limit: int | None
+    device: str
+    dtype: str
+    batch_size: int
+    image_size: int
+    seed: int
+    code: str
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 of the canonical JSON of the whole spec."""
+        return key_of(self.model_dump(mode="json"))
+
+    @property
+    def label(self) -> str:
+        """Short human name: method, ratio or schedule, task."""
+        budget = f"{self.ratio:g}" if self.ratio is not None else self.schedule
+        return f"{self.method} {budget} {self.task}"
+
+
+class RunRequest(BaseModel):
+    """A command's options, before names are looked up: the grid methods x ratios x tasks on one model and one set."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    methods: tuple[str, ...]
+    ratios: tuple[float, ...] | None = None
+    model: str = "albef-tiny"
+    tasks: tuple[str, ...]
+    task_options: dict[str, dict[str, Any]] = {}
+    data: str = "scenes"
+    protocol: str = "inference"
+    schedule: str | dict[str, Any] | None = None
+    match: str = "tokens"
+    settings: dict[str, Any] = {}
+    device: str = "auto"
+    dtype: str = "float32"
+    batch_size: int = 64
+    limit: int | None = None
+    image_size: int | None = None
+    seed: int = 0
+    weights: Path | None = None
+
+
+def expand(names: str, registry: Any, *, without: Sequence[str] = ()) -> tuple[str, ...]:
+    """'a,b' or 'all' as names that exist, each once, in the order given."""
+    if names.strip() == "all":
+        return tuple(name for name in registry.names() if name not in without)
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if not chosen:
+        raise HarnessError(f"no {registry.kind} named; known: {', '.join(registry.names())}")
+    for name in chosen:
+        registry.entry(name)
+    return tuple(dict.fromkeys(chosen))
+
+
+def check_protocol(protocol: str) -> None:
+    """HarnessError for an unknown protocol, and for one that this version does not run yet."""
+    if protocol not in PROTOCOLS:
+        raise HarnessError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
+    if protocol not in BUILT_PROTOCOLS:
+        raise HarnessError(f"protocol {protocol!r} is not built yet: this version runs {', '.join(BUILT_PROTOCOLS)}")
+
+
+@lru_cache
+def code_digest() -> str:
+    """Digest of every .py file under harness/ and baselines/, so that committing results makes nothing stale."""
+    digest = hashlib.sha256()
+    for package in ("harness", "baselines"):
+        root = package_folder(package)
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{package}/{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@lru_cache
+def method_digest(method: str) -> str:
+    """The code digest, extended by the source file of a method that lives outside this repository."""
+    if methods.entry(method).path is not None:
+        return code_digest()
+    source = Path(inspect.getfile(methods.get(method))).read_bytes()
+    return hashlib.sha256(code_digest().encode() + source).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """First 16 hex digits of a file's sha256."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def folder_digest(folder: Path) -> str:
+    """Digest of a data folder: names and sizes of all files, and the content of its annotations."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
+            if path.suffix in {".json", ".jsonl", ".txt"}:
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def resolve_task_options(task: str, given: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A task's options with its defaults filled in."""
+    from harness.schedule import validated
+
+    options = validated(tasks.get(task).Options, given.get(task, {}), f"task {task}")
+    return options.model_dump(mode="json")
+
+
+def unique(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells by key, first come first kept."""
+    return list({cell.key: cell for cell in reversed(list(cells))}.values())[::-1]

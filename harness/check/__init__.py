@@ -1,0 +1,1 @@
+"""Checks that the program runs on itself and on its users' methods, data and records."""

@@ -1,0 +1,57 @@
+"""A working method to start from: what `new-method` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.registry import NAME, methods, package_folder
+
+TEMPLATE = '''"""{title}: say in one line what it keeps and why (shown by `list`; name the paper)."""
+
+from torch import Tensor
+
+from harness.reduction import Evidence, MethodConfig, TokenReducer, TokenState, TowerShape, split_top
+from harness.schedule import Schedule
+
+
+class {title}Config(MethodConfig):
+    """The paper's defaults; `--set name=value` reaches every field, `--ratios` bends the schedule."""
+
+    schedule: Schedule = Schedule(begin=(3, 6, 9), keep=(0.7, 0.5, 0.35))
+
+
+class {title}(TokenReducer[{title}Config]):
+    """Between attention and MLP, keep the tokens with the largest norm."""
+
+    Config = {title}Config
+
+    def __init__(self, config: {title}Config, shape: TowerShape) -> None:
+        super().__init__(config, shape)
+        config.schedule.check_depth(shape.depth)
+        self.counts = dict(zip(config.schedule.begin, config.schedule.counts(shape.patches)))
+
+    def between(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
+        count = self.counts.get(block, state.patches)
+        if count >= state.patches:
+            return state
+        scores: Tensor = state.patch_tokens.norm(dim=-1)
+        kept, _ = split_top(scores, count)
+        return state.keep(kept.sort(dim=1).values)
+'''
+
+
+def write_template(name: str, folder: Path | None = None) -> Path:
+    """Write baselines/NAME.py; HarnessError for a bad or taken name, or a folder that cannot be written."""
+    if not NAME.fullmatch(name) or "-" in name:
+        raise HarnessError(f"method name {name!r}: expected lower-case letters, digits and _")
+    if name in methods.names():
+        raise HarnessError(f"method {name!r} exists already ({methods.entry(name).target}): choose another name")
+    path = (folder or package_folder("baselines")) / f"{name}.py"
+    title = "".join(part.capitalize() for part in name.split("_"))
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE.format(title=title))
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be written ({error.strerror})") from error
+    return path

@@ -1,0 +1,107 @@
+"""MACs of a reduced tower, and a method's setting that spends a given share of the dense tower's MACs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from harness.cost.flops import Counts, count
+from harness.cost.probe import skeleton, tower_call, tower_inputs, without_data
+from harness.methods import bender, make_reducer
+from harness.models.towers import open_tower
+from harness.probe import token_counts
+from harness.reduction import TokenReducer, Trace
+from harness.schedule import check_ratio, solve
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def module_macs(module: M, call: Callable[[M, str], Any], *, train_step: bool = True) -> Counts:
+    """MACs of any call on a module, without its data: `module_macs(albef, lambda m, device: m.fuse(…))`.
+
+    `call` gets a data-free copy of the module and the device to make its inputs on ("meta", or "cpu" where
+    values decide). An input that comes from another trained part should be made with requires_grad.
+    """
+
+    def attempt(device: str) -> Counts:
+        copy = skeleton(module, device)
+        return count(lambda: call(copy, device), train_step=train_step)
+
+    return without_data(attempt)
+
+
+def tower_macs(
+    model: nn.Module,
+    reducer: TokenReducer[Any],
+    *,
+    with_head: bool = True,
+    train_step: bool = True,
+    device: str | None = None,
+    trace: Trace | None = None,
+) -> Counts:
+    """MACs of one image through a reduced tower, counted on meta tensors unless a device is named.
+
+    `with_head`: the model's pooling and classifier count too. `trace` gets the tokens of each block.
+    The method's own trainable parameters take part in the training step.
+    """
+
+    def attempt(where: str) -> Counts:
+        copy, method = skeleton(model, where).eval(), skeleton(reducer, where).eval()
+        images, guide = tower_inputs(copy, method, 1, where, _dtype(copy))
+        if trace is not None:
+            trace.attention.clear()
+            trace.mlp.clear()
+        return count(tower_call(copy, method, images, guide, trace, with_head), train_step=train_step)
+
+    return without_data(attempt) if device is None else attempt(device)
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    return next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+
+
+def macs_ratio(model: nn.Module, reducer: TokenReducer[Any], dense: int | None = None) -> float:
+    """Forward MACs of the reduced tower, overhead included, over the dense one's (`dense`, else counted)."""
+    if dense is None:
+        dense = dense_macs(model)
+    return tower_macs(model, reducer, train_step=False).forward_total / dense
+
+
+def dense_macs(model: nn.Module) -> int:
+    """Forward MACs of one image through the tower with all tokens."""
+    return tower_macs(model, make_reducer("dense", open_tower(model).shape), train_step=False).forward_total
+
+
+def reducer_at_macs(
+    method: str,
+    model: nn.Module,
+    ratio: float,
+    schedule: Any = None,
+    settings: Mapping[str, Any] | None = None,
+) -> TokenReducer[Any]:
+    """The method bent so that its forward MACs, scoring and matching included, are `ratio` of dense.
+
+    Raises HarnessError, naming the reachable range, when no bend comes within 0.01.
+    """
+    check_ratio(ratio)
+    model = skeleton(model)
+    shape = open_tower(model).shape
+    make_reducer(method, shape, schedule=schedule, settings=settings)  # refuses what cannot be built, by name
+    at = bender(method, shape, schedule, settings)
+    dense = dense_macs(model)
+    step = 1 / (shape.depth * shape.patches)
+    seen: dict[tuple[int, ...], float] = {}
+
+    def realised(gamma: float) -> float:
+        # A bend too small to move a token costs what the last one did: the tokens of the blocks are the key.
+        reducer = at(gamma)
+        counts = token_counts(reducer)
+        key = (*counts.attention, *counts.mlp)
+        if key not in seen:
+            seen[key] = macs_ratio(model, reducer, dense)
+        return seen[key]
+
+    return at(solve(realised, ratio, step=step, what="MACs ratio"))

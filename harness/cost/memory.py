@@ -1,0 +1,206 @@
+"""Training memory of a reduced tower: the bytes that the forward pass saves for backward, tensor by tensor.
+
+No GPU is needed: under FakeTensorMode tensors have shapes and storages but no data. Each storage counts once
+and whole, since a saved view keeps all of it; parameters and buffers count in the fixed part instead.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from math import floor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from harness.cost.flops import MacCounter, scalar
+from harness.cost.probe import mode_of, skeleton, tower_call, tower_inputs
+from harness.errors import HarnessError
+from harness.models.towers import attention_path
+from harness.reduction import TokenReducer
+
+MIB = 2**20
+BATCHES = (4, 8)
+# Parameter, gradient and AdamW's two moments.
+TRAINED_COPIES = 4
+
+
+@dataclass(frozen=True)
+class MemoryFit:
+    """Training memory as a line over the batch size: fixed + batch_free + batch * per image, in MiB.
+
+    mib_fixed: parameters, gradients and AdamW states. mib_batch_free: what is saved whatever the batch.
+    peak_mib_per_image: on a GPU, the slope of torch.cuda.max_memory_allocated.
+    """
+
+    mib_per_image: float
+    mib_batch_free: float
+    mib_fixed: float
+    attention: str
+    source: str
+    peak_mib_per_image: float | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """How much more the allocator's peak grows per image than the saved bytes do, as a fraction."""
+        return None if self.peak_mib_per_image is None else self.peak_mib_per_image / self.mib_per_image - 1
+
+
+def estimate_memory(
+    model: nn.Module, reducer: TokenReducer[Any], attention: str = "fused", dtype: torch.dtype = torch.float32
+) -> MemoryFit:
+    """Training memory without running anything, for attention `fused` or `math`.
+
+    A method whose token counts depend on values is run on zeros instead. Raises HarnessError when the
+    attention path named is not the one that torch takes.
+    """
+    try:
+        with FakeTensorMode():
+            saved = [
+                _saved(skeleton(model, "cpu", dtype), skeleton(reducer, "cpu", dtype), batch, attention)
+                for batch in BATCHES
+            ]
+    except HarnessError:
+        raise
+    except RuntimeError:
+        return measure_memory(
+            skeleton(model, "cpu", dtype), skeleton(reducer, "cpu", dtype), attention, source="estimated"
+        )
+    return _fit(saved, model, reducer, attention, "estimated", dtype=dtype)
+
+
+def measure_memory(
+    model: nn.Module, reducer: TokenReducer[Any], attention: str = "fused", source: str = "measured"
+) -> MemoryFit:
+    """The same accounting on the model's own tensors; on a GPU also the slope of the allocator's peak.
+
+    Raises HarnessError as `estimate_memory`. On a GPU the parameters' gradients are used and set to None.
+    """
+    saved = [_saved(model, reducer, batch, attention) for batch in BATCHES]
+    peak = None
+    if _device(model).type == "cuda":
+        peaks = [_cuda_peak(model, reducer, batch, attention) for batch in BATCHES]
+        peak = (peaks[1] - peaks[0]) / (BATCHES[1] - BATCHES[0]) / MIB
+    return _fit(saved, model, reducer, attention, source, peak)
+
+
+def largest_batch(fit: MemoryFit, gib: float) -> int:
+    """The largest training batch whose parameters, states and saved activations fit `gib` GiB; 0: none.
+
+    The allocator's workspace and fragmentation are not in the estimate: leave some room for them.
+    """
+    if not gib > 0:
+        raise HarnessError(f"memory {gib:g} GiB: expected more than 0")
+    room = gib * 1024 - fit.mib_fixed - max(fit.mib_batch_free, 0.0)
+    return max(0, floor(room / max(fit.mib_per_image, fit.peak_mib_per_image or 0.0)))
+
+
+def saved_bytes(call: Callable[[], Any], excluded: nn.Module) -> int:
+    """Bytes saved for backward by a call, each storage once, without parameters and buffers of `excluded`."""
+    owned = {_storage(tensor) for tensor in chain(excluded.parameters(), excluded.buffers())}
+    found: dict[StorageWeakRef, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        key = _storage(tensor)
+        if key not in owned:
+            found.setdefault(key, tensor)
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = call()
+    total = sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+    del result
+    return total
+
+
+def _storage(tensor: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(tensor.untyped_storage())
+
+
+def _saved(model: nn.Module, reducer: TokenReducer[Any], batch: int, attention: str) -> int:
+    """Bytes that one training forward of a batch saves, having checked which attention was taken."""
+    device, counter = _device(model), MacCounter()
+    images, guide = tower_inputs(model, reducer, batch, device, next(model.parameters()).dtype)
+    call = tower_call(model, reducer, images, guide)
+    both = nn.ModuleList([model, reducer])
+    with mode_of(model, True), torch.enable_grad(), attention_path(attention), counter:
+        total = saved_bytes(call, both)
+    check_path(counter, attention, reducer.shape.depth, device)
+    return total
+
+
+def check_path(counter: MacCounter, attention: str, depth: int, device: torch.device) -> None:
+    """HarnessError unless every block of a pass went through the attention path named."""
+    fused = sum(times for (_, phase), times in counter.fused.items() if phase == "main")
+    maps = counter.maps["main"]
+    # A pooling head may use one more fused attention, of one query.
+    taken = fused >= depth and not maps if attention == "fused" else fused < depth and maps >= depth
+    if not taken:
+        raise HarnessError(
+            f"attention {attention}: torch took fused attention in {fused} of {depth} blocks on "
+            f"{device.type} (dropout on the map or a missing GPU can prevent it): ask for the other path"
+        )
+
+
+def _cuda_peak(model: nn.Module, reducer: TokenReducer[Any], batch: int, attention: str) -> int:
+    """Peak bytes allocated on the GPU in a training step, after one that warms up."""
+    device = _device(model)
+    images, guide = tower_inputs(model, reducer, batch, device, next(model.parameters()).dtype)
+    call = tower_call(model, reducer, images, guide)
+    both = nn.ModuleList([model, reducer])
+    with mode_of(model, True), torch.enable_grad(), attention_path(attention):
+        for _ in range(2):
+            both.zero_grad(set_to_none=True)
+            gc.collect()
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            loss = scalar(call())
+            if loss is not None:
+                loss.backward()
+            torch.cuda.synchronize(device)
+            del loss
+    peak = torch.cuda.max_memory_allocated(device)
+    both.zero_grad(set_to_none=True)
+    return peak
+
+
+def _fit(
+    saved: list[int],
+    model: nn.Module,
+    reducer: nn.Module,
+    attention: str,
+    source: str,
+    peak: float | None = None,
+    dtype: torch.dtype | None = None,
+) -> MemoryFit:
+    slope = (saved[1] - saved[0]) / (BATCHES[1] - BATCHES[0])
+    return MemoryFit(
+        slope / MIB,
+        (saved[0] - BATCHES[0] * slope) / MIB,
+        fixed_mib(model, reducer, dtype=dtype),
+        attention,
+        source,
+        peak,
+    )
+
+
+def fixed_mib(*modules: nn.Module, dtype: torch.dtype | None = None) -> float:
+    """Parameters, gradients and AdamW states in MiB, in `dtype` or the parameters' own; frozen: one copy."""
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    return (
+        sum(
+            parameter.numel() * (dtype or parameter.dtype).itemsize * (TRAINED_COPIES if parameter.requires_grad else 1)
+            for parameter in parameters
+        )
+        / MIB
+    )
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

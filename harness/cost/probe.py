@@ -1,0 +1,105 @@
+"""Stand-ins that have a model's shapes and none of its data, and the inputs to run them with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import HarnessError
+from harness.models.towers import open_tower
+from harness.reduction import Guide, TokenReducer, Trace, encode
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def skeleton(module: M, device: str | torch.device = "meta", dtype: torch.dtype | None = None) -> M:
+    """A copy with new tensors on `device` instead of the data, which is neither copied nor touched.
+
+    On a real device they are zeros; inside FakeTensorMode they are fake. Floating tensors take `dtype`.
+    """
+
+    def empty(tensor: Tensor) -> Tensor:
+        kind = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        return torch.zeros(tensor.shape, dtype=kind, device=device)
+
+    stand_ins: dict[int, Any] = {}
+    for parameter in module.parameters():
+        stand_ins[id(parameter)] = nn.Parameter(empty(parameter), requires_grad=parameter.requires_grad)
+    for buffer in module.buffers():
+        stand_ins[id(buffer)] = empty(buffer)
+    return copy.deepcopy(module, stand_ins)
+
+
+def image_shape(model: nn.Module) -> tuple[int, int, int]:
+    """(C, H, W) of the images a timm or transformers ViT was built for."""
+    embedding = getattr(model, "patch_embed", None)
+    if embedding is not None:
+        first = next(layer for layer in embedding.modules() if isinstance(layer, nn.Conv2d))
+        return first.in_channels, *embedding.img_size
+    config: Any = getattr(model, "config", None)
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return getattr(config, "num_channels", 3), height, width
+
+
+def tower_inputs(
+    model: nn.Module,
+    reducer: TokenReducer[Any],
+    batch: int,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    fill: str = "zeros",
+) -> tuple[Tensor, Guide | None]:
+    """Images (B, C, H, W) of `zeros` or `rand` values and, for methods that use a text, a guide as wide."""
+    make = {"zeros": torch.zeros, "rand": torch.rand}[fill]
+    images = make(batch, *image_shape(model), device=device, dtype=dtype)
+    guide = Guide(make(batch, reducer.shape.width, device=device, dtype=dtype)) if reducer.needs_text else None
+    return images, guide
+
+
+def tower_call(
+    model: nn.Module,
+    reducer: TokenReducer[Any],
+    images: Tensor,
+    guide: Guide | None,
+    trace: Trace | None = None,
+    with_head: bool = True,
+) -> Callable[[], Any]:
+    """A call that runs images through the reduced tower and, if `with_head`, the model's pooling and head."""
+    tower = open_tower(model)
+
+    def run() -> Any:
+        tokens = encode(tower, reducer, images, guide, trace)
+        return tower.output(tokens) if with_head else tokens
+
+    return run
+
+
+@contextmanager
+def mode_of(model: nn.Module, training: bool) -> Iterator[None]:
+    """The model in training or evaluation mode inside, as it was afterwards."""
+    before = {module: module.training for module in model.modules()}
+    model.train(training)
+    try:
+        yield
+    finally:
+        for module, training_before in before.items():
+            module.training = training_before
+
+
+R = TypeVar("R")
+
+
+def without_data(attempt: Callable[[str], R]) -> R:
+    """attempt("meta"), or attempt("cpu") for a method whose token counts or branches depend on values."""
+    try:
+        return attempt("meta")
+    except HarnessError:
+        raise
+    except RuntimeError:
+        return attempt("cpu")

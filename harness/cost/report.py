@@ -1,0 +1,139 @@
+"""One method on one tower: tokens, MACs, training memory and latency beside dense, as `cost --json` says."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.cost.budget import reducer_at_macs, tower_macs
+from harness.cost.latency import measure_latency
+from harness.cost.memory import MemoryFit, estimate_memory, largest_batch, measure_memory
+from harness.cost.probe import image_shape
+from harness.cost.vits import build_vit
+from harness.errors import HarnessError
+from harness.methods import make_reducer, realised_ratio
+from harness.models.towers import ATTENTION_PATHS, open_tower
+from harness.reduction import TokenReducer, Trace
+
+MATCHES = ("tokens", "macs")
+
+
+def cost_report(
+    model: str | nn.Module,
+    method: str,
+    *,
+    ratio: float | None = None,
+    schedule: Any = None,
+    settings: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    batch_size: int = 1,
+    latency: bool = False,
+    attention: str = "fused",
+    device: str = "cpu",
+    gib: float | None = None,
+    match: str = "tokens",
+    dtype: torch.dtype = torch.float32,
+    name: str | None = None,
+) -> dict[str, Any]:
+    """The `cost --json` object of a timm ViT by name, or of a ViT already built (a host's tower).
+
+    MACs are per image at batch 1, in evaluation mode; `batch_size` is latency's. `match`: whether `ratio` is
+    of tokens or of forward MACs. `gib` adds memory.largest_batch. `name` is printed for a built model. On
+    `device` "cpu" memory is estimated; on "cuda" it is measured. Raises HarnessError for what cannot be built
+    or reached.
+    """
+    if attention not in ATTENTION_PATHS:
+        raise HarnessError(f"attention {attention!r}: expected {' or '.join(ATTENTION_PATHS)}")
+    if match not in MATCHES:
+        raise HarnessError(f"match {match!r}: expected {' or '.join(MATCHES)}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise HarnessError(f"device {device}: torch finds no GPU here; use --device cpu")
+    label = name or (model if isinstance(model, str) else type(model).__name__)
+    vit = build_vit(model, image_size) if isinstance(model, str) else model
+    shape = open_tower(vit).shape
+    height, width = image_shape(vit)[1:]
+    if image_size is not None and (height, width) != (image_size, image_size):
+        raise HarnessError(f"image size {image_size}: {label} was built for {height} x {width} pixels; leave it out")
+    if match == "macs" and ratio is not None:
+        reducer = reducer_at_macs(method, vit, ratio, schedule, settings)
+    else:
+        reducer = make_reducer(method, shape, ratio=ratio, schedule=schedule, settings=settings)
+    runnable = None
+    if latency or device.startswith("cuda"):
+        runnable = build_vit(model, image_size, device) if isinstance(model, str) else _on(model, device)
+        runnable = runnable.to(dtype)
+    report = {
+        "model": label,
+        "method": method,
+        "config": reducer.config.model_dump(mode="json"),
+        "image_size": height,
+        "params_m": sum(parameter.numel() for module in (vit, reducer) for parameter in module.parameters()) / 1e6,
+        "ratio": realised_ratio(reducer),
+        **_macs(vit, reducer),
+        "parts": None,
+        "memory": memory_part(vit, runnable if device.startswith("cuda") else None, reducer, attention, dtype, gib),
+        "latency": None,
+    }
+    if latency and runnable is not None:
+        report["latency"] = measure_latency(runnable, reducer.to(device), batch_size=batch_size, attention=attention)
+    return report
+
+
+def _on(model: nn.Module, device: str) -> nn.Module:
+    """A copy of a built model on a device; HarnessError where it has no data to run with."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise HarnessError("a model on the meta device has no weights to run: build it on the CPU for latency")
+    return copy.deepcopy(model).to(device)
+
+
+def _macs(model: nn.Module, reducer: TokenReducer[Any]) -> dict[str, Any]:
+    """Tokens per block, forward and training-step MACs, and dense's."""
+    trace = Trace()
+    counts = tower_macs(model, reducer, trace=trace)
+    dense = tower_macs(model, make_reducer("dense", reducer.shape))
+    return {
+        "tokens_per_block": list(trace.attention),
+        "tokens_per_mlp": list(trace.mlp),
+        **counts.gmacs(),
+        "dense": {
+            "forward_gmacs": dense.forward_total / 1e9,
+            "train_step_gmacs": dense.train_step_total / 1e9,
+        },
+    }
+
+
+def memory_part(
+    model: nn.Module,
+    measured_on: nn.Module | None,
+    reducer: TokenReducer[Any],
+    attention: str = "fused",
+    dtype: torch.dtype = torch.float32,
+    gib: float | None = None,
+) -> dict[str, Any]:
+    """The `memory` object: estimated from `model`'s shapes, or measured on `measured_on`."""
+    if measured_on is None:
+        fit = estimate_memory(model, reducer, attention, dtype)
+    else:
+        fit = measure_memory(
+            measured_on, copy.deepcopy(reducer).to(next(measured_on.parameters()).device, dtype), attention
+        )
+    return memory_json(fit, gib)
+
+
+def memory_json(fit: MemoryFit, gib: float | None = None) -> dict[str, Any]:
+    """A fit as the record holds it; the allocator's slope and its gap only where a GPU was measured."""
+    part: dict[str, Any] = {
+        "train_mib_per_image": fit.mib_per_image,
+        "train_mib_fixed": fit.mib_fixed,
+        "attention": fit.attention,
+        "source": fit.source,
+    }
+    if fit.peak_mib_per_image is not None:
+        part |= {"peak_mib_per_image": fit.peak_mib_per_image, "gap": fit.gap}
+    if gib is not None:
+        part |= {"gib": gib, "largest_batch": largest_batch(fit, gib)}
+    return part

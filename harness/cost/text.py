@@ -1,0 +1,100 @@
+"""A cost report as text for one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from harness.reduction import PHASES
+
+
+def render_cost(report: Mapping[str, Any]) -> str:
+    """The `cost --json` object in words; scoring and matching stand apart from the main pass."""
+    lines = [
+        f"{report['model']} at {report['image_size']} px, {report['params_m']:.2f} M parameters",
+        f"{report['method']} {_settings(report['config'])}".rstrip(),
+        "",
+        f"tokens per block    {_runs(report['tokens_per_block'])}",
+        f"tokens per MLP      {_runs(report['tokens_per_mlp'])}",
+        f"token ratio         {report['ratio']:.3f}",
+        "",
+        *_macs(report),
+        "",
+        *_memory(report["memory"]),
+    ]
+    if report["latency"]:
+        lines += ["", *_latency(report["latency"])]
+    return "\n".join(lines)
+
+
+def _macs(report: Mapping[str, Any]) -> list[str]:
+    forward, step, dense = report["forward"], report["train_step"], report["dense"]
+    unit, scale = ("GMACs", 1) if dense["forward_gmacs"] >= 1 else ("MMACs", 1000)
+    rows = [(part, forward[f"{part}_gmacs"], step[f"{part}_gmacs"]) for part in PHASES]
+    rows = [row for row in rows if row[0] == "main" or any(row[1:])]
+    rows.append(("total", forward["total_gmacs"], step["total_gmacs"]))
+    rows.append(("dense", dense["forward_gmacs"], dense["train_step_gmacs"]))
+    for label, part in (report["parts"] or {}).items():
+        rows.append((f"{label} (part)", part["forward_gmacs"], part["train_step_gmacs"]))
+    shares = (
+        forward["total_gmacs"] / dense["forward_gmacs"],
+        step["total_gmacs"] / dense["train_step_gmacs"],
+    )
+    return [
+        f"{unit + ' per image':<20}{'forward':>10} {'training step':>15}",
+        *(f"  {label:<18}{one * scale:>10.3f} {whole * scale:>15.3f}" for label, one, whole in rows),
+        f"  {'total / dense':<18}{shares[0]:>10.1%} {shares[1]:>15.1%}",
+    ]
+
+
+def _memory(memory: Mapping[str, Any]) -> list[str]:
+    per_image, fixed = memory["train_mib_per_image"], memory["train_mib_fixed"]
+    lines = [
+        (
+            f"training memory     {per_image:.1f} MiB per image + {fixed:.0f} MiB"
+            f"  ({memory['source']}, {memory['attention']} attention)"
+        )
+    ]
+    if "peak_mib_per_image" in memory:
+        peak, gap = memory["peak_mib_per_image"], memory["gap"]
+        lines.append(f"  allocator's peak  {peak:.1f} MiB per image ({gap:+.1%})")
+    if "largest_batch" in memory:
+        lines.append(f"  largest batch     {memory['largest_batch']} in {memory['gib']:g} GiB")
+    return lines
+
+
+def _latency(latency: Mapping[str, Any]) -> list[str]:
+    median, iqr, dense = latency["median_ms"], latency["iqr_ms"], latency["dense_median_ms"]
+    return [
+        (f"latency             {median:.2f} ms (IQR {iqr:.2f}), dense {dense:.2f} ms, ratio {latency['ratio']:.3f}"),
+        (
+            f"                    batch {latency['batch_size']}, {latency['runs']} runs, "
+            f"{latency['threads']} threads, {latency['device']}, {latency['attention_backend']}"
+        ),
+    ]
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    """Settings as name=value words; what is unset, and lists longer than a screen line, are left out."""
+    words = []
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            words += [f"{key}={_value(entry)}" for key, entry in value.items() if entry is not None]
+        elif value is not None and not (isinstance(value, list) and len(value) > 6):
+            words.append(f"{name}={_value(value)}")
+    return " ".join(words)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_value, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _runs(counts: Sequence[int]) -> str:
+    """[257, 257, 232] -> '257 x2, 232'."""
+    runs = [(tokens, len(list(group))) for tokens, group in groupby(counts)]
+    return ", ".join(f"{tokens} x{times}" if times > 1 else f"{tokens}" for tokens, times in runs)

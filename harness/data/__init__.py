@@ -1,0 +1,1 @@
+"""Data sets: the built-in world, annotation formats, and images as tensors."""

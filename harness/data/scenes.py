@@ -1,0 +1,178 @@
+"""The built-in world on disk: scenes as PNG files with COCO captions and VQA v2 questions, and its oracle.
+
+`scene_layout` says what a scene is and draws it, `scene_text` what is said of it. Files are written once, in the
+cache folder, and read by the same loaders as the real sets. Extra fields: "patches" of captions and questions
+(the patch indices, 0..63 row-major, of the objects they speak of) and "objects" of images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+from PIL import Image
+
+from harness.data.scene_layout import COLOUR_NAMES, SHAPES, Scene, make_scenes, render
+from harness.data.scene_text import Claim, caption_patches, caption_text, captions, holds, questions
+from harness.errors import HarnessError
+
+QUESTIONS_PER_SCENE = 2
+MARKER = "complete.json"
+_APPLICATION = "vlm-token-harness"
+_ANSWERS_PER_QUESTION = 10
+
+
+def cache_folder() -> Path:
+    """Where generated data are kept: HARNESS_CACHE, or else the platform's cache folder."""
+    chosen = os.environ.get("HARNESS_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir(_APPLICATION))
+
+
+def scenes_folder(count: int, seed: int, split: str = "val") -> Path:
+    """The folder of a split's first `count` scenes, in the cache; generated when it is not there whole.
+
+    Its name holds a digest of the generator's source, so a changed world is never served from an old folder.
+    """
+    folder = cache_folder() / f"scenes-{split}-{count}-seed{seed}-{_generator_digest()}"
+    if not (folder / MARKER).is_file():
+        write_scenes(folder, split, count, seed)
+    return folder
+
+
+def write_scenes(
+    folder: Path, split: str, count: int, seed: int, questions_each: int = QUESTIONS_PER_SCENE
+) -> None:
+    """Write scenes 0 .. `count` - 1 of a split: images/, captions_SPLIT.json, questions_ and annotations_SPLIT.json.
+
+    Everything is written beside `folder` and renamed, so that it is whole or absent; what lay there is replaced.
+    Raises HarnessError where the place cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
+            draft = Path(name) / "draft"
+            _write_files(draft, list(make_scenes(seed, split, count)), split, questions_each)
+            if (folder / MARKER).is_file() and _same(folder / MARKER, draft / MARKER):
+                return
+            if folder.exists():
+                shutil.rmtree(folder)
+            draft.rename(folder)
+    except OSError as error:
+        if (folder / MARKER).is_file():
+            return  # Another process finished the same folder first.
+        raise HarnessError(
+            f"{folder}: scenes cannot be written ({error.strerror}); set HARNESS_CACHE to a writable folder"
+        ) from error
+
+
+def coco_captions(scenes: Iterable[Scene]) -> dict[str, Any]:
+    """COCO captions of scenes, with their objects and the patches of each caption."""
+    images, annotations = [], []
+    for scene in scenes:
+        objects = [
+            {"color": COLOUR_NAMES[thing.colour], "shape": SHAPES[thing.shape], "cell": thing.cell}
+            for thing in scene.things
+        ]
+        images.append({"id": scene.index, "file_name": file_name(scene), "objects": objects})
+        for claims in captions(scene):
+            annotations.append(
+                {
+                    "image_id": scene.index,
+                    "id": len(annotations),
+                    "caption": caption_text(claims),
+                    "patches": list(caption_patches(scene, claims)),
+                }
+            )
+    return {"images": images, "annotations": annotations}
+
+
+def vqa_v2(scenes: Iterable[Scene], split: str, questions_each: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """VQA v2 questions and annotations of scenes: ten equal answers each, and the patches of each question."""
+    asked, answered = [], []
+    for scene in scenes:
+        for number, question in enumerate(questions(scene, questions_each)):
+            key = {"question_id": scene.index * 1000 + number, "image_id": scene.index}
+            asked.append(key | {"question": question.text})
+            answers = [
+                {"answer": question.answer, "answer_confidence": "yes", "answer_id": one + 1}
+                for one in range(_ANSWERS_PER_QUESTION)
+            ]
+            answered.append(
+                key
+                | {"question_type": question.kind, "multiple_choice_answer": question.answer}
+                | {"answers": answers, "patches": list(question.patches)}
+            )
+    about = {"data_type": "scenes", "data_subtype": split}
+    return about | {"questions": asked}, about | {"annotations": answered}
+
+
+def file_name(scene: Scene) -> str:
+    """A scene's image file, named by its id as COCO's are."""
+    return f"{scene.index:012d}.png"
+
+
+def truth(scenes: Sequence[Scene], claims: Sequence[Sequence[Claim]]) -> npt.NDArray[np.bool_]:
+    """(T, I): whether caption t, given by its claims, is true of scene i."""
+    return np.array([[holds(scene, caption) for scene in scenes] for caption in claims], dtype=np.bool_)
+
+
+def oracle_r1(truth_TI: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Text-to-image and image-to-text R@1 of one who knows every scene, caption t belonging to scene t.
+
+    The oracle ranks by truth alone; among m true candidates the right one comes first with chance 1/m.
+    """
+    own = truth_TI.diagonal()
+    by_text = own / np.maximum(truth_TI.sum(axis=1), 1)
+    by_image = own / np.maximum(truth_TI.sum(axis=0), 1)
+    return float(by_text.mean()), float(by_image.mean())
+
+
+def oracle_recalls(count: int, seed: int = 0, split: str = "val") -> tuple[float, float]:
+    """The oracle's text-to-image and image-to-text R@1 on a split's first scenes, one caption each."""
+    scenes = list(make_scenes(seed, split, count))
+    return oracle_r1(truth(scenes, [captions(scene, 1)[0] for scene in scenes]))
+
+
+def oracle_recall(count: int, seed: int = 0, split: str = "val") -> float:
+    """The oracle's text-to-image R@1 (see `oracle_recalls`)."""
+    return oracle_recalls(count, seed, split)[0]
+
+
+def _write_files(folder: Path, scenes: list[Scene], split: str, questions_each: int) -> None:
+    (folder / "images").mkdir(parents=True)
+    pixels = hashlib.sha256()
+    for scene in scenes:
+        picture = render(scene)
+        pixels.update(picture.tobytes())
+        Image.fromarray(picture).save(folder / "images" / file_name(scene))
+    asked, answered = vqa_v2(scenes, split, questions_each)
+    texts = {"captions": coco_captions(scenes), "questions": asked, "annotations": answered}
+    marker = {"pixels_sha256": pixels.hexdigest(), "count": len(scenes)}
+    for name, content in texts.items():
+        text = json.dumps(content)
+        (folder / f"{name}_{split}.json").write_text(text, encoding="utf-8")
+        marker[f"{name}_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()
+
+
+@cache
+def _generator_digest() -> str:
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for name in ("scene_layout.py", "scene_text.py", "scenes.py"):
+        digest.update((here / name).read_bytes())
+    return digest.hexdigest()[:10]

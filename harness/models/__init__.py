@@ -1,0 +1,1 @@
+"""Host models and vision towers."""

@@ -1,0 +1,111 @@
+"""What a run would do and cost, without weights: `plan`, and the `cost` of hosts and bare towers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.cell import Cell, RunRequest
+from harness.cost.budget import module_macs
+from harness.cost.report import cost_report
+from harness.errors import HarnessError
+from harness.hosts import skeleton
+from harness.models.albef import Albef
+from harness.registry import methods, models
+from harness.runner import plan_cells
+from harness.schedule import check_ratio
+from harness.store import Store
+
+
+def plan_rows(request: RunRequest, out: Path) -> list[dict[str, Any]]:
+    """One row per cell: label, key, whether its record is there, tokens per block, MACs and memory."""
+    store = Store(out)
+    host = skeleton(request.model, request.image_size)
+    costs: dict[str, dict[str, Any]] = {}
+    rows = []
+    for cell in plan_cells(request):
+        known = f"{cell.method} {cell.config}"
+        if known not in costs:
+            costs[known] = cost_report(host.vision, cell.method, settings=cell.config, name=cell.model)
+        rows.append(_row(cell, costs[known], store.find(cell.key) is not None))
+    return rows
+
+
+def _row(cell: Cell, cost: dict[str, Any], done: bool) -> dict[str, Any]:
+    forward = cost["forward"]["total_gmacs"]
+    return {
+        "cell": cell.label,
+        "key": cell.key,
+        "done": done,
+        "ratio": cost["ratio"],
+        "tokens_per_block": cost["tokens_per_block"],
+        "tokens_per_mlp": cost["tokens_per_mlp"],
+        "forward_gmacs": forward,
+        "forward_to_dense": round(forward / cost["dense"]["forward_gmacs"], 4),
+        "train_mib_per_image": cost["memory"]["train_mib_per_image"],
+    }
+
+
+def render_plan(rows: list[dict[str, Any]]) -> str:
+    """Rows of a plan as aligned text."""
+    head = f"{'cell':<24}{'record':<8}{'ratio':>7}{'GMACs':>9}{'x dense':>9}{'MiB/image':>11}  tokens per MLP"
+    body = [
+        f"{row['cell']:<24}{'kept' if row['done'] else 'to run':<8}{row['ratio']:>7.3f}{row['forward_gmacs']:>9.4f}"
+        f"{row['forward_to_dense']:>9.3f}{row['train_mib_per_image']:>11.2f}  "
+        + " ".join(map(str, row["tokens_per_mlp"]))
+        for row in rows
+    ]
+    left = sum(not row["done"] for row in rows)
+    return "\n".join([head, *body, f"{len(rows)} cells, {left} to run"])
+
+
+def cost_of(model: str, method: str, *, ratio: str | None, **options: Any) -> dict[str, Any]:
+    """The cost report of a host model's tower, or of a timm ViT by its timm name."""
+    methods.entry(method)
+    budget = None if ratio is None else check_ratio(ratio)
+    if options["batch_size"] < 1:
+        raise HarnessError(f"batch size {options['batch_size']}: expected at least 1")
+    image_size = options.pop("image_size")
+    if model in models.names():
+        host = skeleton(model, image_size)
+        tower = build(host) if options["latency"] or options["device"] != "cpu" else host
+        found = cost_report(tower.vision, method, ratio=budget, name=model, **options)
+        return {**found, "parts": host_parts(host, found)}
+    return cost_report(model, method, ratio=budget, image_size=image_size, **options)
+
+
+def build(host: Albef) -> Albef:
+    """The host with random weights on the CPU, for timing: what a model costs does not depend on its values."""
+    return Albef(host.config).eval()
+
+
+def host_parts(host: Albef, report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """MACs of a host's parts for one image and one text of the longest length; fusion reads the tokens left."""
+    length, width, tokens = host.config.text_length, host.config.width, report["tokens_per_mlp"][-1]
+
+    def text(model: Albef, device: str) -> Any:
+        ids = torch.zeros(1, length, dtype=torch.long, device=device)
+        return model.encode_text(ids, torch.ones_like(ids, dtype=torch.bool))
+
+    def fusion(model: Albef, device: str) -> Any:
+        states = torch.zeros(1, length, width, device=device, requires_grad=True)
+        image = torch.zeros(1, tokens, width, device=device, requires_grad=True)
+        fused = model.fuse(states, torch.ones(1, length, dtype=torch.bool, device=device), image)
+        return model.match_logits(fused)
+
+    parts = {
+        "vision": {
+            "forward_gmacs": report["forward"]["total_gmacs"],
+            "train_step_gmacs": report["train_step"]["total_gmacs"],
+        }
+    }
+    for name, call in (("text", text), ("fusion", fusion)):
+        gmacs = module_macs(host, call).gmacs()
+        parts[name] = {
+            "forward_gmacs": gmacs["forward"]["total_gmacs"],
+            "train_step_gmacs": gmacs["train_step"]["total_gmacs"],
+        }
+    return parts

@@ -1,0 +1,178 @@
+"""Names of methods, models, tasks and studies, listed without importing what they name.
+
+A method is a file of baselines/ (its name is the file's name) or an entry point of group `harness.methods`
+("name = package.module:Class"); a task is a file of harness/tasks/; a study a YAML file of ablations/; a host
+model is a preset of a file of harness/models/ (its literal PRESETS: file albef.py, preset tiny: albef-tiny).
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name, its one-line summary, the import target 'module[:attribute]', and its file where it has one."""
+
+    name: str
+    summary: str
+    target: str
+    path: Path | None = None
+
+
+class Registry:
+    """The names of one kind; `scan` finds them anew at each listing, so that a dropped-in file counts at once."""
+
+    def __init__(self, kind: str, scan: Callable[[], Iterable[Entry]], load: Callable[[Entry], Any]) -> None:
+        self.kind = kind
+        self._scan = scan
+        self._load = load
+
+    def entries(self) -> dict[str, Entry]:
+        """All entries by name; HarnessError when a name is bad or found twice."""
+        found: dict[str, Entry] = {}
+        for entry in self._scan():
+            if not NAME.fullmatch(entry.name):
+                raise HarnessError(
+                    f"{self.kind} name {entry.name!r} ({entry.target}): expected lower-case letters, digits, - and _"
+                )
+            if entry.name in found:
+                raise HarnessError(
+                    f"{self.kind} {entry.name!r} is registered twice, by {found[entry.name].target} and {entry.target}: "
+                    "rename one"
+                )
+            found[entry.name] = entry
+        return dict(sorted(found.items()))
+
+    def names(self) -> list[str]:
+        return list(self.entries())
+
+    def entry(self, name: str) -> Entry:
+        """The entry of a name; HarnessError with suggestions when there is none."""
+        found = self.entries()
+        if name not in found:
+            raise unknown(self.kind, name, found)
+        return found[name]
+
+    def get(self, name: str) -> Any:
+        """Import what a name stands for."""
+        return self._load(self.entry(name))
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> HarnessError:
+    """The error for a name nobody knows: the nearest names, then all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return HarnessError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}")
+
+
+def summary_of(source: str) -> str:
+    """First line of a module's docstring, read without importing it."""
+    docstring = ast.get_docstring(ast.parse(source)) or ""
+    return docstring.partition("\n")[0]
+
+
+def package_files(package: str, pattern: str) -> list[Path]:
+    """Files of an importable folder that match, without importing it; private ones left out."""
+    return [path for path in sorted(package_folder(package).glob(pattern)) if not path.name.startswith("_")]
+
+
+def package_folder(package: str) -> Path:
+    """Where an importable folder lies, without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise HarnessError(f"the folder {package}/ is not installed beside harness/: install the project again")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _modules(package: str) -> Iterable[Entry]:
+    for path in package_files(package, "*.py"):
+        yield Entry(path.stem, summary_of(path.read_text(encoding="utf-8")), f"{package}.{path.stem}", path)
+
+
+def _methods() -> Iterable[Entry]:
+    yield from _modules("baselines")
+    for point in entry_points(group="harness.methods"):
+        origin = f" ({point.dist.name})" if point.dist else ""
+        yield Entry(point.name, f"entry point {point.value}{origin}", point.value)
+
+
+def _hosts() -> Iterable[Entry]:
+    for path in package_files("harness.models", "*.py"):
+        source = path.read_text(encoding="utf-8")
+        for node in ast.parse(source).body:
+            for preset in _presets(node):
+                yield Entry(f"{path.stem}-{preset}", summary_of(source), f"harness.models.{path.stem}", path)
+
+
+def _presets(node: ast.stmt) -> Iterable[str]:
+    """The names in a module's literal `PRESETS = {...}`, annotated or not; nothing for other statements."""
+    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+        return ()
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    named = any(isinstance(target, ast.Name) and target.id == "PRESETS" for target in targets)
+    return tuple(ast.literal_eval(node.value)) if named else ()
+
+
+def _studies() -> Iterable[Entry]:
+    for path in package_files("ablations", "*.yaml"):
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        yield Entry(path.stem, first.lstrip("# ").strip(), f"ablations/{path.name}", path)
+
+
+def _load_class(entry: Entry, base: type) -> type:
+    module_name, _, attribute = entry.target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise HarnessError(f"{entry.name!r} ({entry.target}) cannot be imported: {error}") from error
+    if attribute:
+        found = [getattr(module, attribute, None)]
+    else:
+        found = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, base) and value.__module__ == module_name
+        ]
+    if len(found) != 1 or not (isinstance(found[0], type) and issubclass(found[0], base)):
+        raise HarnessError(
+            f"{entry.name!r} ({entry.target}): expected exactly one {base.__name__} there, found {len(found)}"
+        )
+    return found[0]
+
+
+def _load_method(entry: Entry) -> type:
+    from harness.reduction import TokenReducer
+
+    return _load_class(entry, TokenReducer)
+
+
+def _load_task(entry: Entry) -> type:
+    from harness.task import Task
+
+    return _load_class(entry, Task)
+
+
+def _load_module(entry: Entry) -> Any:
+    return importlib.import_module(entry.target)
+
+
+methods = Registry("method", _methods, _load_method)
+models = Registry("model", _hosts, _load_module)
+tasks = Registry("task", lambda: _modules("harness.tasks"), _load_task)
+studies = Registry("study", _studies, lambda entry: entry.path)
+KINDS = {"methods": methods, "models": models, "tasks": tasks, "studies": studies}

@@ -1,0 +1,1 @@
+"""Records drawn for people: one tidy frame, tables, figures. Torch-free."""

@@ -1,0 +1,289 @@
+"""Cells to records: plan a request, run what is not there yet, keep failures as records, compare with dense."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from harness.cell import (
+    Cell,
+    RunRequest,
+    check_protocol,
+    file_digest,
+    folder_digest,
+    method_digest,
+    resolve_task_options,
+    unique,
+)
+from harness.cost.budget import reducer_at_macs
+from harness.cost.report import cost_report
+from harness.data.scenes import scenes_folder
+from harness.data.transforms import load_images
+from harness.environment import environment
+from harness.errors import HarnessError
+from harness.evaluation import VisionEncoder
+from harness.hosts import Host, load_host, pick_device, pick_dtype, skeleton, weights_file
+from harness.methods import make_reducer
+from harness.models.towers import open_tower
+from harness.progress import Progress
+from harness.reduction import TokenReducer
+from harness.registry import methods, tasks
+from harness.schedule import Schedule
+from harness.stats import quality
+from harness.store import Store
+from harness.task import Outcome, TaskData
+
+BUILT_IN_WORLD = "scenes"
+WORLD_COUNT = 1000
+WORLD_SEED = 0
+
+
+def plan_cells(request: RunRequest) -> list[Cell]:
+    """Every cell of a request, dense first for each task. Raises HarnessError for anything impossible in it."""
+    check_protocol(request.protocol)
+    device = str(pick_device(request.device))
+    pick_dtype(request.dtype)
+    host = skeleton(request.model, request.image_size)
+    shape = open_tower(host.vision).shape
+    folder = data_folder(request.data, request.limit)
+    weights = file_digest(request.weights or weights_file(request.model))
+    shared = {
+        "model": request.model,
+        "weights": weights,
+        "protocol": request.protocol,
+        "data": request.data,
+        "data_digest": folder_digest(folder),
+        "limit": request.limit,
+        "device": device,
+        "dtype": request.dtype,
+        "batch_size": request.batch_size,
+        "image_size": host.config.image_size,
+        "seed": request.seed,
+    }
+    cells = []
+    ratios: Sequence[float | None] = request.ratios or (None,)
+    for task in request.tasks:
+        about = {**shared, "task": task, "task_options": resolve_task_options(task, request.task_options)}
+        dense = make_reducer("dense", shape)
+        cells.append(_cell(about, "dense", dense, 1.0, "paper", "tokens"))
+        for ratio in ratios:
+            for method in request.methods:
+                if method == "dense":
+                    continue
+                settings = {**request.settings, **_seeded(method, request.seed)}
+                if request.match == "macs" and ratio is not None:
+                    reducer = reducer_at_macs(method, host.vision, ratio, request.schedule, settings)
+                else:
+                    reducer = make_reducer(method, shape, ratio=ratio, schedule=request.schedule, settings=settings)
+                cells.append(_cell(about, method, reducer, ratio, _spec(request.schedule), request.match))
+    return unique(cells)
+
+
+def _cell(
+    about: dict[str, Any],
+    method: str,
+    reducer: TokenReducer[Any],
+    ratio: float | None,
+    schedule: str,
+    match: str,
+) -> Cell:
+    config = reducer.config.model_dump(mode="json")
+    return Cell(
+        **about,
+        method=method,
+        config=config,
+        ratio=ratio,
+        schedule=schedule,
+        match=match,
+        code=method_digest(method),
+    )
+
+
+def _seeded(method: str, seed: int) -> dict[str, Any]:
+    return {"seed": seed} if "seed" in methods.get(method).Config.model_fields else {}
+
+
+def _spec(schedule: Any) -> str:
+    if schedule is None:
+        return "paper"
+    return schedule if isinstance(schedule, str) else Schedule.model_validate(schedule).spec()
+
+
+def data_folder(data: str, limit: int | None) -> Path:
+    """The folder of a data set; the built-in world is made in the cache when it is not there yet."""
+    if data == BUILT_IN_WORLD:
+        return scenes_folder(max(WORLD_COUNT, limit or 0), WORLD_SEED)
+    folder = Path(data)
+    if not folder.is_dir():
+        raise HarnessError(f"data {data!r}: no such folder; name one, or 'scenes' for the built-in world")
+    return folder
+
+
+@dataclass
+class Bench:
+    """What the cells of one command share: the loaded host, the loaded sets, and costs already counted."""
+
+    weights: Path | None
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.host: Callable[[str, str, str], Host] = cache(
+            lambda model, device, dtype: load_host(model, self.weights, device, dtype)
+        )
+        self._data: dict[tuple[Any, ...], TaskData] = {}
+        self._costs: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def data(self, cell: Cell, host: Host) -> TaskData:
+        """Annotations and pixels for a cell."""
+        key = (cell.task, cell.data, cell.limit, cell.image_size)
+        if key not in self._data:
+            task = tasks.get(cell.task)()
+            annotations = task.load(data_folder(cell.data, cell.limit), cell.limit)
+            images = load_images(annotations.images, cell.image_size, host.model.config.mean, host.model.config.std)
+            self._data[key] = TaskData(annotations, images)
+        return self._data[key]
+
+    def cost(self, cell: Cell, host: Host) -> dict[str, Any]:
+        """The cost of the cell's tower, on the cell's device, with latency."""
+        key = (cell.model, cell.method, str(cell.config), cell.device, cell.dtype, cell.batch_size)
+        if key not in self._costs:
+            self._costs[key] = cost_report(
+                host.model.vision,
+                cell.method,
+                settings=cell.config,
+                batch_size=cell.batch_size,
+                latency=True,
+                device=cell.device,
+                dtype=host.dtype,
+                name=cell.model,
+            )
+        return dict(self._costs[key])
+
+    def run(self, cell: Cell) -> tuple[dict[str, Any], pd.DataFrame]:
+        """Measure one cell: the record without its deltas, and the per-sample outcomes."""
+        started, clock = datetime.now(UTC), time.perf_counter()
+        torch.manual_seed(cell.seed)
+        host = self.host(cell.model, cell.device, cell.dtype)
+        if cell.image_size != host.model.config.image_size:
+            raise HarnessError(
+                f"image size {cell.image_size}: {cell.model}'s weights are for {host.model.config.image_size}"
+            )
+        reducer = rebuild(cell, host).to(host.device)
+        data = self.data(cell, host)
+        encoder = VisionEncoder(host, reducer, data.images, cell.batch_size, self.progress)
+        task = tasks.get(cell.task)()
+        with torch.no_grad():
+            before = time.perf_counter()
+            outcome: Outcome = task.evaluate(encoder, data, task.Options.model_validate(cell.task_options))
+            seconds = time.perf_counter() - before
+        cost = self.cost(cell, host)
+        cost["encodings"] = encodings(encoder, cost)
+        diagnostics = {
+            **outcome.diagnostics,
+            "fallback": type(reducer).without_text if encoder.text_guided else None,
+            "evaluation_seconds": round(seconds, 3),
+        }
+        record = {
+            **skeleton_record(cell),
+            "status": "done",
+            "cost": cost,
+            "diagnostics": diagnostics,
+            "run": environment(cell, started, time.perf_counter() - clock),
+        }
+        return record, outcome.frame()
+
+
+def rebuild(cell: Cell, host: Host) -> TokenReducer[Any]:
+    """The reducer of a cell from its resolved config."""
+    kind = methods.get(cell.method)
+    return kind(kind.Config.model_validate(cell.config), open_tower(host.model.vision).shape)
+
+
+def encodings(encoder: VisionEncoder, cost: dict[str, Any]) -> dict[str, Any]:
+    """How many images and image-text pairs the tower encoded, and what that cost beside dense's one pass per image."""
+    forward, dense = cost["forward"]["total_gmacs"], cost["dense"]["forward_gmacs"]
+    without_text = dense if encoder.text_guided else forward
+    total = encoder.encoded_images * without_text + encoder.encoded_pairs * forward
+    images = len(encoder.images)
+    return {
+        "images": encoder.encoded_images,
+        "pairs": encoder.encoded_pairs,
+        "gmacs_total": round(total, 4),
+        "dense_gmacs_total": round(images * dense, 4),
+    }
+
+
+def skeleton_record(cell: Cell) -> dict[str, Any]:
+    """The parts of a record that every status has."""
+    return {
+        "format": 1,
+        "key": cell.key,
+        "spec": cell.model_dump(mode="json"),
+        "status": "failed",
+        "error": None,
+        "cost": None,
+        "quality": {},
+        "diagnostics": {},
+        "run": {},
+        "samples": None,
+    }
+
+
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the host."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY_WORDS)
+
+
+def run_cells(cells: Sequence[Cell], store: Store, bench: Bench, *, force: bool = False) -> list[dict[str, Any]]:
+    """Run the cells that have no record yet; returns all their records in the cells' order.
+
+    A cell that fails or runs out of memory becomes a record of that status and the run goes on; a save that fails,
+    and Ctrl-C, end the run with the records so far kept.
+    """
+    store.prepare()
+    records = []
+    dense: dict[str, dict[str, Any]] = {}
+    for number, cell in enumerate(cells, 1):
+        record = None if force else store.find(cell.key)
+        bench.progress.say(f"[{number}/{len(cells)}] {cell.label}{' (kept)' if record else ''}")
+        if record is None:
+            record = _measure(cell, store, bench, dense.get(cell.task))
+        if cell.method == "dense":
+            dense[cell.task] = record
+        records.append(record)
+    return records
+
+
+def _measure(cell: Cell, store: Store, bench: Bench, dense: dict[str, Any] | None) -> dict[str, Any]:
+    """Run a cell, compare it with dense, and save its record whatever came of it."""
+    try:
+        record, samples = bench.run(cell)
+        compared = cell.method != "dense" and dense is not None and dense["status"] == "done"
+        record["quality"] = quality(samples, store.samples(dense) if compared and dense else None)
+    except Exception as error:  # noqa: BLE001 - a cell that fails is a record too, and the command ends with status 1
+        status = "out_of_memory" if is_out_of_memory(error) else "failed"
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        where = None if isinstance(error, HarnessError) else traceback.format_exc()
+        record = {
+            **skeleton_record(cell),
+            "status": status,
+            "error": line,
+            "traceback": where,
+            "run": environment(cell, datetime.now(UTC), 0.0),
+        }
+        return store.save(record, None)
+    return store.save(record, samples)

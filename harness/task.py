@@ -1,0 +1,69 @@
+"""What a task is: a class in a file of harness/tasks/, with options, metric names and one `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from harness.data.formats import ImageTextSet
+from harness.evaluation import VisionEncoder
+
+
+class TaskOptions(BaseModel):
+    """What a task lets one choose; stands in the record and in its key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass
+class TaskData:
+    """A set as a task sees it: the annotations and the pixels (I, C, H, W) of its images, in the same order."""
+
+    annotations: ImageTextSet
+    images: Tensor
+
+
+@dataclass
+class Outcome:
+    """Per-sample outcomes by metric, each a list of (sample id, cluster id, value in 0..1), and diagnostics."""
+
+    task: str
+    outcomes: dict[str, tuple[Sequence[str], Sequence[str], np.ndarray]]
+    diagnostics: dict[str, Any] = field(default_factory=dict)
+
+    def frame(self) -> pd.DataFrame:
+        """The long format of the Parquet beside a record: task, metric, sample, cluster, value."""
+        parts = [
+            pd.DataFrame(
+                {
+                    "task": self.task,
+                    "metric": metric,
+                    "sample": list(samples),
+                    "cluster": list(clusters),
+                    "value": np.asarray(values, dtype=np.float64),
+                }
+            )
+            for metric, (samples, clusters, values) in self.outcomes.items()
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+
+class Task:
+    """Base class. `Options` has the defaults of the default job; `metrics` are the names `evaluate` fills."""
+
+    Options: ClassVar[type[TaskOptions]] = TaskOptions
+    metrics: ClassVar[tuple[str, ...]] = ()
+
+    def load(self, folder: Any, limit: int | None) -> ImageTextSet:
+        """The annotations this task needs from a data folder; HarnessError when they are not there."""
+        raise NotImplementedError
+
+    def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
+        """Score the encoder's model and method on the data."""
+        raise NotImplementedError

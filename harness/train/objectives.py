@@ -1,0 +1,90 @@
+"""The pre-training losses of ALBEF: image-text contrast, image-text matching, masked words.
+
+Source: Li et al. 2021, arXiv 2107.07651, 3.2, without momentum distillation and queue.
+Shapes: B images with one caption each, P shared space, L text tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.models.albef import Albef
+from harness.models.tokenizer import CLS, MASK, PAD, SEP
+
+IGNORE_INDEX = -100
+TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.01, 0.5
+
+
+def contrast_loss(similarity_BB: Tensor, temperature: Tensor) -> Tensor:
+    """Symmetric in-batch contrast; rows are images, columns their captions (equation 1 without momentum)."""
+    logits = similarity_BB / temperature.clamp(TEMPERATURE_LOW, TEMPERATURE_HIGH)
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def hard_negatives(similarity_BB: Tensor, temperature: Tensor, generator: torch.Generator) -> Tensor:
+    """For each row the index (B,) of another column, drawn in proportion to the contrast's own softmax."""
+    logits = similarity_BB.detach() / temperature.detach().clamp(TEMPERATURE_LOW, TEMPERATURE_HIGH)
+    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    weights = logits.masked_fill(own, -torch.inf).softmax(dim=1)
+    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+
+
+def matching_loss(
+    model: Albef,
+    image_states_BND: Tensor,
+    captions: tuple[Tensor, Tensor],
+    foils: tuple[Tensor, Tensor],
+    similarity_BB: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """Cross-entropy of the matching head on four kinds of pairs, a quarter each.
+
+    Image with its caption; with its foil; with a hard negative caption; caption with a hard negative image.
+    `captions` and `foils` are states (B, L, D) and masks (B, L); `similarity_BB` has images as rows.
+    """
+    states, mask = captions
+    wrong_text = hard_negatives(similarity_BB, model.temperature, generator)
+    wrong_image = hard_negatives(similarity_BB.T, model.temperature, generator)
+    fused = model.fuse(
+        torch.cat([states, foils[0], states[wrong_text], states]),
+        torch.cat([mask, foils[1], mask[wrong_text], mask]),
+        torch.cat([image_states_BND, image_states_BND, image_states_BND, image_states_BND[wrong_image]]),
+    )
+    target = torch.zeros(len(fused), dtype=torch.int64, device=fused.device)
+    target[: len(states)] = 1
+    return F.cross_entropy(model.match_logits(fused), target)
+
+
+def mask_words(ids_BL: Tensor, rate: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Hide words: ids with [MASK] at a share `rate` of the ordinary tokens, and the targets (B, L).
+
+    Targets hold the hidden ids and IGNORE_INDEX elsewhere. Unlike BERT's, hidden words are always replaced by [MASK].
+    """
+    drawn = torch.rand(ids_BL.shape, generator=generator) < rate
+    hidden = drawn & (ids_BL != PAD) & (ids_BL != CLS) & (ids_BL != SEP)
+    return ids_BL.masked_fill(hidden, MASK), ids_BL.masked_fill(~hidden, IGNORE_INDEX)
+
+
+def masked_word_loss(
+    model: Albef, image_states_BND: Tensor, ids_BL: Tensor, rate: float, generator: torch.Generator
+) -> Tensor:
+    """Cross-entropy of the hidden words of the captions, read together with their images."""
+    hidden_ids, target = mask_words(ids_BL, rate, generator)
+    mask = ids_BL != PAD
+    fused = model.fuse(model.encode_text(hidden_ids, mask), mask, image_states_BND)
+    return F.cross_entropy(model.mlm_logits(fused).flatten(0, 1), target.flatten(), ignore_index=IGNORE_INDEX)
+
+
+def answer_loss(
+    model: Albef, image_states_BND: Tensor, questions_BQL: Tensor, positions_BQ: Tensor, answers_BQ: Tensor
+) -> Tensor:
+    """Masked-word loss of the answers: Q questions (B, Q, L) per image, the answer hidden at `positions`."""
+    each = questions_BQL.shape[1]
+    ids = questions_BQL.flatten(0, 1)
+    mask = ids != PAD
+    fused = model.fuse(model.encode_text(ids, mask), mask, image_states_BND.repeat_interleave(each, dim=0))
+    rows = torch.arange(len(ids), device=ids.device)
+    return F.cross_entropy(model.mlm_logits(fused[rows, positions_BQ.flatten()]), answers_BQ.flatten())

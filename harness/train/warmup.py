@@ -1,0 +1,56 @@
+"""Supervised warm-up of the vision tower: what does each patch show, and what stands where in the picture.
+
+ALBEF's tower starts from supervised weights too (arXiv 2107.07651, 3.1). From random weights the fusion
+encoder stays near chance for a long time; a tower whose patches already say what they show removes that plateau.
+
+Shapes: B images, N patches, D width, T = 48 types of object, K = T + T x 4 facts (type present; type at place).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.data.scene_layout import PLACES, TYPES, Scene
+
+FACTS = TYPES + TYPES * len(PLACES)
+
+
+class SupervisedHeads(nn.Module):
+    """The two linear heads of the warm-up; they serve training only and are not shipped.
+
+    `facts` reads an image's class token and a caption's [CLS] alike, which puts both into one space.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.patch_type = nn.Linear(width, TYPES + 1)
+        self.facts = nn.Linear(width, FACTS)
+
+
+def image_facts(scene: Scene) -> npt.NDArray[np.bool_]:
+    """(K,): which types are present, then which (type, place) pairs are, type-major."""
+    facts = np.zeros(FACTS, dtype=np.bool_)
+    for thing in scene.things:
+        facts[thing.type] = True
+        facts[TYPES + thing.type * len(PLACES) + thing.place] = True
+    return facts
+
+
+def patch_loss(heads: SupervisedHeads, image_states_BND: Tensor, types_BN: Tensor) -> Tensor:
+    """Mean cross-entropy of what each patch shows; `image_states` (B, 1 + N, D) still hold every patch."""
+    logits = heads.patch_type(image_states_BND[:, 1:])
+    return F.cross_entropy(logits.flatten(0, 1), types_BN.flatten())
+
+
+def facts_loss(
+    heads: SupervisedHeads, class_tokens_BD: Tensor, facts_BK: Tensor, known_BK: Tensor | None = None
+) -> Tensor:
+    """Binary cross-entropy over the facts known (all by default): mean over B of the sum over K, divided by ten."""
+    logits = heads.facts(class_tokens_BD)
+    loss = F.binary_cross_entropy_with_logits(logits, facts_BK.to(logits.dtype), reduction="none")
+    if known_BK is not None:
+        loss = loss * known_BK
+    return loss.sum(dim=1).mean() / 10

@@ -1,0 +1,72 @@
+"""The methods compute what the authors' released programs compute, values and gradients."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from harness.check.golden import TOLERANCE, check_file, lines
+from harness.errors import HarnessError
+
+GOLDENS = sorted((Path(__file__).parent.parent / "goldens").glob("*.safetensors"))
+
+
+def test_the_goldens_are_here():
+    assert {path.name.split("_")[0] for path in GOLDENS} >= {"elip", "evit", "tome"}
+
+
+@pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
+def test_golden(path):
+    assert check_file(path) < TOLERANCE
+
+
+def _edited(path: Path, out: Path, change) -> Path:
+    with safe_open(path, framework="pt") as file:
+        config = json.loads(file.metadata()["config"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a safe_open handle is no mapping
+    change(config, tensors)
+    save_file(tensors, out, {"config": json.dumps(config)})
+    return out
+
+
+@pytest.mark.parametrize(
+    ("stem", "change"),
+    [
+        ("elip_albef_schedule", lambda config, _: config.update(vision_weight=0.81)),
+        ("elip_albef_schedule", lambda config, _: config.update(keep_tokens=[57, 40, 25])),
+        ("elip_albef_schedule", lambda config, _: config.update(lookahead_layers=[2, 5, 2])),
+        ("evit_fuse", lambda config, _: config.update(fuse=False)),
+        ("evit_fuse", lambda config, _: config.update(keep_rate=0.71)),
+        ("tome_constant", lambda config, _: config.update(proportional_attention=False)),
+        (
+            "tome_decreasing",
+            lambda config, _: config.update(r_per_layer=[8, 7, 6, 5, 4, 4, 3, 2, 2, 1, 1, 0]),
+        ),
+        ("evit_drop", lambda _, tensors: tensors["output.tokens"].add_(1e-7)),
+        ("tome_constant", lambda _, tensors: tensors["input.expected_size"].add_(1)),
+        ("elip_albef_schedule", lambda _, tensors: tensors["grad.blocks.5.mlp.fc1.weight"].mul_(1.001)),
+    ],
+)
+def test_a_wrong_setting_or_value_fails(tmp_path, stem, change):
+    source = next(path for path in GOLDENS if path.stem == stem)
+    name = tmp_path / f"{stem}.safetensors"
+    [(line, good)] = lines([_edited(source, name, change)])
+    assert not good
+    assert "FAIL" in line
+
+
+def test_settings_in_the_released_programs_words_are_understood(tmp_path):
+    source = next(path for path in GOLDENS if path.stem == "tome_decreasing")
+    path = _edited(source, tmp_path / "tome.safetensors", lambda config, _: config.pop("r_per_layer"))
+    assert check_file(path) < TOLERANCE
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "text.safetensors").write_text("no")
+    save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")
+    for name in ("text", "bare", "absent"):
+        with pytest.raises(HarnessError):
+            check_file(tmp_path / f"{name}.safetensors")

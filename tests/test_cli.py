@@ -1,0 +1,373 @@
+"""The command line as a user meets it: exit statuses, one line per failure, nothing lost, nothing recomputed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from harness.cli import main
+from harness.data.scenes import write_scenes
+from harness.hosts import weights_file
+
+COUNT = 12
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Twelve held-out scenes in the real annotation formats."""
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_scenes(folder, "val", COUNT, 0)
+    return folder
+
+
+@pytest.fixture
+def harness(capsys):
+    """Call the command line: (exit status, stdout, stderr)."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(list(map(str, words)))
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return call
+
+
+def small(world: Path, out: Path, *words: str) -> tuple[str, ...]:
+    return ("run", "--method", "elip", "--ratios", "0.5", "--data", str(world), "--out", str(out), *words)
+
+
+REFUSED = {
+    "unknown method": (["--method", "elpi"], "did you mean elip"),
+    "unknown model": (["--model", "albef-tinny"], "did you mean albef-tiny"),
+    "unknown task": (["--tasks", "vqaa"], "did you mean vqa"),
+    "unknown setting": (["--set", "lamda=0.5"], "lamda: unknown setting; ELIPConfig has"),
+    "setting out of range": (
+        ["--set", "vision_weight=2"],
+        "vision_weight: Input should be less than or equal to 1",
+    ),
+    "setting without value": (["--set", "vision_weight"], "expected name=value"),
+    "unknown task option": (["--set-task", "retrieval.depth=3"], "depth: unknown setting"),
+    "ratio 0": (["--ratios", "0"], "ratio 0: expected a number above 0 and at most 1"),
+    "negative ratio": (["--ratios", "-0.5"], "ratio -0.5: expected a number above 0"),
+    "ratio above 1": (["--ratios", "0.5,1.5"], "ratio 1.5: expected a number above 0"),
+    "ratio not a number": (["--ratios", "half"], "ratio half: expected a number above 0"),
+    "ratio nobody reaches": (["--ratios", "0.05"], "ratio 0.05 is not reachable: the nearest is"),
+    "begin beyond depth": (
+        ["--schedule", "begin=12 keep=.5"],
+        "begin block 12 for stage 1: the tower has blocks 0 to 11",
+    ),
+    "unsorted begin": (
+        ["--schedule", "begin=4,2 keep=.9,.5"],
+        "begin [4, 2]: expected block numbers from 0 in increasing order",
+    ),
+    "lengths that differ": (["--schedule", "begin=2,4 keep=.9"], "keep has 1 entries and begin has 2"),
+    "look-ahead beyond depth": (
+        ["--schedule", "begin=10 keep=.5 lookahead=3"],
+        "begin 10 plus look-ahead 3 for stage 1 goes beyond",
+    ),
+    "more kept than there are": (
+        ["--set", "keep_tokens=100,50,20"],
+        "keep_tokens 100: more tokens kept than the 64 there are",
+    ),
+    "image size": (["--image-size", "60"], "image size 60: expected a multiple of the patch size 8"),
+    "data folder": (["--data", "/nowhere"], "data '/nowhere': no such folder"),
+    "device": (["--device", "tpu"], "device 'tpu': expected auto, cpu, cuda or cuda:N"),
+    "dtype": (["--dtype", "float8"], "dtype 'float8': expected one of"),
+    "protocol": (["--protocol", "zero-shot"], "protocol 'zero-shot': expected one of"),
+    "protocol not built": (["--protocol", "pretrain"], "protocol 'pretrain' is not built yet"),
+    "match": (["--match", "flops"], "flops"),
+    "MACs ratio out of reach": (["--ratios", "0.2", "--match", "macs"], "MACs ratio 0.2 is not reachable"),
+    "weights missing": (["--weights", "/nowhere/model.safetensors"], "/nowhere/model.safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_one_line_and_status_2(case, harness, world, tmp_path):
+    words, said = REFUSED[case]
+    status, out, err = harness(*small(world, tmp_path / "runs", *words, "--quiet"))
+    assert status == 2
+    assert out == ""
+    assert said in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_where_there_is_none(harness, world, tmp_path):
+    status, _, err = harness(*small(world, tmp_path, "--device", "cuda"))
+    assert (status, "no such CUDA device here; use --device cpu" in err) == (2, True)
+
+
+def test_unknown_options_and_commands_are_one_line(harness):
+    for words in (["run", "--metod", "elip"], ["rum"], ["run"], ["list", "method"]):
+        status, _, err = harness(*words)
+        assert status == 2
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+
+
+def test_commands_not_built_refuse_in_one_line(harness):
+    for command in ("finetune", "evaluate", "report"):
+        status, _, err = harness(command)
+        assert (status, "not built yet" in err) == (2, True)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "another model"])
+def test_unusable_weights(kind, harness, world, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    if kind == "truncated":
+        path.write_bytes(weights_file("albef-tiny").read_bytes()[:100_000])
+    elif kind == "text":
+        path.write_text("these are no weights")
+    else:
+        save_file({f"other.{name}": value for name, value in load_file(weights_file("albef-tiny")).items()}, path)
+    status, _, err = harness(*small(world, tmp_path / "runs", "--weights", path))
+    assert status == 2
+    assert err.count("\n") == 1
+    assert str(path) in err
+
+
+@pytest.mark.parametrize("damage", ["annotations", "missing image", "unreadable image"])
+def test_damaged_data(damage, harness, tmp_path):
+    folder = tmp_path / "data"
+    write_scenes(folder, "val", 3, 0)
+    if damage == "annotations":
+        for path in folder.rglob("*.json"):
+            path.unlink()
+    else:
+        picture = sorted(folder.rglob("*.png"))[1]
+        picture.unlink() if damage == "missing image" else picture.write_bytes(b"not a picture")
+    status, _, err = harness(*small(folder, tmp_path / "runs"))
+    assert status == 2
+    assert err.count("\n") == 1
+
+
+def test_out_that_cannot_be_written(harness, world, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    status, _, err = harness(*small(world, tmp_path / "file" / "runs"))
+    assert (status, err.count("\n")) == (2, 1)
+    assert "cannot be written" in err
+
+
+def test_run_measures_dense_beside_the_method_and_a_second_run_computes_nothing(harness, world, tmp_path):
+    words = small(world, tmp_path, "--json")
+    status, out, err = harness(*words)
+    assert (status, err) == (0, "")
+    records = json.loads(out)
+    assert [(record["spec"]["method"], record["spec"]["task"]) for record in records] == [
+        ("dense", "retrieval"),
+        ("elip", "retrieval"),
+        ("dense", "vqa"),
+        ("elip", "vqa"),
+    ]
+    assert all(record["status"] == "done" for record in records)
+    elip = records[1]
+    assert elip["quality"]["retrieval"]["t2i_r1"]["delta_to_dense"] == 0  # the first stage has no text: all tokens
+    assert elip["diagnostics"]["fallback"].startswith("all tokens")
+    assert elip["cost"]["encodings"]["pairs"] == elip["diagnostics"]["pairs_reranked"] == COUNT**2
+    assert elip["cost"]["encodings"]["images"] == COUNT
+    assert records[0]["cost"]["encodings"]["pairs"] == 0
+    assert elip["cost"]["tokens_per_mlp"][-1] < 65
+    assert records[0]["quality"]["retrieval"]["t2i_r1"]["delta_to_dense"] is None
+    kept = elip["diagnostics"]["mentioned_kept_per_block"]
+    assert kept[0] == 1
+    assert kept[-1] < 1
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    status, again, _ = harness(*words)
+    assert json.loads(again) == records
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == stamps
+
+
+def test_force_computes_again_and_agrees(harness, world, tmp_path):
+    words = small(world, tmp_path, "--tasks", "vqa", "--json")
+    first = json.loads(harness(*words)[1])
+    second = json.loads(harness(*words, "--force")[1])
+    assert [record["quality"] for record in first] == [record["quality"] for record in second]
+    assert first[1]["run"]["started"] <= second[1]["run"]["started"]
+
+
+def test_plan_tells_cells_tokens_and_what_is_there(harness, world, tmp_path):
+    words = [*small(world, tmp_path, "--tasks", "vqa")]
+    harness(*words)
+    status, out, _ = harness("plan", *words[1:], "--json")
+    rows = json.loads(out)
+    assert status == 0
+    assert [row["done"] for row in rows] == [True, True]
+    assert rows[0]["tokens_per_mlp"] == [65] * 12
+    assert rows[1]["forward_to_dense"] > 0
+
+
+def test_plan_loads_no_weights(harness, world, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.hosts.load_model", None)
+    assert harness("plan", *small(world, tmp_path)[1:])[0] == 0
+
+
+def test_tables_and_figures_of_records(harness, world, tmp_path):
+    harness(*small(world, tmp_path / "runs"))
+    for form in ("text", "csv", "md", "latex"):
+        status, out, _ = harness("table", "--runs", tmp_path / "runs", "--format", form)
+        assert status == 0
+        assert "elip" in out
+    status, out, _ = harness("plot", "--runs", tmp_path / "runs", "--out", tmp_path / "figures", "--no-patches")
+    assert status == 0
+    assert all(Path(line).stat().st_size > 0 for line in out.splitlines())
+    assert {Path(line).suffix for line in out.splitlines()} == {".svg", ".png"}
+
+
+def test_table_without_records(harness, tmp_path):
+    status, _, err = harness("table", "--runs", tmp_path / "none")
+    assert (status, err.count("\n")) == (2, 1)
+    status, _, err = harness("table", "--study", "keep-ratio", "--runs", tmp_path)
+    assert status in (0, 2)
+
+
+def test_cost_prints_the_contract(harness):
+    status, out, _ = harness(
+        "cost",
+        "--model",
+        "vit_base_patch16_224",
+        "--image-size",
+        "256",
+        "--method",
+        "elip",
+        "--schedule",
+        "paper",
+        "--json",
+    )
+    found = json.loads(out)
+    assert status == 0
+    assert found["tokens_per_block"] == [257] * 2 + [232] * 2 + [168] * 6 + [104] * 2
+    assert found["forward"]["total_gmacs"] <= 28.6
+    assert found["dense"]["forward_gmacs"] == pytest.approx(23.197, abs=0.001)
+    assert found["train_step"]["total_gmacs"] <= 0.885 * found["dense"]["train_step_gmacs"]
+    assert set(found) >= {
+        "model",
+        "method",
+        "config",
+        "image_size",
+        "params_m",
+        "ratio",
+        "tokens_per_mlp",
+        "parts",
+        "memory",
+        "latency",
+    }
+
+
+def test_cost_of_a_host_tells_its_parts(harness):
+    status, out, _ = harness("cost", "--model", "albef-tiny", "--method", "evit", "--ratio", "0.5", "--json")
+    parts = json.loads(out)["parts"]
+    assert status == 0
+    assert set(parts) == {"vision", "text", "fusion"}
+    assert all(part["train_step_gmacs"] > part["forward_gmacs"] > 0 for part in parts.values())
+
+
+def test_cost_of_unknown_models(harness):
+    status, _, err = harness("cost", "--model", "vit_base_patch16_225", "--method", "elip")
+    assert (status, "did you mean" in err, err.count("\n")) == (2, True, 1)
+    status, _, err = harness("cost", "--model", "vit_base_patch16_224", "--image-size", "250", "--method", "elip")
+    assert (status, "250" in err, err.count("\n")) == (2, True, 1)
+
+
+def test_check_golden_fails_with_status_1(harness, tmp_path):
+    (tmp_path / "bad.safetensors").write_text("no")
+    status, out, _ = harness("check", "golden", tmp_path / "bad.safetensors")
+    assert (status, "FAIL" in out) == (1, True)
+
+
+def test_check_data_and_results(harness, world, tmp_path):
+    status, out, _ = harness("check", "data", world)
+    assert (status, f"{COUNT} images" in out) == (0, True)
+    harness(*small(world, tmp_path, "--tasks", "vqa"))
+    status, out, _ = harness("check", "results", tmp_path)
+    assert (status, "2 of them were measured by this very code" in out) == (0, True)
+    path = next(tmp_path.glob("elip*.json"))
+    path.write_text(path.read_text().replace('"value": ', '"value": 1'))
+    assert harness("check", "results", tmp_path)[0] == 1
+
+
+def test_a_failing_cell_is_recorded_and_the_others_go_on(world, tmp_path, monkeypatch):
+    from baselines.elip import ELIP
+    from harness.cell import RunRequest
+    from harness.progress import Progress
+    from harness.runner import Bench, plan_cells, run_cells
+    from harness.store import Store
+
+    def broken(*_):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    cells = plan_cells(RunRequest(methods=("elip", "evit"), ratios=(0.5,), tasks=("vqa",), data=str(world)))
+    monkeypatch.setattr(ELIP, "before_block", broken)
+    records = run_cells(cells, Store(tmp_path), Bench(None, Progress(quiet=True)))
+    assert [record["status"] for record in records] == ["done", "out_of_memory", "done"]
+    assert records[1]["error"].startswith("CUDA out of memory")
+    monkeypatch.undo()
+    again = run_cells(cells, Store(tmp_path), Bench(None, Progress(quiet=True)))
+    assert [record["status"] for record in again] == ["done"] * 3
+    assert again[0] == records[0]
+
+
+def test_run_ends_with_1_and_lists_failed_cells(harness, world, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.tasks.vqa.vqa_accuracy", lambda *_: 1 / 0)
+    status, _, err = harness(*small(world, tmp_path))
+    assert status == 1
+    assert "failed: dense 1 vqa: division by zero" in err
+    assert "failed: elip 0.5 vqa: division by zero" in err
+    assert "retrieval" not in err
+
+
+def test_ctrl_c_keeps_the_records_so_far_and_exits_130(world, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        *small(world, tmp_path, "--method", "all", "--ratios", "0.9,0.8,0.7,0.6,0.5", "--quiet"),
+    ]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ}
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "stopped; records so far are kept\n"
+    assert not list(tmp_path.glob(".*"))
+    for path in tmp_path.glob("*.json"):
+        assert json.loads(path.read_text())["status"] == "done"
+
+
+def test_a_killed_run_loses_at_most_the_cell_in_flight(world, tmp_path, harness):
+    words = small(world, tmp_path, "--method", "evit,tome", "--tasks", "vqa", "--json")
+    process = subprocess.Popen([sys.executable, "-m", "harness", *words], stdout=subprocess.DEVNULL, env={**os.environ})
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    assert before
+    status, out, _ = harness(*words)
+    assert (status, len(json.loads(out))) == (0, 3)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["run", "--help"], ["--version"]])
+def test_help_and_list_import_no_torch(words):
+    code = (
+        f"import sys; sys.argv = ['harness', *{words!r}]\n"
+        "from harness.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print('torch' in sys.modules, 'pandas' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "False False"
