@@ -1,23 +1,56 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent: written under temporary names, fsynced, then renamed."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import HarnessError
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, fsync it and rename it; HarnessError when that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextmanager
+def explained(what: str, remedy: str) -> Iterator[None]:
+    """Turn an OSError of the block into one HarnessError line: what, why, remedy."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise HarnessError(f"{path}: cannot be written ({error.strerror}); nothing was changed") from error
+        raise HarnessError(f"{what}: {error.strerror or error}; {remedy}") from error
+
+
+def replace_all(contents: Mapping[Path, bytes]) -> None:
+    """Write all files under temporary names, then rename them in order; on any failure none of them stays.
+
+    Raises OSError.
+    """
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
+    try:
+        for path, content in contents.items():
+            with temporary[path].open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, written in temporary.items():
+            written.replace(path)
+            _sync_folder(path.parent)
+    finally:
+        for left in temporary.values():
+            left.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write one file, its folder included; HarnessError when that fails, and then nothing was changed."""
+    with explained(f"{path}: cannot be written", "free space or choose another place; nothing was changed"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_all({path: content})
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

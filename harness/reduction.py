@@ -120,6 +120,7 @@ class TokenReducer(nn.Module, Generic[C]):
     `proportional_attention`: the tower adds log sizes to the attention logits. `stochastic`: asks for sample keys.
     """
 
+    KIND: ClassVar[str] = "method"
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     needs_text: ClassVar[bool] = False
     without_text: ClassVar[str | None] = None

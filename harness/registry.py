@@ -134,45 +134,31 @@ def _studies() -> Iterable[Entry]:
         yield Entry(path.stem, first.lstrip("# ").strip(), f"ablations/{path.name}", path)
 
 
-def _load_class(entry: Entry, base: type) -> type:
+def _load_class(entry: Entry) -> type:
+    """The one class of an entry: the attribute its target names, or else the module's own class with a KIND."""
     module_name, _, attribute = entry.target.partition(":")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise HarnessError(f"{entry.name!r} ({entry.target}) cannot be imported: {error}") from error
-    if attribute:
-        found = [getattr(module, attribute, None)]
-    else:
-        found = [
-            value
-            for value in vars(module).values()
-            if isinstance(value, type) and issubclass(value, base) and value.__module__ == module_name
-        ]
-    if len(found) != 1 or not (isinstance(found[0], type) and issubclass(found[0], base)):
+    found = [getattr(module, attribute, None)] if attribute else list(vars(module).values())
+    classes = [value for value in found if isinstance(value, type) and hasattr(value, "KIND")]
+    if not attribute:
+        classes = [value for value in classes if value.__module__ == module_name]
+    if len(classes) != 1:
         raise HarnessError(
-            f"{entry.name!r} ({entry.target}): expected exactly one {base.__name__} there, found {len(found)}"
+            f"{entry.name!r} ({entry.target}): expected exactly one method (TokenReducer) or task (Task) class there, "
+            f"found {len(classes)}"
         )
-    return found[0]
-
-
-def _load_method(entry: Entry) -> type:
-    from harness.reduction import TokenReducer
-
-    return _load_class(entry, TokenReducer)
-
-
-def _load_task(entry: Entry) -> type:
-    from harness.task import Task
-
-    return _load_class(entry, Task)
+    return classes[0]
 
 
 def _load_module(entry: Entry) -> Any:
     return importlib.import_module(entry.target)
 
 
-methods = Registry("method", _methods, _load_method)
+methods = Registry("method", _methods, _load_class)
 models = Registry("model", _hosts, _load_module)
-tasks = Registry("task", lambda: _modules("harness.tasks"), _load_task)
+tasks = Registry("task", lambda: _modules("harness.tasks"), _load_class)
 studies = Registry("study", _studies, lambda entry: entry.path)
 KINDS = {"methods": methods, "models": models, "tasks": tasks, "studies": studies}

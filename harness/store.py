@@ -12,14 +12,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from harness.errors import HarnessError
+from harness.files import explained, replace_all
 
 Record = dict[str, Any]
 FORMAT = 1
@@ -50,15 +50,6 @@ def warn_on_stderr(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr)
 
 
-@contextmanager
-def _explained(what: str, remedy: str) -> Iterator[None]:
-    """Turn an OSError of the block into one HarnessError line: what, why, remedy."""
-    try:
-        yield
-    except OSError as error:
-        raise HarnessError(f"{what}: {error.strerror or error}; {remedy}") from error
-
-
 class Damaged(Exception):
     """A record that is not what was saved; its text says why."""
 
@@ -76,7 +67,7 @@ class Store:
         Raises HarnessError when that is not possible.
         """
         probe = self.folder / f".writable.{os.getpid()}.tmp"
-        with _explained(f"results folder {self.folder}: cannot be written", "choose another --out"):
+        with explained(f"results folder {self.folder}: cannot be written", "choose another --out"):
             self.folder.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"")
             probe.unlink()
@@ -142,8 +133,8 @@ class Store:
             raise HarnessError(f"record {stem}: {error}; a metric or cost is not a finite number") from error
         text = json.dumps(stored, indent=1, ensure_ascii=False) + "\n"
         contents = {json_path: text.encode()} if table is None else {parquet_path: table, json_path: text.encode()}
-        with _explained(f"record {json_path}: cannot be saved", "free space or choose another --out, then run again"):
-            _replace_all(contents)
+        with explained(f"record {json_path}: cannot be saved", "free space or choose another --out, then run again"):
+            replace_all(contents)
             if table is None:
                 parquet_path.unlink(missing_ok=True)
         return stored
@@ -182,33 +173,6 @@ def _parquet(samples: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     samples.to_parquet(buffer, index=False)
     return buffer.getvalue()
-
-
-def _replace_all(contents: Mapping[Path, bytes]) -> None:
-    """Write all files under temporary names, then rename them in order; on any failure none of them stays."""
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
-    try:
-        for path, content in contents.items():
-            with open(temporary[path], "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, written in temporary.items():
-            os.replace(written, path)
-            _sync_folder(path.parent)
-    finally:
-        for left in temporary.values():
-            left.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _first_line(error: Exception) -> str:

@@ -57,6 +57,7 @@ class Outcome:
 class Task:
     """Base class. `Options` has the defaults of the default job; `metrics` are the names `evaluate` fills."""
 
+    KIND: ClassVar[str] = "task"
     Options: ClassVar[type[TaskOptions]] = TaskOptions
     metrics: ClassVar[tuple[str, ...]] = ()
 

@@ -86,3 +86,13 @@ def test_listing_imports_neither_torch_nor_the_methods():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_file_without_exactly_one_class_says_so(monkeypatch, tmp_path):
+    (tmp_path / "two_methods.py").write_text(OUTSIDE + OUTSIDE.partition("\n\n\n")[2].replace("Outside", "Another"))
+    (tmp_path / "no_method.py").write_text('"""Empty."""\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, count in (("two_methods", 2), ("no_method", 0)):
+        entry = registry.Entry(name, "", name)
+        with pytest.raises(HarnessError, match=f"found {count}"):
+            registry.Registry("method", lambda entry=entry: [entry], registry.methods._load).get(name)

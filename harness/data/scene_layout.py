@@ -142,8 +142,7 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     cells = bits.shuffled(range(GRID * GRID))[:COVERED_CELLS]
     types = bits.shuffled(range(TYPES))[:count]
     things = tuple(
-        Thing(kind // len(COLOURS), kind % len(COLOURS), cell)
-        for kind, cell in zip(types, cells[:count], strict=True)
+        Thing(kind // len(COLOURS), kind % len(COLOURS), cell) for kind, cell in zip(types, cells[:count], strict=True)
     )
     return Scene(seed, split, index, things, tuple(cells[count:]))
 

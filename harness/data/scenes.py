@@ -49,14 +49,14 @@ def scenes_folder(count: int, seed: int, split: str = "val") -> Path:
     return folder
 
 
-def write_scenes(
-    folder: Path, split: str, count: int, seed: int, questions_each: int = QUESTIONS_PER_SCENE
-) -> None:
+def write_scenes(folder: Path, split: str, count: int, seed: int, questions_each: int = QUESTIONS_PER_SCENE) -> None:
     """Write scenes 0 .. `count` - 1 of a split: images/, captions_SPLIT.json, questions_ and annotations_SPLIT.json.
 
-    Everything is written beside `folder` and renamed, so that it is whole or absent; what lay there is replaced.
-    Raises HarnessError where the place cannot be written.
+    Everything is written beside `folder` and renamed, so that it is whole or absent; older scenes there are replaced.
+    Raises HarnessError where the place cannot be written or holds something else.
     """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
+        raise HarnessError(f"{folder}: holds something other than whole scenes; delete it or name another folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
@@ -77,7 +77,8 @@ def write_scenes(
 
 def coco_captions(scenes: Iterable[Scene]) -> dict[str, Any]:
     """COCO captions of scenes, with their objects and the patches of each caption."""
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for scene in scenes:
         objects = [
             {"color": COLOUR_NAMES[thing.colour], "shape": SHAPES[thing.shape], "cell": thing.cell}

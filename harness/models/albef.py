@@ -167,11 +167,11 @@ def bert_layers(config: AlbefConfig, count: int, cross_attention: bool) -> nn.Mo
         add_cross_attention=cross_attention,
         attn_implementation="sdpa",
     )
-    layers = nn.ModuleList(BertLayer(bert, layer_idx=index) for index in range(count))
+    layers = [BertLayer(bert, layer_idx=index) for index in range(count)]
     for layer in layers:
         layer.attention.self.is_causal = False
         layer.apply(_initialise)
-    return layers
+    return nn.ModuleList(layers)
 
 
 def attention_mask(mask_BL: Tensor) -> Tensor:

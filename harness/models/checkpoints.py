@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -98,7 +99,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise HarnessError(f"{path}: cannot be written ({error.strerror}); nothing was changed") from error
 
 
@@ -149,4 +151,3 @@ def load_model(name: str, weights: Path | str | None = None) -> LoadedModel:
     load_state(model, tensors, path)
     tokenizer = TextTokenizer(folder / VOCABULARY_FILE, model.config.text_length)
     return LoadedModel(name, model.eval(), tokenizer, read_answers(name), path, tensors_digest(tensors))
-

@@ -46,14 +46,9 @@ class Corpus:
         return len(self.images_SHWC)
 
 
-def build_corpus(
-    vocabulary: dict[str, int], scenes: int, captions_each: int, questions_each: int, seed: int
-) -> Corpus:
+def build_corpus(vocabulary: dict[str, int], scenes: int, captions_each: int, questions_each: int, seed: int) -> Corpus:
     """Draw and describe the first `scenes` training scenes of a seed (about 1 ms each)."""
-    rows = [
-        _describe(scene, vocabulary, captions_each, questions_each)
-        for scene in make_scenes(seed, "train", scenes)
-    ]
+    rows = [_describe(scene, vocabulary, captions_each, questions_each) for scene in make_scenes(seed, "train", scenes)]
     texts = [_padded([row.texts[kind] for row in rows]) for kind in range(3)]
     return Corpus(
         images_SHWC=np.stack([row.image for row in rows]),
@@ -107,10 +102,7 @@ def _describe(scene: Scene, vocabulary: dict[str, int], captions_each: int, ques
         facts=image_facts(scene),
         texts=(
             [[CLS, *look_up(caption_text(claims), vocabulary), SEP] for claims in spoken],
-            [
-                [CLS, *look_up(caption_text(foil(scene, claims, foil_bits)), vocabulary), SEP]
-                for claims in spoken
-            ],
+            [[CLS, *look_up(caption_text(foil(scene, claims, foil_bits)), vocabulary), SEP] for claims in spoken],
             [[CLS, *look_up(question.text, vocabulary), MASK, SEP] for question in asked],
         ),
         caption_facts=np.stack([caption_facts(claims) for claims in spoken]),

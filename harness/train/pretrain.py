@@ -254,9 +254,7 @@ def run_stages(trainer: Trainer, tokenizer: TextTokenizer, progress: Progress) -
                 trainer.save_state(progress.folder / STATE_FILE)
 
 
-def _finish(
-    trainer: Trainer, tokenizer: TextTokenizer, progress: Progress, vocabulary: Path
-) -> dict[str, float]:
+def _finish(trainer: Trainer, tokenizer: TextTokenizer, progress: Progress, vocabulary: Path) -> dict[str, float]:
     """Store the weights in float16, measure what was stored, and write the folder's other files."""
     recipe, out, name = trainer.recipe, progress.folder, trainer.name
     digest = save_weights(trainer.model, out / WEIGHTS_FILE, name)

@@ -64,9 +64,7 @@ def _retrieval(
     model: Albef, tokenizer: TextTokenizer, scenes: Sequence[Scene], states: Tensor, top: int
 ) -> dict[str, float]:
     ids, mask = tokenizer([caption_text(captions(scene, 1)[0]) for scene in scenes])
-    texts = torch.cat(
-        [model.encode_text(*chunk) for chunk in zip(ids.split(_CHUNK), mask.split(_CHUNK), strict=True)]
-    )
+    texts = torch.cat([model.encode_text(*chunk) for chunk in zip(ids.split(_CHUNK), mask.split(_CHUNK), strict=True)])
     similarity = model.project_text(texts) @ model.project_image(states).T
     results = {}
     top = min(top, len(scenes))

@@ -81,7 +81,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("load", [load_captions, load_questions])
 def test_a_folder_without_the_files_is_named(tmp_path: Path, load: Any) -> None:
     put(tmp_path, "other.json", [1, 2])
-    with pytest.raises(HarnessError, match="no (COCO captions|VQA v2 questions) JSON in it"):
+    with pytest.raises(HarnessError, match=r"no (COCO captions|VQA v2 questions) JSON in it"):
         load(tmp_path)
 
 

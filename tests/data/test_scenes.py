@@ -36,8 +36,8 @@ from harness.data.scene_text import (
 )
 from harness.errors import HarnessError
 
-PIXELS = "PIXELS_DIGEST"
-TEXTS = "TEXTS_DIGEST"
+PIXELS = "6fddac8d480bc1d7abd06a30a5ff255f6d86ab2937bb7aea732b6f4ae8bd5971"
+TEXTS = "a9c86ff27cb2ffe65b6d4ebcf57d9c740fd6f913523b76f0d10858f2f3179aeb"
 RED, GREEN, BLUE = 0, 1, 2
 CIRCLE, SQUARE, RING = SHAPES.index("circle"), SHAPES.index("square"), SHAPES.index("ring")
 
@@ -180,15 +180,21 @@ def test_folder_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.Mo
     before = (folder / files.MARKER).stat().st_mtime_ns
     assert files.scenes_folder(3, 5) == folder
     assert (folder / files.MARKER).stat().st_mtime_ns == before
-    (folder / files.MARKER).unlink()
-    files.scenes_folder(3, 5)
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]
     assert len(list((folder / "images").iterdir())) == 3
+
+
+def test_older_scenes_are_replaced_but_nothing_else_is(tmp_path: Path) -> None:
+    files.write_scenes(tmp_path / "world", "val", 3, 5)
+    files.write_scenes(tmp_path / "world", "val", 2, 5)
+    assert len(list((tmp_path / "world" / "images").iterdir())) == 2
+    with pytest.raises(HarnessError, match="holds something other than whole scenes"):
+        files.write_scenes(tmp_path, "val", 1, 0)
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("HARNESS_CACHE", str(blocked))
-    with pytest.raises(HarnessError, match="cannot be written.*HARNESS_CACHE"):
+    with pytest.raises(HarnessError, match=r"cannot be written.*HARNESS_CACHE"):
         files.scenes_folder(1, 0)

@@ -57,9 +57,7 @@ def test_shapes(model: Albef, tokenizer: TextTokenizer, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def test_neither_padding_nor_neighbours_change_a_result(
-    model: Albef, tokenizer: TextTokenizer, images: Tensor
-) -> None:
+def test_neither_padding_nor_neighbours_change_a_result(model: Albef, tokenizer: TextTokenizer, images: Tensor) -> None:
     ids, mask = tokenizer(TEXTS)
     together = model.fuse(model.encode_text(ids, mask), mask, model.encode_image(images))
     for row, text in enumerate(TEXTS):

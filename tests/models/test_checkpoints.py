@@ -98,7 +98,7 @@ def test_many_differences_are_counted(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_is_refused() -> None:
-    with pytest.raises(HarnessError, match="'albef-huge'.*albef-tiny"):
+    with pytest.raises(HarnessError, match=r"'albef-huge'.*albef-tiny"):
         load_model("albef-huge")
 
 

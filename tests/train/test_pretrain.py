@@ -25,7 +25,9 @@ SMALL = Recipe(
     captions_per_scene=2,
     questions_per_scene=4,
     batch_scenes=4,
-    warmup_steps=2,
+    vision_steps=2,
+    text_steps=1,
+    masked_word_scenes=2,
     joint_steps=3,
     matching_from_step=1,
     ramp_steps=1,
@@ -87,9 +89,7 @@ def test_hard_negatives_are_never_the_pair_itself_and_follow_similarity() -> Non
     generator = torch.Generator().manual_seed(0)
     similarity = torch.zeros(3, 3)
     similarity[0, 2] = 1.0
-    drawn = torch.stack(
-        [objectives.hard_negatives(similarity, torch.tensor(0.05), generator) for _ in range(200)]
-    )
+    drawn = torch.stack([objectives.hard_negatives(similarity, torch.tensor(0.05), generator) for _ in range(200)])
     assert (drawn != torch.arange(3)).all()
     assert (drawn[:, 0] == 2).all()
     assert len(drawn[:, 1].unique()) == 2
@@ -128,8 +128,9 @@ def test_a_short_run_changes_weights_and_writes_its_folder(run: Path) -> None:
     assert loaded.weights_digest == record["weights_sha256"]
     steps = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [(step["stage"], step["step"]) for step in steps if "losses" in step] == [
-        ("warmup", 1),
-        ("warmup", 2),
+        ("vision", 1),
+        ("vision", 2),
+        ("text", 1),
         ("joint", 1),
         ("joint", 2),
         ("joint", 3),
