@@ -58,7 +58,20 @@ DEFAULT_RUNS = Path("results/runs")
 STUDIES_FOLDER = Path("results/studies")
 
 
-AS_THEY_ARE = ["model", "data", "protocol", "schedule", "match", "device", "dtype", "batch_size", "limit", "image_size", "seed", "weights"]
+AS_THEY_ARE = [
+    "model",
+    "data",
+    "protocol",
+    "schedule",
+    "match",
+    "device",
+    "dtype",
+    "batch_size",
+    "limit",
+    "image_size",
+    "seed",
+    "weights",
+]
 
 
 def request(options: Mapping[str, Any]) -> Any:

@@ -67,7 +67,7 @@ class VisionEncoder:
             done = []
             with self.progress.bar("images", len(self.images)) as bar:
                 for part in batches(len(self.images), self.batch_size):
-                    done.append(encode(self.tower, self.reducer, self._pixels(self.images[part])))
+                    done.append(encode(self.tower, self.reducer, self._pixels(part)))
                     bar.advance(part.stop - part.start)
             self._states = torch.cat(done)
             self.encoded_images += len(self.images)
@@ -78,7 +78,7 @@ class VisionEncoder:
         if not self.text_guided:
             return self.image_states()[image_index]
         self.encoded_pairs += len(image_index)
-        return encode(self.tower, self.reducer, self._pixels(self.images[image_index]), Guide(text_cls))
+        return encode(self.tower, self.reducer, self._pixels(image_index), Guide(text_cls))
 
     def mentioned(
         self, image_index: Tensor, text_cls: Tensor, patches: Sequence[tuple[int, ...] | None]
@@ -101,7 +101,7 @@ class VisionEncoder:
             encode(
                 self.tower,
                 self.reducer,
-                self._pixels(self.images[image_index[rows]]),
+                self._pixels(image_index[rows]),
                 Guide(text_cls[rows]),
                 trace,
             )
@@ -116,8 +116,9 @@ class VisionEncoder:
             "mentioned_pairs": len(chosen),
         }
 
-    def _pixels(self, images: Tensor) -> Tensor:
-        return images.to(self.host.device, self.host.dtype)
+    def _pixels(self, which: slice | Tensor) -> Tensor:
+        chosen = which if isinstance(which, slice) else which.to(self.images.device)
+        return self.images[chosen].to(self.host.device, self.host.dtype)
 
 
 def survival(origin: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ class ProbeTower:
         self.shape = replace(shape, width=width)
 
     def embed(self, images: Tensor) -> Tensor:
-        return torch.ones(images.shape[0], self.shape.prefix + self.shape.patches, self.shape.width)
+        return images.new_ones(images.shape[0], self.shape.prefix + self.shape.patches, self.shape.width)
 
     def attend(
         self, block: int, state: TokenState, wants: frozenset[str], proportional: bool = False
@@ -29,9 +29,9 @@ class ProbeTower:
     def observe(self, block: int, state: TokenState, wants: frozenset[str]) -> Evidence:
         batch, tokens, _ = state.tokens.shape
         made = {
-            "cls_attention": torch.full((batch, state.patches), 1 / max(tokens, 1)),
-            "keys": torch.ones(batch, tokens, 1),
-            "attention_received": torch.full((batch, tokens), 1 / max(tokens, 1)),
+            "cls_attention": state.tokens.new_full((batch, state.patches), 1 / tokens),
+            "keys": state.tokens.new_ones(batch, tokens, 1),
+            "attention_received": state.tokens.new_full((batch, tokens), 1 / tokens),
         }
         return Evidence(**{name: made[name] for name in wants})
 
@@ -46,8 +46,11 @@ class ProbeTower:
 def token_counts(reducer: TokenReducer[Any]) -> Trace:
     """Tokens entering each attention and MLP, found by running the method itself on a tower that computes nothing."""
     shape = reducer.shape
-    width = shape.width if any(True for _ in reducer.parameters()) else 1
-    guide = Guide(torch.zeros(1, width)) if reducer.needs_text else None
+    # A method with parameters computes with them: the probe then has its width, device and dtype.
+    parameter = next(reducer.parameters(), None)
+    width = 1 if parameter is None else shape.width
+    images = torch.zeros(1, 3, 1, 1) if parameter is None else parameter.detach().new_zeros(1, 3, 1, 1)
+    guide = Guide(images.new_zeros(1, width)) if reducer.needs_text else None
     trace = Trace()
-    encode(ProbeTower(shape, width), reducer, torch.zeros(1, 3, 1, 1), guide, trace)
+    encode(ProbeTower(shape, width), reducer, images, guide, trace)
     return trace

@@ -50,10 +50,8 @@ class Registry:
                     f"{self.kind} name {entry.name!r} ({entry.target}): expected lower-case letters, digits, - and _"
                 )
             if entry.name in found:
-                raise HarnessError(
-                    f"{self.kind} {entry.name!r} is registered twice, by {found[entry.name].target} and {entry.target}: "
-                    "rename one"
-                )
+                both = f"{found[entry.name].target} and {entry.target}"
+                raise HarnessError(f"{self.kind} {entry.name!r} is registered twice, by {both}: rename one")
             found[entry.name] = entry
         return dict(sorted(found.items()))
 
