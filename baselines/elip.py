@@ -21,7 +21,9 @@ class ELIPConfig(MethodConfig):
     keep_tokens: tuple[PositiveInt, ...] | None = None
 
     def bent(self, gamma: float) -> "ELIPConfig":
-        return self.model_copy(update={"schedule": self.schedule.bend(gamma), "keep_tokens": None})
+        if self.keep_tokens:
+            raise HarnessError("keep_tokens sets the budget already: leave out keep_tokens or the ratio")
+        return self.model_copy(update={"schedule": self.schedule.bend(gamma)})
 
 
 class ELIP(TokenReducer[ELIPConfig]):

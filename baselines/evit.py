@@ -3,7 +3,7 @@
 from math import ceil
 
 from harness.reduction import Evidence, MethodConfig, TokenReducer, TokenState, TowerShape, split_top
-from harness.schedule import Ratio, Schedule
+from harness.schedule import Ratio, Schedule, validated
 
 
 class EViTConfig(MethodConfig):
@@ -31,7 +31,8 @@ class EViT(TokenReducer[EViTConfig]):
 
     def __init__(self, config: EViTConfig, shape: TowerShape) -> None:
         super().__init__(config, shape)
-        schedule = config.schedule or Schedule(begin=config.blocks, keep=(config.keep_rate,) * len(config.blocks))
+        rates = {"begin": config.blocks, "keep": (config.keep_rate,) * len(config.blocks)}
+        schedule = config.schedule or validated(Schedule, rates, "evit blocks")
         schedule.check_depth(shape.depth)
         self.counts: dict[int, int] = {}
         current = shape.patches

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from harness.errors import HarnessError
 from harness.reduction import (
     Evidence,
     Guide,
@@ -35,6 +36,9 @@ class Random(TokenReducer[RandomConfig]):
     def __init__(self, config: RandomConfig, shape: TowerShape) -> None:
         super().__init__(config, shape)
         everything = (shape.patches,) * shape.depth
+        for counts in (config.attention_tokens, config.mlp_tokens):
+            if counts and len(counts) != shape.depth:
+                raise HarnessError(f"{len(counts)} token counts for {shape.depth} blocks: leave them to the harness")
         self.attention = config.attention_tokens or everything
         self.mlp = config.mlp_tokens or everything
 

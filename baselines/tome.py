@@ -6,6 +6,7 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch.nn import functional as F
 
+from harness.errors import HarnessError
 from harness.reduction import Evidence, MethodConfig, TokenReducer, TokenState, phase
 
 
@@ -18,7 +19,9 @@ class ToMeConfig(MethodConfig):
     proportional_attention: bool = True
 
     def bent(self, gamma: float) -> "ToMeConfig":
-        return self.model_copy(update={"r": float(gamma), "r_per_block": None})
+        if self.r_per_block:
+            raise HarnessError("r_per_block sets the budget already: leave out r_per_block or the ratio")
+        return self.model_copy(update={"r": float(gamma)})
 
     def merges(self, depth: int) -> list[int]:
         """Tokens to merge in each block, before the cap (section 3, 'merging schedule'; utils.parse_r)."""

@@ -39,6 +39,8 @@ class Cell(BaseModel):
     data_digest: str
     limit: int | None
     device: str
+    hardware: str
+    threads: int
     dtype: str
     batch_size: int
     image_size: int
@@ -93,12 +95,14 @@ def expand(names: str, registry: Any, *, without: Sequence[str] = ()) -> tuple[s
     return tuple(dict.fromkeys(chosen))
 
 
-def check_protocol(protocol: str) -> None:
-    """HarnessError for an unknown protocol, and for one that this version does not run yet."""
+def check_choices(protocol: str, match: str) -> None:
+    """HarnessError for an unknown protocol or match, and for a protocol that this version does not run yet."""
     if protocol not in PROTOCOLS:
         raise HarnessError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
     if protocol not in BUILT_PROTOCOLS:
         raise HarnessError(f"protocol {protocol!r} is not built yet: this version runs {', '.join(BUILT_PROTOCOLS)}")
+    if match not in MATCHES:
+        raise HarnessError(f"match {match!r}: expected one of {', '.join(MATCHES)}")
 
 
 @lru_cache
@@ -130,13 +134,11 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """Digest of a data folder: names and sizes of all files, and the content of its annotations."""
+    """Digest of a data folder: names and content of all its files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
-            if path.suffix in {".json", ".jsonl", ".txt"}:
-                digest.update(path.read_bytes())
+            digest.update(f"{path.relative_to(folder)}\0{file_digest(path)}\0".encode())
     return digest.hexdigest()[:16]
 
 
@@ -150,4 +152,7 @@ def resolve_task_options(task: str, given: dict[str, dict[str, Any]]) -> dict[st
 
 def unique(cells: Iterable[Cell]) -> list[Cell]:
     """Cells by key, first come first kept."""
-    return list({cell.key: cell for cell in reversed(list(cells))}.values())[::-1]
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        seen.setdefault(cell.key, cell)
+    return list(seen.values())

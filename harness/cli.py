@@ -151,12 +151,16 @@ def plan(
     settings: Settings = None,
     set_task: TaskSettings = None,
     image_size: ImageSize = None,
+    workers: Workers = None,
+    force: Force = False,
+    quiet: Quiet = False,
 ) -> None:
     """What `run` would do: its cells, tokens per block, MACs and memory, and which are done. Loads no weights."""
     wanted = request(context.params)
     from harness.planning import plan_rows, render_plan
 
-    rows = plan_rows(wanted, out)
+    _threads(workers)
+    rows = plan_rows(wanted, out, force=force)
     typer.echo(json.dumps(rows, indent=1) if as_json else render_plan(rows))
 
 
@@ -265,12 +269,14 @@ def plot(
 
 @app.command()
 def ablate(
+    context: typer.Context,
     study: Annotated[str, typer.Argument(help="A study (see: list studies).")],
     out: Annotated[Path, typer.Option("--out", help="Folder that holds a folder per study.")] = STUDIES_FOLDER,
-    device: Device = "auto",
-    batch_size: BatchSize = 64,
+    data: Annotated[Optional[str], typer.Option("--data", help="Instead of the study's data.")] = None,
+    device: Annotated[Optional[str], typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = None,
+    batch_size: Annotated[Optional[int], typer.Option("--batch-size", min=1, help="Images per forward pass.")] = None,
     limit: Limit = None,
-    seed: Seed = 0,
+    seed: Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random.")] = None,
     weights: Weights = None,
     workers: Workers = None,
     force: Force = False,
@@ -287,11 +293,9 @@ def ablate(
     planned = read_study(study)
     store = Store(out / study)
     store.prepare()
-    cells, index = plan_study(
-        planned,
-        {"device": device, "batch_size": batch_size, "limit": limit, "seed": seed, "weights": weights},
-    )
-    save_index(store.folder, study, planned, index)
+    given = {name: context.params[name] for name in ("data", "device", "batch_size", "limit", "seed", "weights")}
+    cells, index = plan_study(planned, {name: value for name, value in given.items() if value is not None})
+    save_index(store.folder, study, planned, cells, index)
     records = run_cells(cells, store, Bench(weights, Progress(quiet)), force=force)
     typer.echo(table_text(DEFAULT_RUNS, study, out, "text"))
     _finish(records)

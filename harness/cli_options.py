@@ -99,7 +99,10 @@ def parse_settings(words: list[str] | None) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise HarnessError(f"--set {word!r}: expected name=value")
-        parsed = yaml.safe_load(value)
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise HarnessError(f"--set {word!r}: {value!r} is no number, word or list") from error
         settings[name.strip()] = value.split(",") if isinstance(parsed, str) and "," in parsed else parsed
     return settings
 

@@ -17,18 +17,20 @@ from harness.cell import Cell
 VERSIONS = ("vlm-token-harness", "torch", "timm", "transformers", "numpy")
 
 
+def hardware(device: torch.device) -> str:
+    """The GPU's name, or the machine's processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU"
+
+
 def environment(cell: Cell, started: datetime, seconds: float) -> dict[str, Any]:
     """Where and with what a record was measured."""
-    device = (
-        torch.cuda.get_device_name(cell.device)
-        if cell.device.startswith("cuda")
-        else f"{platform.processor() or platform.machine()} CPU"
-    )
     return {
         "commit": commit(),
         "versions": {name: _version(name) for name in VERSIONS},
         "python": platform.python_version(),
-        "device": device,
+        "device": cell.hardware,
         "threads": torch.get_num_threads(),
         "dtype": cell.dtype,
         "seed": cell.seed,

@@ -45,8 +45,9 @@ def make_reducer(
             f"method {method} needs a class token and {shape.name} has none: choose another method or tower"
         )
     at = bender(method, shape, schedule, settings)
+    as_set = at(None)  # refuses settings that cannot be, also where a ratio bends them
     if ratio is None:
-        return at(None)
+        return as_set
     step = 1 / (shape.depth * shape.patches)
     return at(solve(lambda gamma: realised_ratio(at(gamma)), ratio, step=step))
 
@@ -101,9 +102,14 @@ class ReducedModel(nn.Module):
         """Images (B, C, H, W) -> tokens (B, N', D) after the final norm."""
         return encode(self.tower, self.reducer, images, guide)
 
-    def forward(self, images: Tensor, guide: Guide | None = None) -> Any:
-        """What the model's own forward returns, from the reduced tokens."""
-        return self.tower.output(self.forward_features(images, guide))
+    def forward(
+        self, images: Tensor | None = None, guide: Guide | None = None, *, pixel_values: Tensor | None = None
+    ) -> Any:
+        """What the model's own forward returns, from the reduced tokens; images by timm's or transformers' name."""
+        given = images if images is not None else pixel_values
+        if given is None:
+            raise HarnessError("no images: call with images or pixel_values (B, C, H, W)")
+        return self.tower.output(self.forward_features(given, guide))
 
 
 def reduce(

@@ -49,10 +49,8 @@ def _records(
             )
         return Store(folder).records(), None
     index = read_index(folder, study)
-    keys = {key for cells in index["cells"] for key in cells["keys"]}
-    records = [
-        record for record in Store(folder).records() if record["key"] in keys or record["spec"]["method"] == "dense"
-    ]
+    keys = {*index["dense"], *(key for cells in index["cells"] for key in cells["keys"])}
+    records = [record for record in Store(folder).records() if record["key"] in keys]
     return records, index["cells"] if index["draw"] == "schedule" else None
 
 

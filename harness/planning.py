@@ -12,7 +12,7 @@ from harness.cell import Cell, RunRequest
 from harness.cost.budget import module_macs
 from harness.cost.report import cost_report
 from harness.errors import HarnessError
-from harness.hosts import skeleton
+from harness.hosts import pick_device, skeleton
 from harness.models.albef import Albef
 from harness.registry import methods, models
 from harness.runner import plan_cells
@@ -20,7 +20,7 @@ from harness.schedule import check_ratio
 from harness.store import Store
 
 
-def plan_rows(request: RunRequest, out: Path) -> list[dict[str, Any]]:
+def plan_rows(request: RunRequest, out: Path, *, force: bool = False) -> list[dict[str, Any]]:
     """One row per cell: label, key, whether its record is there, tokens per block, MACs and memory."""
     store = Store(out)
     host = skeleton(request.model, request.image_size)
@@ -30,7 +30,7 @@ def plan_rows(request: RunRequest, out: Path) -> list[dict[str, Any]]:
         known = f"{cell.method} {cell.config}"
         if known not in costs:
             costs[known] = cost_report(host.vision, cell.method, settings=cell.config, name=cell.model)
-        rows.append(_row(cell, costs[known], store.find(cell.key) is not None))
+        rows.append(_row(cell, costs[known], not force and store.find(cell.key) is not None))
     return rows
 
 
@@ -68,6 +68,7 @@ def cost_of(model: str, method: str, *, ratio: str | None, **options: Any) -> di
     budget = None if ratio is None else check_ratio(ratio)
     if options["batch_size"] < 1:
         raise HarnessError(f"batch size {options['batch_size']}: expected at least 1")
+    options["device"] = str(pick_device(options["device"]))
     image_size = options.pop("image_size")
     if model in models.names():
         host = skeleton(model, image_size)

@@ -80,7 +80,10 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> HarnessError:
 
 def summary_of(source: str) -> str:
     """First line of a module's docstring, read without importing it."""
-    docstring = ast.get_docstring(ast.parse(source)) or ""
+    try:
+        docstring = ast.get_docstring(ast.parse(source)) or ""
+    except SyntaxError as error:
+        return f"(cannot be read: {error.msg}, line {error.lineno})"
     return docstring.partition("\n")[0]
 
 
@@ -99,7 +102,9 @@ def package_folder(package: str) -> Path:
 
 def _modules(package: str) -> Iterable[Entry]:
     for path in package_files(package, "*.py"):
-        yield Entry(path.stem, summary_of(path.read_text(encoding="utf-8")), f"{package}.{path.stem}", path)
+        yield Entry(
+            path.stem, summary_of(path.read_text(encoding="utf-8", errors="replace")), f"{package}.{path.stem}", path
+        )
 
 
 def _methods() -> Iterable[Entry]:
@@ -137,8 +142,9 @@ def _load_class(entry: Entry) -> type:
     module_name, _, attribute = entry.target.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise HarnessError(f"{entry.name!r} ({entry.target}) cannot be imported: {error}") from error
+    except Exception as error:  # a stranger's file: whatever it raises, it cannot be used
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise HarnessError(f"{entry.name!r} ({entry.target}) cannot be imported: {reason}") from error
     found = [getattr(module, attribute, None)] if attribute else list(vars(module).values())
     classes = [value for value in found if isinstance(value, type) and hasattr(value, "KIND")]
     if not attribute:

@@ -17,7 +17,7 @@ import torch
 from harness.cell import (
     Cell,
     RunRequest,
-    check_protocol,
+    check_choices,
     file_digest,
     folder_digest,
     method_digest,
@@ -28,7 +28,7 @@ from harness.cost.budget import reducer_at_macs
 from harness.cost.report import cost_report
 from harness.data.scenes import scenes_folder
 from harness.data.transforms import load_images
-from harness.environment import environment
+from harness.environment import environment, hardware
 from harness.errors import HarnessError
 from harness.evaluation import VisionEncoder
 from harness.hosts import Host, load_host, pick_device, pick_dtype, skeleton, weights_file
@@ -49,8 +49,8 @@ WORLD_SEED = 0
 
 def plan_cells(request: RunRequest) -> list[Cell]:
     """Every cell of a request, dense first for each task. Raises HarnessError for anything impossible in it."""
-    check_protocol(request.protocol)
-    device = str(pick_device(request.device))
+    check_choices(request.protocol, request.match)
+    device = pick_device(request.device)
     pick_dtype(request.dtype)
     host = skeleton(request.model, request.image_size)
     shape = open_tower(host.vision).shape
@@ -63,7 +63,9 @@ def plan_cells(request: RunRequest) -> list[Cell]:
         "data": request.data,
         "data_digest": folder_digest(folder),
         "limit": request.limit,
-        "device": device,
+        "device": str(device),
+        "hardware": hardware(device),
+        "threads": torch.get_num_threads(),
         "dtype": request.dtype,
         "batch_size": request.batch_size,
         "image_size": host.config.image_size,
@@ -79,7 +81,7 @@ def plan_cells(request: RunRequest) -> list[Cell]:
             for method in request.methods:
                 if method == "dense":
                     continue
-                settings = {**request.settings, **_seeded(method, request.seed)}
+                settings = {**_seeded(method, request.seed), **request.settings}
                 if request.match == "macs" and ratio is not None:
                     reducer = reducer_at_macs(method, host.vision, ratio, request.schedule, settings)
                 else:
@@ -142,6 +144,18 @@ class Bench:
         self._data: dict[tuple[Any, ...], TaskData] = {}
         self._costs: dict[tuple[Any, ...], dict[str, Any]] = {}
 
+    def prepare(self, cell: Cell) -> None:
+        """Load what the cell needs; HarnessError when the weights, the size or the data cannot be used."""
+        try:
+            host = self.host(cell.model, cell.device, cell.dtype)
+            size = host.model.config.image_size
+            if cell.image_size != size:
+                raise HarnessError(f"image size {cell.image_size}: {cell.model}'s weights are for {size} pixels")
+            self.data(cell, host)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise  # Memory that runs out here runs out in the cell too, and is recorded there.
+
     def data(self, cell: Cell, host: Host) -> TaskData:
         """Annotations and pixels for a cell."""
         key = (cell.task, cell.data, cell.limit, cell.image_size)
@@ -173,10 +187,6 @@ class Bench:
         started, clock = datetime.now(UTC), time.perf_counter()
         torch.manual_seed(cell.seed)
         host = self.host(cell.model, cell.device, cell.dtype)
-        if cell.image_size != host.model.config.image_size:
-            raise HarnessError(
-                f"image size {cell.image_size}: {cell.model}'s weights are for {host.model.config.image_size}"
-            )
         reducer = rebuild(cell, host).to(host.device)
         data = self.data(cell, host)
         encoder = VisionEncoder(host, reducer, data.images, cell.batch_size, self.progress)
@@ -255,17 +265,31 @@ def run_cells(cells: Sequence[Cell], store: Store, bench: Bench, *, force: bool 
     and Ctrl-C, end the run with the records so far kept.
     """
     store.prepare()
+    kept = {} if force else {cell.key: store.find(cell.key) for cell in cells}
+    for cell in cells:
+        if kept.get(cell.key) is None:
+            bench.prepare(cell)
     records = []
     dense: dict[str, dict[str, Any]] = {}
     for number, cell in enumerate(cells, 1):
-        record = None if force else store.find(cell.key)
+        record = kept.get(cell.key)
         bench.progress.say(f"[{number}/{len(cells)}] {cell.label}{' (kept)' if record else ''}")
+        reference = dense.get(cell.task)
         if record is None:
-            record = _measure(cell, store, bench, dense.get(cell.task))
+            record = _measure(cell, store, bench, reference)
+        elif _lacks_deltas(record) and reference is not None and reference["status"] == "done":
+            # Dense had failed when this cell ran: compare now.
+            found = quality(store.samples(record), store.samples(reference))
+            record = store.save({**record, "quality": found}, store.samples(record))
         if cell.method == "dense":
             dense[cell.task] = record
         records.append(record)
     return records
+
+
+def _lacks_deltas(record: dict[str, Any]) -> bool:
+    figures = [metric for task in record["quality"].values() for metric in task.values()]
+    return record["spec"]["method"] != "dense" and any(metric["delta_to_dense"] is None for metric in figures)
 
 
 def _measure(cell: Cell, store: Store, bench: Bench, dense: dict[str, Any] | None) -> dict[str, Any]:
@@ -276,6 +300,8 @@ def _measure(cell: Cell, store: Store, bench: Bench, dense: dict[str, Any] | Non
         record["quality"] = quality(samples, store.samples(dense) if compared and dense else None)
     except Exception as error:  # noqa: BLE001 - a cell that fails is a record too, and the command ends with status 1
         status = "out_of_memory" if is_out_of_memory(error) else "failed"
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         where = None if isinstance(error, HarnessError) else traceback.format_exc()
         record = {

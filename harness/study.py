@@ -79,9 +79,10 @@ def plan_study(study: Study, options: dict[str, Any]) -> tuple[list[Cell], list[
     return ordered, index
 
 
-def save_index(folder: Path, name: str, study: Study, index: list[dict[str, Any]]) -> None:
+def save_index(folder: Path, name: str, study: Study, cells: list[Cell], index: list[dict[str, Any]]) -> None:
     """Write which record belongs to which label, so that tables and figures need no planning."""
-    content = json.dumps({"study": name, "draw": study.draw, "cells": index}, indent=1) + "\n"
+    dense = [cell.key for cell in cells if cell.method == "dense"]
+    content = json.dumps({"study": name, "draw": study.draw, "dense": dense, "cells": index}, indent=1) + "\n"
     write_atomically(folder / INDEX_FILE, content.encode())
 
 

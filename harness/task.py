@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +29,13 @@ class TaskData:
 
     annotations: ImageTextSet
     images: Tensor
+
+    @property
+    def names(self) -> list[str]:
+        """One name per image that tells it from all others: its path below the folder that all of them share."""
+        paths = self.annotations.images
+        shared = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
+        return [path.relative_to(shared).as_posix() for path in paths]
 
 
 @dataclass

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,11 @@ def world(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def harness(capsys):
-    """Call the command line: (exit status, stdout, stderr)."""
+def harness(capsys, monkeypatch):
+    """Call the command line: (exit status, stdout, stderr). Latency is measured in five short runs."""
+    from harness.cost.latency import measure_latency
+
+    monkeypatch.setattr("harness.cost.report.measure_latency", partial(measure_latency, runs=5, seconds=0.0))
 
     def call(*words: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as caught:
@@ -54,6 +58,8 @@ REFUSED = {
         "vision_weight: Input should be less than or equal to 1",
     ),
     "setting without value": (["--set", "vision_weight"], "expected name=value"),
+    "setting that is no YAML": (["--set", "vision_weight=["], "is no number, word or list"),
+    "budget given twice": (["--set", "keep_tokens=40,30,20"], "keep_tokens sets the budget already"),
     "unknown task option": (["--set-task", "retrieval.depth=3"], "depth: unknown setting"),
     "ratio 0": (["--ratios", "0"], "ratio 0: expected a number above 0 and at most 1"),
     "negative ratio": (["--ratios", "-0.5"], "ratio -0.5: expected a number above 0"),
@@ -205,6 +211,36 @@ def test_plan_tells_cells_tokens_and_what_is_there(harness, world, tmp_path):
     assert rows[1]["forward_to_dense"] > 0
 
 
+def test_deltas_are_filled_in_once_dense_is_there(harness, world, tmp_path, monkeypatch):
+    words = small(world, tmp_path, "--method", "evit", "--tasks", "vqa", "--json")
+    harness(*words)
+    dense = next(tmp_path.glob("dense*.json"))
+    complete = json.loads(harness(*words)[1])[1]
+    for path in tmp_path.iterdir():
+        path.unlink()
+    monkeypatch.setattr("harness.runner.Bench.run", failing_dense())
+    assert harness(*words)[0] == 1
+    monkeypatch.undo()
+    records = json.loads(harness(*words)[1])
+    assert [record["status"] for record in records] == ["done", "done"]
+    assert records[1]["quality"] == complete["quality"]
+    assert dense.exists()
+
+
+def failing_dense():
+    """Bench.run that runs out of memory for dense."""
+    from harness.runner import Bench
+
+    run = Bench.run
+
+    def some(self, cell):
+        if cell.method == "dense":
+            raise MemoryError("out of memory")
+        return run(self, cell)
+
+    return some
+
+
 def test_plan_loads_no_weights(harness, world, tmp_path, monkeypatch):
     monkeypatch.setattr("harness.hosts.load_model", None)
     assert harness("plan", *small(world, tmp_path)[1:])[0] == 0
@@ -225,8 +261,6 @@ def test_tables_and_figures_of_records(harness, world, tmp_path):
 def test_table_without_records(harness, tmp_path):
     status, _, err = harness("table", "--runs", tmp_path / "none")
     assert (status, err.count("\n")) == (2, 1)
-    status, _, err = harness("table", "--study", "keep-ratio", "--runs", tmp_path)
-    assert status in (0, 2)
 
 
 def test_cost_prints_the_contract(harness):
@@ -371,3 +405,42 @@ def test_help_and_list_import_no_torch(words):
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "False False"
+
+
+def test_a_study_runs_resumes_and_is_drawn(harness, world, tmp_path, monkeypatch):
+    from harness.registry import Entry, Registry
+
+    (tmp_path / "mini.yaml").write_text(
+        "# Mini\ndraw: schedule\nrun: {tasks: vqa, limit: 4}\ncells:\n"
+        "- {label: early, placement: early, stages: 1, methods: evit, ratios: [0.7], schedule: begin=2 keep=.5}\n"
+        "- {label: late, placement: late, stages: 1, methods: evit, ratios: [0.7], schedule: begin=5 keep=.5}\n"
+    )
+    entry = Entry("mini", "Mini", "mini.yaml", tmp_path / "mini.yaml")
+    monkeypatch.setattr("harness.study.studies", Registry("study", lambda: [entry], lambda found: found.path))
+    monkeypatch.setattr("harness.cli.STUDIES_FOLDER", tmp_path / "studies")
+    words = ("ablate", "mini", "--data", world, "--out", tmp_path / "studies")
+    status, first, _ = harness(*words)
+    assert status == 0
+    assert "early" in first
+    assert "late" in first
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "studies" / "mini").glob("*-*.json")}
+    assert len(stamps) == 3
+    assert harness(*words)[1] == first
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert harness("table", "--study", "mini")[1] == first
+    status, out, _ = harness("plot", "--study", "mini", "--out", tmp_path / "figures")
+    assert (status, all(Path(line).is_file() for line in out.split())) == (0, True)
+
+
+def test_a_study_that_was_not_run_or_is_malformed(harness, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.cli.STUDIES_FOLDER", tmp_path)
+    status, _, err = harness("table", "--study", "keep-ratio")
+    assert (status, "python -m harness ablate keep-ratio" in err, err.count("\n")) == (2, True, 1)
+    assert harness("ablate", "keep_ratio")[0] == 2
+
+
+def test_the_picture_of_kept_patches(harness, world, tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.picture.data_folder", lambda *_: world)
+    harness(*small(world, tmp_path / "runs", "--tasks", "vqa"))
+    assert harness("plot", "--runs", tmp_path / "runs", "--out", tmp_path / "figures")[0] == 0
+    assert (tmp_path / "figures" / "patches.png").stat().st_size > 10_000

@@ -70,7 +70,11 @@ def method_settings(config: dict[str, Any]) -> dict[str, Any]:
         settings = {"proportional_attention": config["proportional_attention"]}
         if "r_per_layer" in config:
             return {"r_per_block": config["r_per_layer"], **settings}
-        if isinstance(config["r"], list) and len(config["r"]) == 2 and isinstance(config["r"][1], float):
+        if (
+            isinstance(config["r"], list)
+            and len(config["r"]) == 2
+            and (config["r"][1] < 0 or isinstance(config["r"][1], float))
+        ):
             return {"r": config["r"][0], "inflect": config["r"][1], **settings}
         return {"r_per_block" if isinstance(config["r"], list) else "r": config["r"], **settings}
     raise HarnessError(f"golden of method {method!r}: expected elip, evit or tome")
@@ -112,7 +116,11 @@ def check_file(path: Path) -> float:
     """Largest absolute error of one golden file of any kind that this version knows."""
     golden = read_golden(path)
     if "method" in golden.config:
-        return check_method(golden)
+        try:
+            return check_method(golden)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise HarnessError(f"{path}: its config and tensors do not fit: {type(error).__name__} {reason}") from error
     kind = next((kind for kind, key in HOST_KINDS.items() if key(golden.config)), "unknown")
     raise HarnessError(f"{path}: a golden of kind {kind}; this version checks elip, evit and tome")
 

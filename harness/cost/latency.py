@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
@@ -26,7 +27,7 @@ def measure_latency(
     *,
     batch_size: int = 1,
     runs: int = 30,
-    seconds: float = 10.0,
+    seconds: float = 5.0,
     attention: str = "fused",
 ) -> dict[str, Any]:
     """Forward latency of a batch, in evaluation mode and without gradients, on the model's device.
@@ -43,7 +44,8 @@ def measure_latency(
     dense = make_reducer("dense", reducer.shape)
     reduced_call, dense_call = (tower_call(model, method, images, guide) for method in (reducer, dense))
     clock = _cuda_ms if device.type == "cuda" else _cpu_ms
-    with mode_of(model, False), torch.no_grad(), attention_path(attention):
+    place = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    with mode_of(model, False), torch.no_grad(), attention_path(attention), place:
         backends = attention_backends(reduced_call)
         for _ in range(WARM_UP):
             reduced_call()

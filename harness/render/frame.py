@@ -17,7 +17,8 @@ import pandas as pd
 from harness.errors import HarnessError
 
 DENSE = "dense"
-CONTEXT = ("model", "weights", "protocol", "data", "limit", "device", "dtype", "image_size", "seed")
+PLACE = ("device", "hardware", "threads", "dtype")
+CONTEXT = ("model", "weights", "protocol", "data", "limit", *PLACE, "image_size", "seed")
 PER_TASK = {"task", "task_options", "data_digest", "batch_size", "code"}
 PER_RATIO = {"schedule", "attention_tokens", "mlp_tokens"}
 ERRORS = {"failed": "failed", "out_of_memory": "no memory"}
@@ -150,6 +151,7 @@ def _row(records: Sequence[Mapping[str, Any]], known: Mapping[str, Sequence[str]
     for task, record in by_task.items():
         diagnostics = record.get("diagnostics") or {}
         row[f"mentioned_kept_{task}"] = (diagnostics.get("mentioned_kept_per_block") or [None])[-1]
+        row[f"mentioned_merged_{task}"] = (diagnostics.get("mentioned_merged_per_block") or [None])[-1]
         row["fallback"] = diagnostics.get("fallback") or row.get("fallback")
     for task, metrics in known.items():
         task_record = by_task.get(task)

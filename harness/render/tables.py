@@ -102,10 +102,11 @@ def _costs(board: pd.DataFrame) -> list[Column]:
     ]
     if board["latency_ratio"].notna().any():
         columns.append(column("latency", "% of dense", "latency_ratio", 100))
-    tasks = [name for name in board.columns if name.startswith("mentioned_kept_") and board[name].notna().any()]
-    return columns + [
-        column(f"kept, {name.removeprefix('mentioned_kept_')}", "% mentioned", name, 100) for name in tasks
-    ]
+    for name in board.columns:
+        if name.startswith("mentioned_") and board[name].notna().any():
+            fate, _, task = name.removeprefix("mentioned_").partition("_")
+            columns.append(column(f"{fate}, {task}", "% mentioned", name, 100))
+    return columns
 
 
 def _quality(board: pd.DataFrame, metric: str) -> Column:

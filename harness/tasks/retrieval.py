@@ -15,6 +15,7 @@ from harness.evaluation import Texts, VisionEncoder, batches, encode_texts
 from harness.task import Outcome, Task, TaskData, TaskOptions
 
 CUTOFFS = (1, 5, 10)
+NO_RANK = 2**31 - 1
 
 
 class RetrievalOptions(TaskOptions):
@@ -55,8 +56,8 @@ class Retrieval(Task):
         matched_TI = self.match(encoder, texts, text_picks | image_picks)
         outcomes: dict[str, tuple[Sequence[str], Sequence[str], np.ndarray]] = {}
         sample_t = [str(caption.id) for caption in captions]
-        cluster_t = [data.annotations.images[i].name for i in owner]
-        names = [image.name for image in data.annotations.images]
+        names = data.names
+        cluster_t = [names[i] for i in owner]
         for stage, t2i, i2t in (
             ("", similarity_TI, similarity_TI),
             ("_rerank", masked(matched_TI, text_picks), masked(matched_TI, image_picks)),
@@ -118,11 +119,11 @@ def masked(scores_TI: Tensor, allowed_TI: Tensor) -> Tensor:
 
 
 def best_ranks(scores_QC: Tensor, relevant_QC: Tensor) -> np.ndarray:
-    """Rank (Q,), from 0, of each query's best relevant candidate; C (no rank) when its score is -inf.
+    """Rank (Q,), from 0, of each query's best relevant candidate; NO_RANK when its score is -inf.
 
     Ties go to the lower index, so the result depends on nothing but the scores.
     """
     order = torch.sort(scores_QC, dim=1, descending=True, stable=True).indices
     found = relevant_QC.gather(1, order) & scores_QC.gather(1, order).isfinite()
-    ranks = torch.where(found.any(1), found.int().argmax(1), scores_QC.shape[1])
+    ranks = torch.where(found.any(1), found.int().argmax(1), NO_RANK)
     return ranks.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Visual question answering: the answers of a closed list are ranked, and scored by the official accuracy of VQA v2."""
+"""Visual question answering: the answers of a closed list are ranked, and scored by the accuracy of VQA v2."""
 
 from __future__ import annotations
 
@@ -56,13 +56,14 @@ class VQA(Task):
             [vqa_accuracy(host.answers[pick], question.answers) for pick, question in zip(picks, questions)]
         )
         samples = [str(question.id) for question in questions]
-        clusters = [question.image.name for question in questions]
+        names = data.names
+        clusters = [names[place[question.image]] for question in questions]
         diagnostics = encoder.mentioned(owners, texts.states[:, 0], [question.patches for question in questions])
         return Outcome("vqa", {"vqa_accuracy": (samples, clusters, values)}, diagnostics)
 
 
 def vqa_accuracy(answer: str, truths: Sequence[str]) -> float:
-    """Official VQA accuracy: mean over the leave-one-out sets of truths of min(matches / 3, 1); both sides lower-cased.
+    """VQA v2's accuracy: mean over the leave-one-out sets of truths of min(matches / 3, 1); both sides lower-cased.
 
     With fewer than two truths there is nothing to leave out: plain agreement.
     """
