@@ -359,6 +359,7 @@ def report() -> None:
     _not_built("report")
 
 
+INTERRUPTED = 130
 # typer carries click inside in its later releases: take the base class that it really raises.
 CLICK_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -375,9 +376,7 @@ def main(arguments: list[str] | None = None) -> None:
         typer.echo(f"error: {error.format_message()}", err=True)
         status = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    if status == INTERRUPTED:  # later releases of typer return it instead of raising
         typer.echo("stopped; records so far are kept", err=True)
-        status = 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        status = 141
     sys.exit(status if isinstance(status, int) else 0)

@@ -14,11 +14,11 @@ from harness.data.scene_layout import COLOUR_NAMES, GRID, PLACES, SHAPES, Bits, 
 
 CAPTIONS_PER_SCENE = 5
 RELATIONS = ("just left of", "just right of", "just above", "just below")
-ORDINALS = ("first", "second", "third", "fourth")
-ANSWERS = (*COLOUR_NAMES, *SHAPES, *ORDINALS, "yes", "no")
+HEIGHTS, SIDES = ("top", "bottom"), ("left", "right")
+ANSWERS = (*COLOUR_NAMES, *SHAPES, *HEIGHTS, *SIDES, "yes", "no")
 
 _STEPS = ((0, -1), (0, 1), (-1, 0), (1, 0))
-_KINDS = ("colour", "colour", "colour", "shape", "shape", "shape", "row", "column", "place", "near", "near")
+KINDS = ("colour", "colour", "colour", "shape", "shape", "shape", "height", "side", "place", "near", "near")
 _TRIES = 50
 
 
@@ -100,12 +100,15 @@ def foil(scene: Scene, claims: Sequence[Claim], bits: Bits) -> tuple[Claim, ...]
     return (replace(first, shape=absent[0], colour=absent[1]), *claims[1:])
 
 
-def questions(scene: Scene, count: int) -> list[SceneQuestion]:
-    """`count` different questions, each with one right answer whatever the reader takes the words to mean."""
+def questions(scene: Scene, count: int, kinds: Sequence[str] = KINDS) -> list[SceneQuestion]:
+    """`count` different questions, each with one right answer; `kinds` are drawn from alike, so repeat to weight.
+
+    Colours and shapes are asked for by place, heights and sides by name, and every object named is in the scene.
+    """
     bits = scene.bits(3)
     asked: dict[str, SceneQuestion] = {}
     while len(asked) < count:
-        question = _question(scene, _KINDS[bits.below(len(_KINDS))], bits)
+        question = _question(scene, kinds[bits.below(len(kinds))], bits)
         if question is not None:
             asked.setdefault(question.text, question)
     return list(asked.values())
@@ -200,10 +203,10 @@ def _question(scene: Scene, kind: str, bits: Bits) -> SceneQuestion | None:
             return None
         text = f"what {COLOUR_NAMES[thing.colour]} shape is at {place}?"
         return SceneQuestion(text, SHAPES[thing.shape], kind, thing.patches)
-    if kind == "row":
-        return SceneQuestion(f"which row is the {named} in?", ORDINALS[thing.row], kind, thing.patches)
-    if kind == "column":
-        return SceneQuestion(f"which column is the {named} in?", ORDINALS[thing.column], kind, thing.patches)
+    if kind == "height":
+        return SceneQuestion(f"is the {named} at top or bottom?", HEIGHTS[thing.row // 2], kind, thing.patches)
+    if kind == "side":
+        return SceneQuestion(f"is the {named} at left or right?", SIDES[thing.column // 2], kind, thing.patches)
     if kind == "place":
         true = bits.below(2) == 1
         asked = place if true else PLACES[_another(thing.place, len(PLACES), bits)]

@@ -23,12 +23,19 @@ from harness.models.tokenizer import CLS, MASK, PAD, SEP
 from harness.train.warmup import FACTS, image_facts
 
 IGNORED = -1
+# Colours and shapes at a place are learned first by far; the other kinds get the larger share of the training.
+TRAINING_KINDS = ("colour", "shape", "height", "side", "place", "place", "near", "near")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training scenes; `caption_facts_SCK` is 1 for facts a caption states, IGNORED where it leaves them open."""
+    """Training scenes with what is said of them.
+
+    `caption_facts_SCK` is 1 for facts a caption states and IGNORED where it leaves them open. For captions (0) and
+    foils (1), `nouns_S2C3` holds the token positions of the clauses' nouns and `claimed_S2C3` the fact that each
+    clause states, IGNORED for a relation.
+    """
 
     images_SHWC: npt.NDArray[np.uint8]
     patch_types_SN: Tensor
@@ -36,6 +43,8 @@ class Corpus:
     captions_SCL: Tensor
     foils_SCL: Tensor
     caption_facts_SCK: Tensor
+    nouns_S2C3: Tensor
+    claimed_S2C3: Tensor
     questions_SQL: Tensor
     mask_positions_SQ: Tensor
     answers_SQ: Tensor
@@ -57,6 +66,8 @@ def build_corpus(vocabulary: dict[str, int], scenes: int, captions_each: int, qu
         captions_SCL=texts[0],
         foils_SCL=texts[1],
         caption_facts_SCK=torch.from_numpy(np.stack([row.caption_facts for row in rows])),
+        nouns_S2C3=torch.from_numpy(np.stack([row.nouns for row in rows])),
+        claimed_S2C3=torch.from_numpy(np.stack([row.claimed for row in rows])),
         questions_SQL=texts[2],
         mask_positions_SQ=(texts[2] == MASK).int().argmax(dim=-1),
         answers_SQ=torch.tensor([row.answers for row in rows], dtype=torch.int64),
@@ -82,30 +93,45 @@ def caption_facts(claims: Sequence[Claim]) -> npt.NDArray[np.int8]:
     return facts
 
 
+def noun_positions(claims: Sequence[Claim], vocabulary: dict[str, int]) -> list[int]:
+    """Where the nouns of a caption's clauses stand among its tokens: third in the clause, one token between two."""
+    lengths = [len(look_up(claim.text, vocabulary)) + 1 for claim in claims]
+    return [1 + sum(lengths[:at]) + 2 for at in range(len(claims))]
+
+
+def claimed_fact(claim: Claim) -> int:
+    """The fact (type at place) that a clause states, or IGNORED for a relation."""
+    return TYPES + claim.type * len(PLACES) + claim.place if claim.place >= 0 else IGNORED
+
+
 @dataclass(frozen=True)
 class _Row:
     image: npt.NDArray[np.uint8]
     types: npt.NDArray[np.int64]
     facts: npt.NDArray[np.bool_]
-    texts: tuple[list[list[int]], list[list[int]], list[list[int]]]
+    texts: tuple[list[list[int]], ...]
     caption_facts: npt.NDArray[np.int8]
+    nouns: npt.NDArray[np.int64]
+    claimed: npt.NDArray[np.int64]
     answers: list[int]
 
 
 def _describe(scene: Scene, vocabulary: dict[str, int], captions_each: int, questions_each: int) -> _Row:
     spoken = captions(scene, captions_each)
     foil_bits = scene.bits(4)
-    asked = questions(scene, questions_each)
+    both = (spoken, [foil(scene, claims, foil_bits) for claims in spoken])
+    asked = questions(scene, questions_each, TRAINING_KINDS)
     return _Row(
         image=render(scene),
         types=patch_types(scene),
         facts=image_facts(scene),
         texts=(
-            [[CLS, *look_up(caption_text(claims), vocabulary), SEP] for claims in spoken],
-            [[CLS, *look_up(caption_text(foil(scene, claims, foil_bits)), vocabulary), SEP] for claims in spoken],
+            *([[CLS, *look_up(caption_text(claims), vocabulary), SEP] for claims in kind] for kind in both),
             [[CLS, *look_up(question.text, vocabulary), MASK, SEP] for question in asked],
         ),
         caption_facts=np.stack([caption_facts(claims) for claims in spoken]),
+        nouns=np.array([[noun_positions(claims, vocabulary) for claims in kind] for kind in both]),
+        claimed=np.array([[[claimed_fact(claim) for claim in claims] for claims in kind] for kind in both]),
         answers=[vocabulary[question.answer] for question in asked],
     )
 

@@ -32,30 +32,32 @@ def hard_negatives(similarity_BB: Tensor, temperature: Tensor, generator: torch.
     return torch.multinomial(weights, 1, generator=generator)[:, 0]
 
 
-def matching_loss(
-    model: Albef,
-    image_states_BND: Tensor,
-    captions: tuple[Tensor, Tensor],
-    foils: tuple[Tensor, Tensor],
-    similarity_BB: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
-    """Cross-entropy of the matching head on four kinds of pairs, a quarter each.
+def matching_pairs(similarity_BB: Tensor, temperature: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Which texts meet which images for the matching head: rows of texts (4B,) and rows of images (4B,).
 
-    Image with its caption; with its foil; with a hard negative caption; caption with a hard negative image.
-    `captions` and `foils` are states (B, L, D) and masks (B, L); `similarity_BB` has images as rows.
+    Texts are B captions followed by their B foils; rows of `similarity_BB` are images. A quarter each: image with its
+    caption, with its foil, with a hard negative caption, and caption with any other image.
     """
-    states, mask = captions
-    wrong_text = hard_negatives(similarity_BB, model.temperature, generator)
-    wrong_image = hard_negatives(similarity_BB.T, model.temperature, generator)
-    fused = model.fuse(
-        torch.cat([states, foils[0], states[wrong_text], states]),
-        torch.cat([mask, foils[1], mask[wrong_text], mask]),
-        torch.cat([image_states_BND, image_states_BND, image_states_BND, image_states_BND[wrong_image]]),
-    )
-    target = torch.zeros(len(fused), dtype=torch.int64, device=fused.device)
-    target[: len(states)] = 1
-    return F.cross_entropy(model.match_logits(fused), target)
+    own = torch.arange(len(similarity_BB))
+    wrong_text = hard_negatives(similarity_BB, temperature, generator)
+    shift = torch.randint(1, len(own), own.shape, generator=generator)
+    return torch.cat([own, own + len(own), wrong_text, own]), torch.cat([own, own, own, (own + shift) % len(own)])
+
+
+def matching_loss(model: Albef, fused_PLD: Tensor, text_rows_P: Tensor, image_rows_P: Tensor) -> Tensor:
+    """Cross-entropy of the matching head on fused pairs; a pair matches where caption and image have one row."""
+    return F.cross_entropy(model.match_logits(fused_PLD), (text_rows_P == image_rows_P).long())
+
+
+def claim_loss(logits_P3: Tensor, claimed_P3: Tensor, facts_PK: Tensor) -> Tensor:
+    """Binary cross-entropy of each clause's truth: does the fact it states (an index, or negative) hold of the image?
+
+    It points the matching head to the clause that is wrong; without it the head stays at chance for long.
+    """
+    known = claimed_P3 >= 0
+    truth = facts_PK.gather(1, claimed_P3.clamp(min=0)).to(logits_P3.dtype)
+    loss = F.binary_cross_entropy_with_logits(logits_P3, truth, reduction="none")
+    return (loss * known).sum() / known.sum().clamp(min=1)
 
 
 def mask_words(ids_BL: Tensor, rate: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from harness.data.scene_layout import make_scenes
 from harness.data.scene_text import ANSWERS
@@ -40,7 +41,7 @@ from harness.train.corpus import IGNORED, Corpus, build_corpus
 from harness.train.progress import Progress, provenance, thin_log
 from harness.train.recipe import Recipe
 from harness.train.validate import validate
-from harness.train.warmup import SupervisedHeads, facts_loss, patch_loss
+from harness.train.warmup import SupervisedHeads, facts_loss, patch_loss, surroundings_loss
 
 STAGES = ("vision", "text", "joint")
 STATE_FILE = "state.pt"
@@ -109,11 +110,7 @@ class Trainer:
         similarity = model.project_image(states) @ model.project_text(texts).T
         losses["contrast"] = recipe.contrast_weight * objectives.contrast_loss(similarity, model.temperature)
         if self.step >= recipe.matching_from_step:
-            foil_ids = corpus.foils_SCL[scenes_B, chosen]
-            foils = (model.encode_text(foil_ids, foil_ids != PAD), foil_ids != PAD)
-            losses["matching"] = recipe.matching_weight * objectives.matching_loss(
-                model, states, (texts, mask), foils, similarity, generator
-            )
+            losses |= self._matching(scenes_B, chosen, (states, texts), similarity, generator)
         some = slice(recipe.masked_word_scenes)
         losses["masked_word"] = recipe.masked_word_weight * objectives.masked_word_loss(
             model, states[some], ids[some], recipe.mask_rate, generator
@@ -156,9 +153,35 @@ class Trainer:
         return self.model.encode_image(pixels)
 
     def _supervised(self, scenes_B: Tensor, states: Tensor, patches: float, facts: float) -> Losses:
+        types = self.corpus.patch_types_SN[scenes_B]
         return {
-            "patch": patches * patch_loss(self.heads, states, self.corpus.patch_types_SN[scenes_B]),
+            "patch": patches * patch_loss(self.heads, states, types),
+            "surroundings": patches * surroundings_loss(self.heads, states, types),
             "image_facts": facts * facts_loss(self.heads, states[:, 0], self.corpus.image_facts_SK[scenes_B]),
+        }
+
+    def _matching(
+        self, scenes_B: Tensor, chosen_B: Tensor, states: tuple[Tensor, Tensor], similarity_BB: Tensor, generator: Any
+    ) -> Losses:
+        """Matching over captions and foils, of whole texts and of their clauses; `states` are images' and captions'."""
+        corpus, model, recipe = self.corpus, self.model, self.recipe
+        foil_ids = corpus.foils_SCL[scenes_B, chosen_B]
+        ids = corpus.captions_SCL[scenes_B, chosen_B]
+        length = max(ids.shape[1], foil_ids.shape[1])
+        mask = torch.cat([F.pad(part, (0, length - part.shape[1])) for part in (ids, foil_ids)]) != PAD
+        foils = model.encode_text(foil_ids, foil_ids != PAD)
+        both = torch.cat([F.pad(part, (0, 0, 0, length - part.shape[1])) for part in (states[1], foils)])
+        texts, images = objectives.matching_pairs(similarity_BB, model.temperature, generator)
+        fused = model.fuse(both[texts], mask[texts], states[0][images])
+        nouns = corpus.nouns_S2C3[scenes_B, :, chosen_B].transpose(0, 1).flatten(0, 1)[texts]
+        claimed = corpus.claimed_S2C3[scenes_B, :, chosen_B].transpose(0, 1).flatten(0, 1)[texts]
+        at_nouns = fused.gather(1, nouns[..., None].expand(-1, -1, fused.shape[-1]))
+        clauses = objectives.claim_loss(
+            self.heads.claim(at_nouns)[..., 0], claimed, corpus.image_facts_SK[scenes_B][images]
+        )
+        return {
+            "matching": recipe.matching_weight * objectives.matching_loss(model, fused, texts, images),
+            "claims": recipe.claims_weight * clauses,
         }
 
     def _text_facts(self, states_BLD: Tensor, stated_BK: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class Recipe(BaseModel):
     questions_per_step: PositiveInt = 4
     vision_steps: int = Field(default=2400, ge=0)
     text_steps: int = Field(default=800, ge=0)
-    joint_steps: PositiveInt = 1400
+    joint_steps: PositiveInt = 1750
     matching_from_step: int = Field(default=300, ge=0)
     masked_word_scenes: PositiveInt = 32
     vision_learning_rate: float = 1e-3
@@ -32,10 +32,11 @@ class Recipe(BaseModel):
     weight_decay: float = 0.02
     beta_2: float = 0.98
     clip_norm: float = 1.0
-    mask_rate: float = 0.15
+    mask_rate: float = 0.25
     answer_weight: float = 2.0
-    masked_word_weight: float = 0.5
+    masked_word_weight: float = 1.0
     matching_weight: float = 1.0
+    claims_weight: float = 1.0
     contrast_weight: float = 1.0
     patch_weight: float = 0.5
     facts_weight: float = 0.5

@@ -10,24 +10,29 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.data.scene_layout import PLACES, TYPES, Scene
+from harness.data.scene_layout import GRID, PATCHES_PER_SIDE, PLACES, TYPES, Scene
 
 FACTS = TYPES + TYPES * len(PLACES)
 
 
 class SupervisedHeads(nn.Module):
-    """The two linear heads of the warm-up; they serve training only and are not shipped.
+    """Linear heads that serve training only and are not shipped.
 
-    `facts` reads an image's class token and a caption's [CLS] alike, which puts both into one space.
+    `facts` reads an image's class token and a caption's [CLS] alike, which puts both into one space; `claim` reads
+    the fused state of a caption's noun and says whether its clause is true of the image.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.patch_type = nn.Linear(width, TYPES + 1)
+        self.patch_cell = nn.Linear(width, GRID * GRID)
+        self.neighbours = nn.Linear(width, 4 * (TYPES + 1))
         self.facts = nn.Linear(width, FACTS)
+        self.claim = nn.Linear(width, 1)
 
 
 def image_facts(scene: Scene) -> npt.NDArray[np.bool_]:
@@ -43,6 +48,33 @@ def patch_loss(heads: SupervisedHeads, image_states_BND: Tensor, types_BN: Tenso
     """Mean cross-entropy of what each patch shows; `image_states` (B, 1 + N, D) still hold every patch."""
     logits = heads.patch_type(image_states_BND[:, 1:])
     return F.cross_entropy(logits.flatten(0, 1), types_BN.flatten())
+
+
+def surroundings_loss(heads: SupervisedHeads, image_states_BND: Tensor, types_BN: Tensor) -> Tensor:
+    """Mean cross-entropy of the cell each patch lies in, plus that of what the four adjoining cells show.
+
+    Patches that know their place and neighbours can answer where an object is and what stands beside it.
+    """
+    patches = image_states_BND[:, 1:]
+    places = cell_of_patch().expand(len(patches), -1)
+    cells = F.cross_entropy(heads.patch_cell(patches).flatten(0, 1), places.flatten())
+    beside = heads.neighbours(patches).unflatten(-1, (4, TYPES + 1))
+    return cells + F.cross_entropy(beside.flatten(0, 2), neighbour_types(types_BN).flatten())
+
+
+def cell_of_patch() -> Tensor:
+    """The cell (0..15, row-major) that each patch lies in, (N,)."""
+    rows = torch.arange(PATCHES_PER_SIDE) * GRID // PATCHES_PER_SIDE
+    return (rows[:, None] * GRID + rows[None, :]).flatten()
+
+
+def neighbour_types(types_BN: Tensor) -> Tensor:
+    """What the cells left, right, above and below of each patch's own show, (B, N, 4); nothing beyond the edge."""
+    step, side = PATCHES_PER_SIDE // GRID, PATCHES_PER_SIDE
+    padded = F.pad(types_BN.unflatten(1, (side, side)), (step, step, step, step), value=TYPES)
+    middle, low, high = slice(step, step + side), slice(0, side), slice(2 * step, 2 * step + side)
+    shifted = [padded[:, middle, low], padded[:, middle, high], padded[:, low, middle], padded[:, high, middle]]
+    return torch.stack(shifted, dim=-1).flatten(1, 2)
 
 
 def facts_loss(

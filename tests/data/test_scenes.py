@@ -37,7 +37,7 @@ from harness.data.scene_text import (
 from harness.errors import HarnessError
 
 PIXELS = "6fddac8d480bc1d7abd06a30a5ff255f6d86ab2937bb7aea732b6f4ae8bd5971"
-TEXTS = "a9c86ff27cb2ffe65b6d4ebcf57d9c740fd6f913523b76f0d10858f2f3179aeb"
+TEXTS = "abb8c4901a5020781c7ff054751b04e48022598cde77ce6c54f6f19891f0d8cf"
 RED, GREEN, BLUE = 0, 1, 2
 CIRCLE, SQUARE, RING = SHAPES.index("circle"), SHAPES.index("square"), SHAPES.index("ring")
 

@@ -1,0 +1,50 @@
+"""Facts about the supervised targets of patches and clauses, small enough to check by hand."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.data.scene_layout import TYPES
+from harness.models.checkpoints import VOCABULARY_FILE, assets_of
+from harness.models.tokenizer import TextTokenizer
+from harness.train.corpus import build_corpus
+from harness.train.objectives import claim_loss
+from harness.train.warmup import cell_of_patch, neighbour_types
+
+
+def test_cells_are_two_by_two_patches() -> None:
+    cells = cell_of_patch().view(8, 8)
+    assert cells[0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert cells[:, 0].tolist() == [0, 0, 4, 4, 8, 8, 12, 12]
+
+
+def test_an_object_in_the_corner_is_left_of_one_cell_and_above_another() -> None:
+    types = torch.full((1, 64), TYPES)
+    types[0, [0, 1, 8, 9]] = 5
+    beside = neighbour_types(types)[0].view(8, 8, 4)
+    seen = (beside == 5).nonzero().tolist()
+    assert seen == [[0, 2, 0], [0, 3, 0], [1, 2, 0], [1, 3, 0], [2, 0, 2], [2, 1, 2], [3, 0, 2], [3, 1, 2]]
+
+
+def test_claimed_facts_hold_of_captions_and_some_fail_of_foils() -> None:
+    tokenizer = TextTokenizer(assets_of("albef-tiny") / VOCABULARY_FILE, 48)
+    corpus = build_corpus(tokenizer.vocabulary, 30, 2, 2, 0)
+    facts = corpus.image_facts_SK[:, None].expand(-1, 2, -1)
+    known = corpus.claimed_S2C3 >= 0
+    true_of = [facts.gather(2, corpus.claimed_S2C3[:, kind].clamp(min=0)) for kind in (0, 1)]
+    assert true_of[0][known[:, 0]].all()
+    assert 0.3 < true_of[1][known[:, 1]].float().mean() < 0.9
+    nouns = corpus.captions_SCL.gather(2, corpus.nouns_S2C3[:, 0])
+    assert set(nouns.flatten().tolist()) <= set(tokenizer.answer_ids(SHAPE_WORDS).tolist())
+
+
+def test_only_known_clauses_count() -> None:
+    facts = torch.tensor([[True, False]])
+    right, wrong = torch.tensor([[9.0, -9.0, 9.0]]), torch.tensor([[9.0, -9.0, -9.0]])
+    claimed = torch.tensor([[0, 1, -1]])
+    assert claim_loss(right, claimed, facts) == claim_loss(wrong, claimed, facts)
+    assert claim_loss(right, claimed, facts) < 0.001
+    assert claim_loss(-right, claimed, facts) > 5
+
+
+SHAPE_WORDS = ("circle", "square", "triangle", "diamond", "ring", "cross", "moon", "hourglass")
