@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from harness.errors import HarnessError
+from harness.files import write_atomically
 from harness.models.albef import Albef, build_albef
 from harness.models.tokenizer import TextTokenizer
 
@@ -86,22 +85,6 @@ def save_weights(model: Albef, path: Path, name: str, dtype: torch.dtype = torch
     }
     write_atomically(path, save(tensors, metadata))
     return digest
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, fsync it and rename it, so that it is whole or absent."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise HarnessError(f"{path}: cannot be written ({error.strerror}); nothing was changed") from error
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

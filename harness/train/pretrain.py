@@ -22,6 +22,7 @@ from harness.data.scene_layout import make_scenes
 from harness.data.scene_text import ANSWERS
 from harness.data.transforms import normalise
 from harness.errors import HarnessError
+from harness.files import write_atomically
 from harness.models.albef import PRESETS, build_albef
 from harness.models.checkpoints import (
     ARCHITECTURE,
@@ -33,7 +34,6 @@ from harness.models.checkpoints import (
     preset_of,
     read_weights,
     save_weights,
-    write_atomically,
 )
 from harness.models.tokenizer import PAD, TextTokenizer
 from harness.train import objectives
