@@ -1,14 +1,16 @@
 """What the README says is what the program does: its example runs, its blocks are what the commands print."""
 
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
-from harness.check import method as checks
+import baselines
+from harness import registry
 from harness.cli import main
-from harness.registry import Entry, Registry, methods
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,16 +18,22 @@ BLOCKS = re.findall(r"<!-- (?:table|output): python -m harness ([^\n]*?) -->\n(.
 FROM_RECORDS = [(words, block) for words, block in BLOCKS if words.startswith(("table", "cost"))]
 
 
-def test_the_example_is_a_complete_method(monkeypatch, tmp_path):
+def test_the_example_dropped_into_baselines_is_a_method(monkeypatch, tmp_path, capsys):
     source = re.search(r"```python\n(\"\"\"Norm:.*?)```", README, re.DOTALL)
     assert source is not None
-    assert len(source[1].splitlines()) <= 34
-    scope: dict = {}
-    exec(compile(source[1], "norm.py", "exec"), scope)
-    fake = Registry("method", lambda: [Entry("norm", "", "nowhere")], lambda _: scope["Norm"])
-    monkeypatch.setattr("harness.methods.methods", fake)
-    monkeypatch.setattr(checks, "methods", fake)
-    assert all(good for _, good in checks.lines("norm"))
+    assert len(source[1].splitlines()) <= 30
+    folder = shutil.copytree(registry.package_folder("baselines"), tmp_path / "baselines")
+    (folder / "norm.py").write_text(source[1])
+    found = registry.package_folder
+    monkeypatch.setattr(registry, "package_folder", lambda name: folder if name == "baselines" else found(name))
+    monkeypatch.setattr(baselines, "__path__", [str(folder)])
+    with pytest.raises(SystemExit) as caught:
+        main(["check", "method", "norm"])
+    assert caught.value.code == 0
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["cost", "--model", "deit_tiny_patch16_224", "--method", "norm", "--ratio", "0.7", "--json"])
+    assert json.loads(capsys.readouterr().out)["ratio"] == pytest.approx(0.7, abs=0.01)
 
 
 @pytest.mark.parametrize(("words", "block"), FROM_RECORDS, ids=[words for words, _ in FROM_RECORDS])
@@ -48,4 +56,4 @@ def test_pictures_and_folders_that_it_names_exist():
 
 
 def test_methods_it_names_exist():
-    assert {"elip", "evit", "tome"} <= set(methods.names())
+    assert {"elip", "evit", "tome"} <= set(registry.methods.names())

@@ -46,12 +46,15 @@ def test_misspelt_names_get_a_suggestion(kind, wrong, right):
         registry.KINDS[kind].get(wrong)
 
 
-def test_an_entry_point_is_a_method(monkeypatch, tmp_path):
+def test_an_entry_point_of_another_package_is_a_method(monkeypatch, tmp_path):
     (tmp_path / "outside_package.py").write_text(OUTSIDE)
+    information = tmp_path / "outside-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[harness.methods]\noutside = outside_package:Outside\n")
     monkeypatch.syspath_prepend(tmp_path)
-    point = EntryPoint("outside", "outside_package:Outside", "harness.methods")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     assert registry.methods.get("outside").__name__ == "Outside"
+    assert registry.methods.entry("outside").summary == "entry point outside_package:Outside (outside)"
 
 
 def test_a_dropped_in_file_is_a_method(monkeypatch, tmp_path):

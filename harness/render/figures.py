@@ -101,7 +101,7 @@ def _quality_figure(board: pd.DataFrame, metrics: Sequence[str], against: Agains
     for axes, metric in zip(grid.flat, metrics, strict=False):
         dense_line(axes, board, metric, marked)
         for place, (_, rows, style) in enumerate(lines):
-            rows = rows[rows[against.column].notna()].sort_values(against.column)
+            rows = rows[rows[against.column].notna()].sort_values("token_ratio")
             where = against.scale * rows[against.column].to_numpy(dtype=float)
             metric_line(axes, rows, where, metric, style, 10 + place)
         axes.set_title(title_of(metric))

@@ -1,4 +1,4 @@
-"""Pre-training on the built-in world: `pretrain` runs the recipe's two stages and writes a model folder.
+"""Pre-training on the built-in world: `pretrain` runs the recipe's three stages and writes a model folder.
 
 The folder holds model.safetensors (float16), vocab.txt, config.json, recipe.json, log.jsonl and, until the run is
 over, state.pt, from which `resume` goes on.
