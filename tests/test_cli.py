@@ -358,21 +358,32 @@ def test_run_ends_with_1_and_lists_failed_cells(harness, world, tmp_path, monkey
     assert "retrieval" not in err
 
 
-def test_ctrl_c_keeps_the_records_so_far_and_exits_130(world, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "harness",
-        *small(world, tmp_path, "--method", "all", "--ratios", "0.9,0.8,0.7,0.6,0.5", "--quiet"),
-    ]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env={**os.environ}
+def started(*words) -> subprocess.Popen:
+    """The command line as a process that heeds Ctrl-C, even where these tests run in the background of a shell."""
+
+    def heed() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    command = [sys.executable, "-m", "harness", *words]
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ}, preexec_fn=heed
     )
+
+
+def wait_for_a_record(folder: Path) -> None:
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("*.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    while not list(folder.glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def test_ctrl_c_keeps_the_records_so_far_and_exits_130(world, tmp_path):
+    process = started(*small(world, tmp_path, "--method", "all", "--ratios", "0.9,0.8,0.7,0.6,0.5", "--quiet"))
+    try:
+        wait_for_a_record(tmp_path)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert err == "stopped; records so far are kept\n"
     assert not list(tmp_path.glob(".*"))
@@ -382,12 +393,10 @@ def test_ctrl_c_keeps_the_records_so_far_and_exits_130(world, tmp_path):
 
 def test_a_killed_run_loses_at_most_the_cell_in_flight(world, tmp_path, harness):
     words = small(world, tmp_path, "--method", "evit,tome", "--tasks", "vqa", "--json")
-    process = subprocess.Popen([sys.executable, "-m", "harness", *words], stdout=subprocess.DEVNULL, env={**os.environ})
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("*.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    process = started(*words)
+    wait_for_a_record(tmp_path)
     process.kill()
-    process.wait()
+    process.communicate()
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     assert before
     status, out, _ = harness(*words)
