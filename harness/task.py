@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,17 +64,17 @@ class Outcome:
         return pd.concat(parts, ignore_index=True)
 
 
-class Task:
+class Task(ABC):
     """Base class. `Options` has the defaults of the default job; `metrics` are the names `evaluate` fills."""
 
     KIND: ClassVar[str] = "task"
     Options: ClassVar[type[TaskOptions]] = TaskOptions
     metrics: ClassVar[tuple[str, ...]] = ()
 
+    @abstractmethod
     def load(self, folder: Any, limit: int | None) -> ImageTextSet:
         """The annotations this task needs from a data folder; HarnessError when they are not there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
         """Score the encoder's model and method on the data."""
-        raise NotImplementedError
