@@ -14,11 +14,15 @@ CLS_ATTENTION = frozenset({"cls_attention"})
 
 
 class ELIPConfig(MethodConfig):
-    """schedule: the paper's for ViT-B/16 in ALBEF. vision_weight: lambda. keep_tokens: K per stage, instead of keep."""
+    """schedule: the paper's for ViT-B/16 in ALBEF. vision_weight: lambda. keep_tokens: K per stage, instead of keep.
+
+    count_class_token: K = int((n0 + 1) keep) instead of int(n0 keep), as the released program does for CLIP.
+    """
 
     schedule: Schedule = Schedule(begin=(2, 4, 10), keep=(0.9, 0.65, 0.4), lookahead=(2, 6, 2))
     vision_weight: float = Field(default=0.8, ge=0, le=1)
     keep_tokens: tuple[PositiveInt, ...] | None = None
+    count_class_token: bool = False
 
     def bent(self, gamma: float) -> "ELIPConfig":
         if self.keep_tokens:
@@ -42,7 +46,8 @@ class ELIP(TokenReducer[ELIPConfig]):
         super().__init__(config, shape)
         schedule = config.schedule
         schedule.check_depth(shape.depth, lookahead=True)
-        counts = config.keep_tokens or schedule.counts(shape.patches)
+        relative = schedule.counts(shape.patches + config.count_class_token)
+        counts = config.keep_tokens or tuple(min(count, shape.patches) for count in relative)
         if len(counts) != len(schedule.begin):
             raise HarnessError(f"keep_tokens has {len(counts)} entries: the schedule has {len(schedule.begin)} stages")
         if max(counts) > shape.patches:

@@ -1,13 +1,14 @@
-"""Options that commands share, and how their words become a request."""
+"""What commands share: options, how their words become a request, threads, and the refusal of what is not built."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, NoReturn, Optional
 
 import typer
 
+from harness import __version__
 from harness.errors import HarnessError
 from harness.registry import methods, tasks
 
@@ -116,3 +117,16 @@ def _task_settings(words: list[str] | None) -> dict[str, dict[str, Any]]:
         tasks.entry(task)
         options.setdefault(task, {})[field] = value
     return options
+
+
+def set_threads(workers: int | None) -> None:
+    """Let torch use this many CPU threads; None: as many as it finds."""
+    if workers is not None:
+        import torch
+
+        torch.set_num_threads(workers)
+
+
+def not_built(command: str) -> NoReturn:
+    """Refuse a command of the contract that does not exist yet."""
+    raise HarnessError(f"{command} is not built yet in version {__version__}")

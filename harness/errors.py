@@ -1,4 +1,8 @@
-"""The one error type whose text is meant for the user."""
+"""What the user is told: the one error type whose text is meant for the user, and warnings."""
+
+from __future__ import annotations
+
+import sys
 
 
 class HarnessError(Exception):
@@ -6,3 +10,8 @@ class HarnessError(Exception):
 
     The command line prints the text and exits with status 2; from Python it is an ordinary exception.
     """
+
+
+def warn_on_stderr(line: str) -> None:
+    """The default way to tell of something passed over: one line on stderr."""
+    print(f"warning: {line}", file=sys.stderr)

@@ -13,27 +13,14 @@ import torch
 from torch import Tensor
 
 from harness.hosts import Host
+from harness.models.host import TextBatch
+from harness.models.tokenizer import TextTokenizer
 from harness.models.towers import open_tower
 from harness.probe import token_counts
 from harness.progress import Progress
-from harness.reduction import Guide, TokenReducer, Trace, encode
+from harness.reduction import TokenReducer, Trace, encode
 
 TRACED_PAIRS = 512
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Encoded texts: states (T, L, D), padding mask (T, L) true where a token stands, [MASK] positions (T,) or None."""
-
-    states: Tensor
-    mask: Tensor
-    positions: Tensor | None = None
-
-    def rows(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """States and mask of some texts, cut to the longest of them."""
-        mask = self.mask[index]
-        length = int(mask.sum(1).max())
-        return self.states[index, :length], mask[:, :length]
 
 
 def batches(count: int, size: int) -> Iterator[slice]:
@@ -73,15 +60,15 @@ class VisionEncoder:
             self.encoded_images += len(self.images)
         return self._states
 
-    def pair_states(self, image_index: Tensor, text_cls: Tensor) -> Tensor:
-        """Tokens (B, N, D) of images, each reduced for its own text (B, D) where the method is text-guided."""
+    def pair_states(self, image_index: Tensor, texts: TextBatch) -> Tensor:
+        """Tokens (B, N, D) of images, each reduced for its own text (B of them) where the method is text-guided."""
         if not self.text_guided:
             return self.image_states()[image_index]
         self.encoded_pairs += len(image_index)
-        return encode(self.tower, self.reducer, self._pixels(image_index), Guide(text_cls))
+        return encode(self.tower, self.reducer, self._pixels(image_index), self.host.model.guide(texts))
 
     def mentioned(
-        self, image_index: Tensor, text_cls: Tensor, patches: Sequence[tuple[int, ...] | None]
+        self, image_index: Tensor, texts: TextBatch, patches: Sequence[tuple[int, ...] | None]
     ) -> dict[str, Any]:
         """Shares of the patches a text mentions that live on, per block: in a token of their own, or in a merged one.
 
@@ -102,7 +89,7 @@ class VisionEncoder:
                 self.tower,
                 self.reducer,
                 self._pixels(image_index[rows]),
-                Guide(text_cls[rows]),
+                self.host.model.guide(texts.rows(rows)),
                 trace,
             )
             for block, origin in enumerate(trace.origins):
@@ -131,12 +118,13 @@ def survival(origin: Tensor) -> tuple[Tensor, Tensor]:
     return lives & (company == 1), lives & (company > 1)
 
 
-def encode_texts(host: Host, texts: Sequence[str], batch_size: int, *, questions: bool = False) -> Texts:
-    """Text states of captions, or of questions followed by [MASK]."""
-    if questions:
-        ids, mask, positions = host.tokenizer.questions(texts)
+def encode_texts(host: Host, texts: Sequence[str], batch_size: int, *, questions: bool = False) -> TextBatch:
+    """Captions, or questions as the host reads them, with their states."""
+    tokenizer = host.tokenizer
+    if questions and isinstance(tokenizer, TextTokenizer):
+        ids, mask, _ = tokenizer.questions(texts)
     else:
-        (ids, mask), positions = host.tokenizer(texts), None
+        ids, mask = tokenizer(texts)
     ids, mask = ids.to(host.device), mask.to(host.device)
     states = [host.model.encode_text(ids[part], mask[part]) for part in batches(len(ids), batch_size)]
-    return Texts(torch.cat(states), mask, None if positions is None else positions.to(host.device))
+    return TextBatch(ids, mask, torch.cat(states))

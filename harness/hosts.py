@@ -1,18 +1,17 @@
-"""Host models by name: a skeleton without weights for planning and costs, or the trained model with its tokenizer."""
+"""A host model ready to evaluate, with its tokenizer, on a device."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from harness.errors import HarnessError
-from harness.models.albef import Albef, AlbefConfig
+from harness.models.build import skeleton, split_name
 from harness.models.checkpoints import load_model, weights_file
-from harness.models.tokenizer import TextTokenizer
-from harness.registry import models
+from harness.models.host import HostModel
+from harness.models.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 
@@ -22,32 +21,11 @@ class Host:
     """A host model ready to evaluate: its module, tokenizer, closed answer list, and where and how it runs."""
 
     name: str
-    model: Albef
-    tokenizer: TextTokenizer
+    model: HostModel
+    tokenizer: Tokenizer
     answers: tuple[str, ...]
     device: torch.device
     dtype: torch.dtype
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """('albef', 'tiny') of 'albef-tiny'; HarnessError for a host nobody registered."""
-    models.entry(name)
-    family, _, preset = name.rpartition("-")
-    return family, preset
-
-
-def skeleton(name: str, image_size: int | None = None) -> Albef:
-    """The host on the meta device: shapes without weights. HarnessError for a size its patches do not divide."""
-    _, preset = split_name(name)
-    fields: dict[str, Any] = dict(models.get(name).PRESETS[preset])
-    if image_size is not None:
-        fields["image_size"] = image_size
-    if fields["image_size"] % fields["patch_size"]:
-        raise HarnessError(
-            f"image size {fields['image_size']}: expected a multiple of the patch size {fields['patch_size']}"
-        )
-    with torch.device("meta"):
-        return Albef(AlbefConfig.model_validate(fields)).eval()
 
 
 def pick_device(name: str) -> torch.device:

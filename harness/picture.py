@@ -13,6 +13,7 @@ from harness.evaluation import encode_texts, survival
 from harness.hosts import load_host
 from harness.methods import make_reducer
 from harness.models.towers import open_tower
+from harness.progress import Progress
 from harness.reduction import Guide, Trace, encode
 from harness.registry import tasks
 from harness.render.patches import PatchExample, Stage
@@ -25,7 +26,7 @@ SHOWN_STAGES = 4
 def kept_examples(model: str, methods: Sequence[str], ratio: float, count: int) -> list[PatchExample]:
     """Scenes with their first caption and, for each method at a token ratio, what became of every patch."""
     host = load_host(model, None, "cpu", "float32")
-    annotations = tasks.get("retrieval")().load(data_folder(BUILT_IN_WORLD, None), count)
+    annotations = tasks.get("retrieval")().load(data_folder(BUILT_IN_WORLD, None, Progress()), count)
     config = host.model.config
     images = load_images(annotations.images, config.image_size, config.mean, config.std)
     first = {caption.image: caption for caption in reversed(annotations.captions)}

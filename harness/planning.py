@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from harness.cell import Cell, RunRequest
-from harness.cost.budget import module_macs
+from harness.cost.host import compare_memory, host_parts
 from harness.cost.report import cost_report
 from harness.errors import HarnessError
 from harness.hosts import pick_device, skeleton
-from harness.models.albef import Albef
+from harness.methods import make_reducer
+from harness.models.build import paper_settings
+from harness.models.host import HostModel
+from harness.models.towers import open_tower
+from harness.progress import SILENT, Progress
 from harness.registry import methods, models
 from harness.runner import plan_cells
 from harness.schedule import check_ratio
 from harness.store import Store
 
 
-def plan_rows(request: RunRequest, out: Path, *, force: bool = False) -> list[dict[str, Any]]:
+def plan_rows(
+    request: RunRequest, out: Path, *, force: bool = False, progress: Progress = SILENT
+) -> list[dict[str, Any]]:
     """One row per cell: label, key, whether its record is there, tokens per block, MACs and memory."""
     store = Store(out)
     host = skeleton(request.model, request.image_size)
     costs: dict[str, dict[str, Any]] = {}
     rows = []
-    for cell in plan_cells(request):
-        known = f"{cell.method} {cell.config}"
-        if known not in costs:
-            costs[known] = cost_report(host.vision, cell.method, settings=cell.config, name=cell.model)
-        rows.append(_row(cell, costs[known], not force and store.find(cell.key) is not None))
+    cells = plan_cells(request, progress)
+    with progress.bar("costs", len(cells)) as bar:
+        for cell in cells:
+            known = f"{cell.method} {cell.config}"
+            if known not in costs:
+                costs[known] = cost_report(host.vision, cell.method, settings=cell.config, name=cell.model)
+            rows.append(_row(cell, costs[known], not force and store.find(cell.key) is not None))
+            bar.advance()
     return rows
 
 
@@ -72,41 +78,19 @@ def cost_of(model: str, method: str, *, ratio: str | None, **options: Any) -> di
     image_size = options.pop("image_size")
     if model in models.names():
         host = skeleton(model, image_size)
+        options["settings"], options["schedule"] = paper_settings(
+            model, method, options.get("schedule"), options.get("settings")
+        )
         tower = build(host) if options["latency"] or options["device"] != "cpu" else host
         found = cost_report(tower.vision, method, ratio=budget, name=model, **options)
-        return {**found, "parts": host_parts(host, found)}
+        reducer = make_reducer(method, open_tower(host.vision).shape, settings=found["config"])
+        found["parts"] = host_parts(model, reducer, image_size)
+        if options.get("gib") is not None:
+            found["host"] = compare_memory(model, reducer, options["gib"], image_size)
+        return found
     return cost_report(model, method, ratio=budget, image_size=image_size, **options)
 
 
-def build(host: Albef) -> Albef:
+def build(host: HostModel) -> HostModel:
     """The host with random weights on the CPU, for timing: what a model costs does not depend on its values."""
-    return Albef(host.config).eval()
-
-
-def host_parts(host: Albef, report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """MACs of a host's parts for one image and one text of the longest length; fusion reads the tokens left."""
-    length, width, tokens = host.config.text_length, host.config.width, report["tokens_per_mlp"][-1]
-
-    def text(model: Albef, device: str) -> Any:
-        ids = torch.zeros(1, length, dtype=torch.long, device=device)
-        return model.encode_text(ids, torch.ones_like(ids, dtype=torch.bool))
-
-    def fusion(model: Albef, device: str) -> Any:
-        states = torch.zeros(1, length, width, device=device, requires_grad=True)
-        image = torch.zeros(1, tokens, width, device=device, requires_grad=True)
-        fused = model.fuse(states, torch.ones(1, length, dtype=torch.bool, device=device), image)
-        return model.match_logits(fused)
-
-    parts = {
-        "vision": {
-            "forward_gmacs": report["forward"]["total_gmacs"],
-            "train_step_gmacs": report["train_step"]["total_gmacs"],
-        }
-    }
-    for name, call in (("text", text), ("fusion", fusion)):
-        gmacs = module_macs(host, call).gmacs()
-        parts[name] = {
-            "forward_gmacs": gmacs["forward"]["total_gmacs"],
-            "train_step_gmacs": gmacs["train_step"]["total_gmacs"],
-        }
-    return parts
+    return type(host)(host.config).eval()

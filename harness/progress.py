@@ -15,12 +15,15 @@ class Progress:
     """Bars of one command; `quiet` or a stderr that is no terminal makes every call a no-op."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.shown = sys.stderr.isatty() and not quiet
+        self.shown = not quiet and sys.stderr.isatty()
 
     @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Bar]:
-        """A bar over `total` steps, drawn once the work has taken two seconds."""
-        bar = Bar(label, total, self.shown)
+    def bar(self, label: str, total: int, *, timed: bool = False) -> Iterator[Bar]:
+        """A bar over `total` steps, drawn once the work has taken two seconds.
+
+        `timed`: the steps are being timed, so nothing is drawn while one runs, only between them.
+        """
+        bar = Bar(label, total, self.shown, timed)
         try:
             yield bar
         finally:
@@ -35,8 +38,8 @@ class Progress:
 class Bar:
     """One running bar; `advance(n)` after each piece of work."""
 
-    def __init__(self, label: str, total: int, shown: bool) -> None:
-        self.label, self.total, self.shown = label, total, shown
+    def __init__(self, label: str, total: int, shown: bool, timed: bool = False) -> None:
+        self.label, self.total, self.shown, self.timed = label, total, shown, timed
         self.started = time.monotonic()
         self.done = 0
         self._rich: Any = None
@@ -50,7 +53,7 @@ class Bar:
         if self._rich is None and time.monotonic() - self.started > DELAY_S:
             self._open()
         if self._rich is not None:
-            self._rich.update(self._task, completed=self.done)
+            self._rich.update(self._task, completed=self.done, refresh=self.timed)
 
     def close(self) -> None:
         """Remove the bar."""
@@ -76,6 +79,10 @@ class Bar:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        self._rich = RichProgress(*columns, console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        self._rich = RichProgress(*columns, console=console, transient=True, auto_refresh=not self.timed)
         self._task = self._rich.add_task(self.label, total=self.total, completed=self.done)
         self._rich.start()
+
+
+SILENT = Progress(quiet=True)

@@ -13,6 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from harness import recompute
 from harness.errors import HarnessError
 from harness.tokens import PHASES, Pooled, TokenState, current_phase, phase, split_top, take
 
@@ -190,7 +191,9 @@ def encode(
         with phase("scoring"):
             state = reducer.before_block(block, state, tower, guide)
         entering = state.tokens.shape[1]
-        state, evidence = tower.attend(block, state, reducer.evidence(block), reducer.proportional_attention)
+        state, evidence = recompute.block(
+            tower.attend, block, state, reducer.evidence(block), reducer.proportional_attention
+        )
         with phase("matching"):
             state = reducer.between(block, state, evidence)
         if trace is not None:
@@ -198,7 +201,7 @@ def encode(
             trace.mlp.append(state.tokens.shape[1])
             if state.origin is not None:
                 trace.origins.append(state.origin)
-        state = tower.feed_forward(block, state)
+        state = recompute.block(tower.feed_forward, block, state)
     if trace is not None:
         trace.sizes = state.sizes
     return tower.finish(state.tokens)

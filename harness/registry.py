@@ -151,18 +151,14 @@ def _load_class(entry: Entry) -> type:
         classes = [value for value in classes if value.__module__ == module_name]
     if len(classes) != 1:
         raise HarnessError(
-            f"{entry.name!r} ({entry.target}): expected exactly one method (TokenReducer) or task (Task) class there, "
+            f"{entry.name!r} ({entry.target}): expected exactly one method, task or host class there, "
             f"found {len(classes)}"
         )
     return classes[0]
 
 
-def _load_module(entry: Entry) -> Any:
-    return importlib.import_module(entry.target)
-
-
 methods = Registry("method", _methods, _load_class)
-models = Registry("model", _hosts, _load_module)
+models = Registry("model", _hosts, _load_class)
 tasks = Registry("task", lambda: _modules("harness.tasks"), _load_class)
 studies = Registry("study", _studies, lambda entry: entry.path)
 KINDS = {"methods": methods, "models": models, "tasks": tasks, "studies": studies}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,9 @@ from harness.errors import HarnessError
 from harness.evaluation import VisionEncoder
 from harness.hosts import Host, load_host, pick_device, pick_dtype, skeleton, weights_file
 from harness.methods import make_reducer
+from harness.models.build import paper_settings
 from harness.models.towers import open_tower
-from harness.progress import Progress
+from harness.progress import SILENT, Progress
 from harness.reduction import TokenReducer
 from harness.registry import methods, tasks
 from harness.schedule import Schedule
@@ -47,14 +49,14 @@ WORLD_COUNT = 1000
 WORLD_SEED = 0
 
 
-def plan_cells(request: RunRequest) -> list[Cell]:
+def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
     """Every cell of a request, dense first for each task. Raises HarnessError for anything impossible in it."""
     check_choices(request.protocol, request.match)
     device = pick_device(request.device)
     pick_dtype(request.dtype)
     host = skeleton(request.model, request.image_size)
     shape = open_tower(host.vision).shape
-    folder = data_folder(request.data, request.limit)
+    folder = data_folder(request.data, request.limit, progress)
     weights = file_digest(request.weights or weights_file(request.model))
     shared = {
         "model": request.model,
@@ -73,20 +75,21 @@ def plan_cells(request: RunRequest) -> list[Cell]:
     }
     cells = []
     ratios: Sequence[float | None] = request.ratios or (None,)
-    for task in request.tasks:
-        about = {**shared, "task": task, "task_options": resolve_task_options(task, request.task_options)}
-        dense = make_reducer("dense", shape)
-        cells.append(_cell(about, "dense", dense, 1.0, "paper", "tokens"))
-        for ratio in ratios:
-            for method in request.methods:
-                if method == "dense":
-                    continue
-                settings = {**_seeded(method, request.seed), **request.settings}
+    reduced = [method for method in request.methods if method != "dense"]
+    with progress.bar("settings", len(request.tasks) * len(ratios) * len(reduced)) as bar:
+        for task in request.tasks:
+            about = {**shared, "task": task, "task_options": resolve_task_options(task, request.task_options)}
+            dense = make_reducer("dense", shape)
+            cells.append(_cell(about, "dense", dense, 1.0, "paper", "tokens"))
+            for ratio, method in product(ratios, reduced):
+                given = {**_seeded(method, request.seed), **request.settings}
+                settings, schedule = paper_settings(request.model, method, request.schedule, given)
                 if request.match == "macs" and ratio is not None:
-                    reducer = reducer_at_macs(method, host.vision, ratio, request.schedule, settings)
+                    reducer = reducer_at_macs(method, host.vision, ratio, schedule, settings)
                 else:
-                    reducer = make_reducer(method, shape, ratio=ratio, schedule=request.schedule, settings=settings)
+                    reducer = make_reducer(method, shape, ratio=ratio, schedule=schedule, settings=settings)
                 cells.append(_cell(about, method, reducer, ratio, _spec(request.schedule), request.match))
+                bar.advance()
     return unique(cells)
 
 
@@ -120,10 +123,10 @@ def _spec(schedule: Any) -> str:
     return schedule if isinstance(schedule, str) else Schedule.model_validate(schedule).spec()
 
 
-def data_folder(data: str, limit: int | None) -> Path:
+def data_folder(data: str, limit: int | None, progress: Progress = SILENT) -> Path:
     """The folder of a data set; the built-in world is made in the cache when it is not there yet."""
     if data == BUILT_IN_WORLD:
-        return scenes_folder(max(WORLD_COUNT, limit or 0), WORLD_SEED)
+        return scenes_folder(max(WORLD_COUNT, limit or 0), WORLD_SEED, progress=progress)
     folder = Path(data)
     if not folder.is_dir():
         raise HarnessError(f"data {data!r}: no such folder; name one, or 'scenes' for the built-in world")
@@ -161,7 +164,7 @@ class Bench:
         key = (cell.task, cell.data, cell.limit, cell.image_size)
         if key not in self._data:
             task = tasks.get(cell.task)()
-            annotations = task.load(data_folder(cell.data, cell.limit), cell.limit)
+            annotations = task.load(data_folder(cell.data, cell.limit, self.progress), cell.limit)
             images = load_images(annotations.images, cell.image_size, host.model.config.mean, host.model.config.std)
             self._data[key] = TaskData(annotations, images)
         return self._data[key]
@@ -179,6 +182,7 @@ class Bench:
                 device=cell.device,
                 dtype=host.dtype,
                 name=cell.model,
+                progress=self.progress,
             )
         return dict(self._costs[key])
 

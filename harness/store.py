@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, warn_on_stderr
 from harness.files import explained, replace_all
 
 Record = dict[str, Any]
@@ -43,11 +42,6 @@ def stem_of(record: Mapping[str, Any]) -> str:
     spec = record["spec"]
     ratio = "paper" if spec["ratio"] is None else f"{spec['ratio']:g}"
     return f"{spec['method']}-{ratio}-{spec['task']}-{record['key'][:12]}"
-
-
-def warn_on_stderr(line: str) -> None:
-    """The default way to report a damaged record: one line on stderr."""
-    print(f"warning: {line}", file=sys.stderr)
 
 
 class Damaged(Exception):

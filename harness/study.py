@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.cell import Cell, RunRequest, expand, unique
 from harness.errors import HarnessError
 from harness.files import write_atomically
+from harness.progress import SILENT, Progress
 from harness.registry import methods, studies, tasks
 from harness.runner import plan_cells
 from harness.schedule import validated
@@ -53,7 +54,9 @@ def read_study(name: str) -> Study:
     return validated(Study, fields or {}, f"study {name}")
 
 
-def plan_study(study: Study, options: dict[str, Any]) -> tuple[list[Cell], list[dict[str, Any]]]:
+def plan_study(
+    study: Study, options: dict[str, Any], progress: Progress = SILENT
+) -> tuple[list[Cell], list[dict[str, Any]]]:
     """All cells of a study, and its index: for each entry its label, placement, stages, method and keys.
 
     `options` (device, limit, batch size …) override the study's own.
@@ -71,7 +74,7 @@ def plan_study(study: Study, options: dict[str, Any]) -> tuple[list[Cell], list[
             **shared,
         }
         for method in expand(entry.methods, methods, without=("dense",)):
-            planned = plan_cells(validated(RunRequest, {**fields, "methods": (method,)}, "study"))
+            planned = plan_cells(validated(RunRequest, {**fields, "methods": (method,)}, "study"), progress)
             cells += planned
             labels = entry.model_dump(include={"label", "placement", "stages"}, exclude_none=True)
             index.append({"method": method, **labels, "keys": [cell.key for cell in planned if cell.method != "dense"]})

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness import __version__
 from harness.cli import main
 from harness.data.scenes import write_scenes
 from harness.hosts import weights_file
@@ -300,8 +301,11 @@ def test_cost_of_a_host_tells_its_parts(harness):
     status, out, _ = harness("cost", "--model", "albef-tiny", "--method", "evit", "--ratio", "0.5", "--json")
     parts = json.loads(out)["parts"]
     assert status == 0
-    assert set(parts) == {"vision", "text", "fusion"}
-    assert all(part["train_step_gmacs"] > part["forward_gmacs"] > 0 for part in parts.values())
+    assert set(parts) == {"vision", "text", "fusion", "momentum", "other"}
+    assert parts["momentum"]["train_step_gmacs"] == parts["momentum"]["forward_gmacs"] > 0
+    assert all(
+        parts[name]["train_step_gmacs"] > parts[name]["forward_gmacs"] > 0 for name in ("vision", "text", "fusion")
+    )
 
 
 def test_cost_of_unknown_models(harness):
@@ -404,6 +408,10 @@ def test_a_killed_run_loses_at_most_the_cell_in_flight(world, tmp_path, harness)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+def test_the_version_is_printed_without_a_command(harness):
+    assert harness("--version") == (0, f"vlm-token-harness {__version__}\n", "")
+
+
 @pytest.mark.parametrize("words", [["--help"], ["list"], ["run", "--help"], ["--version"]])
 def test_help_and_list_import_no_torch(words):
     code = (
@@ -426,7 +434,7 @@ def test_a_study_runs_resumes_and_is_drawn(harness, world, tmp_path, monkeypatch
     )
     entry = Entry("mini", "Mini", "mini.yaml", tmp_path / "mini.yaml")
     monkeypatch.setattr("harness.study.studies", Registry("study", lambda: [entry], lambda found: found.path))
-    monkeypatch.setattr("harness.cli.STUDIES_FOLDER", tmp_path / "studies")
+    monkeypatch.setattr("harness.cli_results.STUDIES_FOLDER", tmp_path / "studies")
     words = ("ablate", "mini", "--data", world, "--out", tmp_path / "studies")
     status, first, _ = harness(*words)
     assert status == 0
@@ -442,7 +450,7 @@ def test_a_study_runs_resumes_and_is_drawn(harness, world, tmp_path, monkeypatch
 
 
 def test_a_study_that_was_not_run_or_is_malformed(harness, tmp_path, monkeypatch):
-    monkeypatch.setattr("harness.cli.STUDIES_FOLDER", tmp_path)
+    monkeypatch.setattr("harness.cli_results.STUDIES_FOLDER", tmp_path)
     status, _, err = harness("table", "--study", "keep-ratio")
     assert (status, "python -m harness ablate keep-ratio" in err, err.count("\n")) == (2, True, 1)
     assert harness("ablate", "keep_ratio")[0] == 2

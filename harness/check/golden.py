@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
 
+from harness.check.golden_file import Golden, difference, elip_settings, read_golden
 from harness.errors import HarnessError
 from harness.methods import make_reducer
 from harness.models.towers import open_tower
@@ -22,48 +21,11 @@ from harness.reduction import Guide, Trace, encode
 TOLERANCE = 1e-8
 
 
-@dataclass(frozen=True)
-class Golden:
-    """One file: its JSON config and its tensors, named weight.*, input.*, output.*, grad.*."""
-
-    path: Path
-    config: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """Tensors whose names begin with `prefix.`, without it."""
-        return {name[len(prefix) + 1 :]: value for name, value in self.tensors.items() if name.startswith(prefix + ".")}
-
-
-def read_golden(path: Path) -> Golden:
-    """Read a golden file; HarnessError when it is missing, damaged or has no config."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a safe_open handle is no mapping
-        return Golden(path, json.loads(metadata["config"]), tensors)
-    except FileNotFoundError as error:
-        raise HarnessError(f"{path}: no such golden file") from error
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
-        raise HarnessError(
-            f"{path}: not a golden file (safetensors with a JSON config in its metadata): {error}"
-        ) from error
-
-
 def method_settings(config: dict[str, Any]) -> dict[str, Any]:
     """The settings of a method's config from a golden file's words for them."""
     method = config["method"]
     if method == "elip":
-        schedule = {
-            "begin": config["begin_layers"],
-            "keep": config["keep_ratios"],
-            "lookahead": config["lookahead_layers"],
-        }
-        return {
-            "schedule": schedule,
-            "vision_weight": config["vision_weight"],
-            "keep_tokens": config.get("keep_tokens"),
-        }
+        return elip_settings(config)
     if method == "evit":
         return {"blocks": config["drop_layers"], "keep_rate": config["keep_rate"], "fuse": config["fuse"]}
     if method == "tome":
@@ -105,32 +67,37 @@ def check_method(golden: Golden) -> float:
     return max(errors)
 
 
-def difference(ours: Tensor, theirs: Tensor) -> float:
-    """Largest absolute difference; infinite when shapes differ or a value is not finite."""
-    if ours.shape != theirs.shape or not bool(ours.isfinite().all()):
-        return float("inf")
-    return float((ours.detach() - theirs.to(ours.dtype)).abs().max())
+@dataclass(frozen=True)
+class HostKind:
+    """A kind of golden that checks a whole host: the key that only its config has, and `module:function`."""
+
+    key: str
+    check: str
+
+
+HOST_KINDS = {
+    "albef": HostKind("bert", "harness.check.golden_albef:check_albef"),
+    "blip": HostKind("med", "harness.check.golden_blip:check_blip"),
+    "meter": HostKind("roberta", "harness.check.golden_meter:check_meter"),
+    "clip": HostKind("guidance", "harness.check.golden_clip:check_clip"),
+}
 
 
 def check_file(path: Path) -> float:
-    """Largest absolute error of one golden file of any kind that this version knows."""
+    """Largest absolute error of one golden file of any kind."""
     golden = read_golden(path)
-    if "method" in golden.config:
-        try:
+    try:
+        if "method" in golden.config:
             return check_method(golden)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise HarnessError(f"{path}: its config and tensors do not fit: {type(error).__name__} {reason}") from error
-    kind = next((kind for kind, key in HOST_KINDS.items() if key(golden.config)), "unknown")
-    raise HarnessError(f"{path}: a golden of kind {kind}; this version checks elip, evit and tome")
-
-
-HOST_KINDS: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "albef": lambda config: "bert" in config,
-    "blip": lambda config: "med" in config,
-    "meter": lambda config: "roberta" in config,
-    "clip": lambda config: "guidance" in config,
-}
+        for kind in HOST_KINDS.values():
+            if kind.key in golden.config:
+                module, _, function = kind.check.partition(":")
+                errors: dict[str, float] = getattr(importlib.import_module(module), function)(golden)
+                return max(errors.values())
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise HarnessError(f"{path}: its config and tensors do not fit: {type(error).__name__} {reason}") from error
+    raise HarnessError(f"{path}: a golden of an unknown kind; known: methods, {', '.join(HOST_KINDS)}")
 
 
 def lines(paths: Sequence[Path]) -> list[tuple[str, bool]]:

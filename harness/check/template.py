@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.errors import HarnessError
+from harness.files import write_atomically
 from harness.registry import NAME, methods, package_folder
 
 TEMPLATE = '''"""{title}: say in one line what it keeps and why (shown by `list`; name the paper)."""
@@ -49,9 +50,9 @@ def write_template(name: str, folder: Path | None = None) -> Path:
         raise HarnessError(f"method {name!r} exists already ({methods.entry(name).target}): choose another name")
     path = (folder or package_folder("baselines")) / f"{name}.py"
     title = "".join(part.capitalize() for part in name.split("_"))
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(TEMPLATE.format(title=title))
-    except OSError as error:
-        raise HarnessError(f"{path}: cannot be written ({error.strerror})") from error
+    if path.exists():
+        raise HarnessError(f"{path}: exists already; choose another name or folder")
+    if not path.parent.is_dir():
+        raise HarnessError(f"{path}: cannot be written (no such folder); make it first or choose another --folder")
+    write_atomically(path, TEMPLATE.format(title=title).encode())
     return path

@@ -23,7 +23,7 @@ def measure(model: str) -> dict[str, float]:
     host = load_host(model, None, "cpu", "float32")
     bench = Bench(None, Progress())
     found: dict[str, float] = {}
-    for cell in plan_cells(request):
+    for cell in plan_cells(request, bench.progress):
         data = bench.data(cell, host)
         task = tasks.get(cell.task)()
         variants = [("", {}), ("_blank", {"blank_images": True})] if cell.task == "vqa" else [("", {})]

@@ -142,7 +142,7 @@ RULES: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
 
 @dataclass(frozen=True)
 class Counts:
-    """MACs of a call by phase (reduction.PHASES): `forward`, and `train_step` = forward plus gradients.
+    """MACs of a call by phase (reduction.PHASES) or other label: `forward`, and `train_step` = forward plus gradients.
 
     attention: fused attention operators that were dispatched in the forward pass, with how often.
     """
@@ -170,15 +170,17 @@ def _gmacs(macs: Macs) -> dict[str, float]:
 
 
 class MacCounter(TorchDispatchMode):
-    """Counts what is dispatched inside it into `macs[phase]`; HarnessError at a product it has no rule for.
+    """Counts what is dispatched inside it into `macs[label()]`; HarnessError at a product it has no rule for.
 
+    label: where a product belongs, by default the phase; `base` is the label of what no other one claims.
     fused: how often each fused attention operator was dispatched, by (operator, phase).
-    maps: how many softmaxes (…, M, N) with M, N > 1 were, by phase.
+    maps: how many softmaxes (B, H, M, N) with M, N > 1 were, by phase.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, label: Callable[[], str] = current_phase, base: str = "main") -> None:
         super().__init__()
-        self.macs: Macs = dict.fromkeys(PHASES, 0)
+        self.label, self.base = label, base
+        self.macs: Counter[str] = Counter()
         self.fused: Counter[tuple[str, str]] = Counter()
         self.maps: Counter[str] = Counter()
         self.phase: str | None = None
@@ -198,12 +200,12 @@ class MacCounter(TorchDispatchMode):
                     "torch.backends.mha.set_fastpath_enabled(False))"
                 )
         out = func(*args, **kwargs)
-        where = self.phase or current_phase()
+        where = self.phase or self.label()
         if rule is not None:
             self.macs[where] += rule(args, out)
             if name in FUSED_ATTENTION:
                 self.fused[name, where] += 1
-        elif name in SOFTMAX and out.dim() > 2 and min(out.shape[-2:]) > 1:
+        elif name in SOFTMAX and out.dim() == 4 and min(out.shape[-2:]) > 1:
             self.maps[where] += 1
         return out
 
@@ -231,9 +233,9 @@ def is_composite(func: Any) -> bool:
 
 
 class PhaseTags(TorchFunctionMode):
-    """Makes the gradient of each product count in the phase in which the product itself was computed.
+    """Makes the gradient of each product count where the product itself was computed.
 
-    Every autograd node made inside is marked; nodes of phases other than main switch the counter as they run.
+    Every autograd node made inside is marked; nodes of other labels than the base switch the counter as they run.
     """
 
     def __init__(self, counter: MacCounter) -> None:
@@ -242,14 +244,14 @@ class PhaseTags(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        where = current_phase()
+        where = self.counter.label()
         fresh: list[Any] = [tensor.grad_fn for tensor in tensors(out)]
         while fresh:
             node = fresh.pop()
             if node is None or self in node.metadata or node.name().endswith("AccumulateGrad"):
                 continue
             node.metadata[self] = where
-            if where != "main":
+            if where != self.counter.base:
                 node.register_prehook(self._switch(where))
                 node.register_hook(self._switch_back)
             fresh.extend(parent for parent, _ in node.next_functions)
@@ -262,7 +264,7 @@ class PhaseTags(TorchFunctionMode):
         return prehook
 
     def _switch_back(self, inputs: Any, outputs: Any) -> None:
-        self.counter.phase = "main"
+        self.counter.phase = self.counter.base
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -283,13 +285,20 @@ def scalar(result: Any) -> Tensor | None:
     return torch.stack(parts).sum() if parts else None
 
 
-def count(call: Callable[[], Any], *, train_step: bool = True) -> Counts:
+def count(
+    call: Callable[[], Any],
+    *,
+    train_step: bool = True,
+    label: Callable[[], str] = current_phase,
+    base: str = "main",
+) -> Counts:
     """MACs of one call and, with `train_step`, of it and its real backward pass from the sum of its outputs.
 
     Gradients are left in the `.grad` of the parameters used: pass a copy (`probe.skeleton`) to keep a model
-    clean. Raises HarnessError at an operator that multiplies matrices and has no rule.
+    clean. `label` and `base` as in MacCounter. Raises HarnessError at an operator that multiplies matrices and has no
+    rule.
     """
-    counter = MacCounter()
+    counter = MacCounter(label, base)
     with ExitStack() as modes:
         if train_step:
             modes.enter_context(torch.enable_grad())
@@ -302,7 +311,7 @@ def count(call: Callable[[], Any], *, train_step: bool = True) -> Counts:
         attention[name] += times
     loss = scalar(result) if train_step else None
     if loss is not None:
-        counter.phase = "main"
+        counter.phase = counter.base
         with counter:
             loss.backward()
     return Counts(forward, dict(counter.macs), attention)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from math import floor
 from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
@@ -15,7 +16,8 @@ from harness.cost.flops import MacCounter
 from harness.cost.probe import mode_of, tower_call, tower_inputs
 from harness.errors import HarnessError
 from harness.methods import make_reducer
-from harness.models.towers import attention_path
+from harness.models.attention import attention_path
+from harness.progress import SILENT, Bar, Progress
 from harness.reduction import TokenReducer
 
 WARM_UP = 3
@@ -29,6 +31,7 @@ def measure_latency(
     runs: int = 30,
     seconds: float = 5.0,
     attention: str = "fused",
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Forward latency of a batch, in evaluation mode and without gradients, on the model's device.
 
@@ -45,12 +48,13 @@ def measure_latency(
     reduced_call, dense_call = (tower_call(model, method, images, guide) for method in (reducer, dense))
     clock = _cuda_ms if device.type == "cuda" else _cpu_ms
     place = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-    with mode_of(model, False), torch.no_grad(), attention_path(attention), place:
+    percent = progress.bar("latency, %", 100, timed=True)
+    with mode_of(model, False), torch.no_grad(), attention_path(attention), place, percent as bar:
         backends = attention_backends(reduced_call)
         for _ in range(WARM_UP):
             reduced_call()
             dense_call()
-        pairs = _pairs(lambda: clock(reduced_call), lambda: clock(dense_call), runs, seconds)
+        pairs = _pairs(lambda: clock(reduced_call), lambda: clock(dense_call), runs, seconds, bar)
     times = [pair[0] for pair in pairs]
     low, _, high = quantiles(times, n=4, method="inclusive")
     return {
@@ -83,7 +87,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _pairs(
-    first: Callable[[], float], second: Callable[[], float], runs: int, seconds: float
+    first: Callable[[], float], second: Callable[[], float], runs: int, seconds: float, bar: Bar
 ) -> list[tuple[float, float]]:
     pairs: list[tuple[float, float]] = []
     start = perf_counter()
@@ -93,6 +97,9 @@ def _pairs(
             pairs.append((first(), dense))
         else:
             pairs.append((first(), second()))
+        # Whichever limit is nearer ends it: the number of pairs, or the time once five are done.
+        by_time = min(len(pairs) / 5, (perf_counter() - start) / seconds) if seconds > 0 else len(pairs) / 5
+        bar.advance(floor(100 * min(1.0, max(len(pairs) / runs, by_time))) - bar.done)
     return pairs
 
 

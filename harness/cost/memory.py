@@ -7,7 +7,7 @@ and whole, since a saved view keeps all of it; parameters and buffers count in t
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import floor
@@ -22,13 +22,46 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from harness.cost.flops import MacCounter, scalar
 from harness.cost.probe import mode_of, skeleton, tower_call, tower_inputs
 from harness.errors import HarnessError
-from harness.models.towers import attention_path
+from harness.models.attention import attention_path
 from harness.reduction import TokenReducer
 
 MIB = 2**20
 BATCHES = (4, 8)
 # Parameter, gradient and AdamW's two moments.
 TRAINED_COPIES = 4
+# A gap between the allocator's peak and the saved bytes above this share is explained in the record.
+EXPLAINED_GAP = 0.10
+
+
+@dataclass(frozen=True)
+class StepBytes:
+    """Bytes allocated on a GPU in one training step.
+
+    held: when the forward pass has ended, all that backward needs still there. forward_peak: the most up to then.
+    peak: the most in the whole step.
+    """
+
+    held: int
+    forward_peak: int
+    peak: int
+
+
+@dataclass(frozen=True)
+class PeakGrowth:
+    """How the allocator's peak grows per image, in MiB: what is held after the forward pass, and what comes on top.
+
+    temporary_mib: buffers that a pass makes and frees, and gradients, less what backward has freed by the peak.
+    peak_in: the pass that reaches the larger batch's peak, forward or backward.
+    """
+
+    held_mib: float
+    temporary_mib: float
+    peak_in: str
+
+    @property
+    def peak_mib(self) -> float:
+        """The slope of torch.cuda.max_memory_allocated."""
+        return self.held_mib + self.temporary_mib
 
 
 @dataclass(frozen=True)
@@ -36,7 +69,7 @@ class MemoryFit:
     """Training memory as a line over the batch size: fixed + batch_free + batch * per image, in MiB.
 
     mib_fixed: parameters, gradients and AdamW states. mib_batch_free: what is saved whatever the batch.
-    peak_mib_per_image: on a GPU, the slope of torch.cuda.max_memory_allocated.
+    growth: on a GPU, what the allocator's peak grew by.
     """
 
     mib_per_image: float
@@ -44,12 +77,12 @@ class MemoryFit:
     mib_fixed: float
     attention: str
     source: str
-    peak_mib_per_image: float | None = None
+    growth: PeakGrowth | None = None
 
     @property
     def gap(self) -> float | None:
         """How much more the allocator's peak grows per image than the saved bytes do, as a fraction."""
-        return None if self.peak_mib_per_image is None else self.peak_mib_per_image / self.mib_per_image - 1
+        return None if self.growth is None else self.growth.peak_mib / self.mib_per_image - 1
 
 
 def estimate_memory(
@@ -83,11 +116,18 @@ def measure_memory(
     Raises HarnessError as `estimate_memory`. On a GPU the parameters' gradients are used and set to None.
     """
     saved = [_saved(model, reducer, batch, attention) for batch in BATCHES]
-    peak = None
+    growth = None
     if _device(model).type == "cuda":
-        peaks = [_cuda_peak(model, reducer, batch, attention) for batch in BATCHES]
-        peak = (peaks[1] - peaks[0]) / (BATCHES[1] - BATCHES[0]) / MIB
-    return _fit(saved, model, reducer, attention, source, peak)
+        growth = peak_growth([_cuda_step(model, reducer, batch, attention) for batch in BATCHES])
+    return _fit(saved, model, reducer, attention, source, growth)
+
+
+def peak_growth(steps: Sequence[StepBytes]) -> PeakGrowth:
+    """The growth per image between training steps of the two BATCHES."""
+    small, large = steps
+    images = (BATCHES[1] - BATCHES[0]) * MIB
+    held, peak = (large.held - small.held) / images, (large.peak - small.peak) / images
+    return PeakGrowth(held, peak - held, "forward" if large.forward_peak == large.peak else "backward")
 
 
 def largest_batch(fit: MemoryFit, gib: float) -> int:
@@ -98,7 +138,7 @@ def largest_batch(fit: MemoryFit, gib: float) -> int:
     if not gib > 0:
         raise HarnessError(f"memory {gib:g} GiB: expected more than 0")
     room = gib * 1024 - fit.mib_fixed - max(fit.mib_batch_free, 0.0)
-    return max(0, floor(room / max(fit.mib_per_image, fit.peak_mib_per_image or 0.0)))
+    return max(0, floor(room / max(fit.mib_per_image, fit.growth.peak_mib if fit.growth else 0.0)))
 
 
 def saved_bytes(call: Callable[[], Any], excluded: nn.Module) -> int:
@@ -148,8 +188,8 @@ def check_path(counter: MacCounter, attention: str, depth: int, device: torch.de
         )
 
 
-def _cuda_peak(model: nn.Module, reducer: TokenReducer[Any], batch: int, attention: str) -> int:
-    """Peak bytes allocated on the GPU in a training step, after one that warms up."""
+def _cuda_step(model: nn.Module, reducer: TokenReducer[Any], batch: int, attention: str) -> StepBytes:
+    """Bytes allocated on the GPU in a training step, after one that warms up."""
     device = _device(model)
     images, guide = tower_inputs(model, reducer, batch, device, next(model.parameters()).dtype)
     call = tower_call(model, reducer, images, guide)
@@ -161,13 +201,14 @@ def _cuda_peak(model: nn.Module, reducer: TokenReducer[Any], batch: int, attenti
             torch.cuda.synchronize(device)
             torch.cuda.reset_peak_memory_stats(device)
             loss = scalar(call())
+            held, forward_peak = torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
             if loss is not None:
                 loss.backward()
             torch.cuda.synchronize(device)
             del loss
     peak = torch.cuda.max_memory_allocated(device)
     both.zero_grad(set_to_none=True)
-    return peak
+    return StepBytes(held, forward_peak, peak)
 
 
 def _fit(
@@ -176,7 +217,7 @@ def _fit(
     reducer: nn.Module,
     attention: str,
     source: str,
-    peak: float | None = None,
+    growth: PeakGrowth | None = None,
     dtype: torch.dtype | None = None,
 ) -> MemoryFit:
     slope = (saved[1] - saved[0]) / (BATCHES[1] - BATCHES[0])
@@ -186,7 +227,7 @@ def _fit(
         fixed_mib(model, reducer, dtype=dtype),
         attention,
         source,
-        peak,
+        growth,
     )
 
 

@@ -11,12 +11,14 @@ from torch import nn
 
 from harness.cost.budget import reducer_at_macs, tower_macs
 from harness.cost.latency import measure_latency
-from harness.cost.memory import MemoryFit, estimate_memory, largest_batch, measure_memory
+from harness.cost.memory import EXPLAINED_GAP, MemoryFit, estimate_memory, largest_batch, measure_memory
 from harness.cost.probe import image_shape
 from harness.cost.vits import build_vit
 from harness.errors import HarnessError
 from harness.methods import make_reducer, realised_ratio
-from harness.models.towers import ATTENTION_PATHS, open_tower
+from harness.models.attention import ATTENTION_PATHS
+from harness.models.towers import open_tower
+from harness.progress import SILENT, Progress
 from harness.reduction import TokenReducer, Trace
 
 MATCHES = ("tokens", "macs")
@@ -38,6 +40,7 @@ def cost_report(
     match: str = "tokens",
     dtype: torch.dtype = torch.float32,
     name: str | None = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The `cost --json` object of a timm ViT by name, or of a ViT already built (a host's tower).
 
@@ -79,7 +82,9 @@ def cost_report(
         "latency": None,
     }
     if latency and runnable is not None:
-        report["latency"] = measure_latency(runnable, reducer.to(device), batch_size=batch_size, attention=attention)
+        report["latency"] = measure_latency(
+            runnable, reducer.to(device), batch_size=batch_size, attention=attention, progress=progress
+        )
     return report
 
 
@@ -125,15 +130,22 @@ def memory_part(
 
 
 def memory_json(fit: MemoryFit, gib: float | None = None) -> dict[str, Any]:
-    """A fit as the record holds it; the allocator's slope and its gap only where a GPU was measured."""
+    """A fit as the record holds it; the allocator's slope and its gap only where a GPU was measured.
+
+    A gap above EXPLAINED_GAP comes with gap_parts: the slope's part that is held when the forward pass ends, the rest,
+    which is temporary, and the pass that reaches the peak.
+    """
     part: dict[str, Any] = {
         "train_mib_per_image": fit.mib_per_image,
         "train_mib_fixed": fit.mib_fixed,
         "attention": fit.attention,
         "source": fit.source,
     }
-    if fit.peak_mib_per_image is not None:
-        part |= {"peak_mib_per_image": fit.peak_mib_per_image, "gap": fit.gap}
+    if fit.growth is not None and fit.gap is not None:
+        part |= {"peak_mib_per_image": fit.growth.peak_mib, "gap": fit.gap}
+        if abs(fit.gap) > EXPLAINED_GAP:
+            held, temporary = fit.growth.held_mib, fit.growth.temporary_mib
+            part["gap_parts"] = {"saved_mib": held, "temporary_mib": temporary, "peak_in": fit.growth.peak_in}
     if gib is not None:
         part |= {"gib": gib, "largest_batch": largest_batch(fit, gib)}
     return part

@@ -23,6 +23,8 @@ def render_cost(report: Mapping[str, Any]) -> str:
         "",
         *_memory(report["memory"]),
     ]
+    if report.get("host"):
+        lines += ["", *_host(report["host"])]
     if report["latency"]:
         lines += ["", *_latency(report["latency"])]
     return "\n".join(lines)
@@ -35,8 +37,9 @@ def _macs(report: Mapping[str, Any]) -> list[str]:
     rows = [row for row in rows if row[0] == "main" or any(row[1:])]
     rows.append(("total", forward["total_gmacs"], step["total_gmacs"]))
     rows.append(("dense", dense["forward_gmacs"], dense["train_step_gmacs"]))
-    for label, part in (report["parts"] or {}).items():
-        rows.append((f"{label} (part)", part["forward_gmacs"], part["train_step_gmacs"]))
+    parts = report["parts"] or {}
+    own = [(label, part["forward_gmacs"], part["train_step_gmacs"]) for label, part in parts.items()]
+    own += [("whole host", sum(row[1] for row in own), sum(row[2] for row in own))] if own else []
     shares = (
         forward["total_gmacs"] / dense["forward_gmacs"],
         step["total_gmacs"] / dense["train_step_gmacs"],
@@ -45,6 +48,8 @@ def _macs(report: Mapping[str, Any]) -> list[str]:
         f"{unit + ' per image':<20}{'forward':>10} {'training step':>15}",
         *(f"  {label:<18}{one * scale:>10.3f} {whole * scale:>15.3f}" for label, one, whole in rows),
         f"  {'total / dense':<18}{shares[0]:>10.1%} {shares[1]:>15.1%}",
+        *(["", f"{unit + ' per pair':<20}in a pre-training step, with this method"] if own else []),
+        *(f"  {label:<18}{one * scale:>10.3f} {whole * scale:>15.3f}" for label, one, whole in own),
     ]
 
 
@@ -59,8 +64,25 @@ def _memory(memory: Mapping[str, Any]) -> list[str]:
     if "peak_mib_per_image" in memory:
         peak, gap = memory["peak_mib_per_image"], memory["gap"]
         lines.append(f"  allocator's peak  {peak:.1f} MiB per image ({gap:+.1%})")
+    if "gap_parts" in memory:
+        saved, temporary, place = (memory["gap_parts"][name] for name in ("saved_mib", "temporary_mib", "peak_in"))
+        held = "MiB per image held when the forward pass ends"
+        lines.append(f"    saved           {saved:.1f} {held}, {saved - per_image:+.1f} to what was counted")
+        lines.append(f"    temporary       {temporary:+.1f} MiB per image from there to the peak, in the {place} pass")
     if "largest_batch" in memory:
         lines.append(f"  largest batch     {memory['largest_batch']} in {memory['gib']:g} GiB")
+    return lines
+
+
+def _host(host: Mapping[str, Any]) -> list[str]:
+    """What a pre-training step of the whole host takes, and the largest batch, dense and reduced."""
+    lines = [f"{'whole host':<20}{'MiB per pair':>24}{'MiB fixed':>12}   largest batch in {host['gib']:g} GiB"]
+    for path in ("fused", "math"):
+        dense, reduced, gain = (host[path][name] for name in ("dense", "reduced", "gain"))
+        pair = f"{dense['train_mib_per_image']:.1f} -> {reduced['train_mib_per_image']:.1f}"
+        batches = f"{dense['largest_batch']} -> {reduced['largest_batch']}"
+        times = "" if gain is None else f"  (x {gain:.2f})"
+        lines.append(f"  {path + ' attention':<18}{pair:>24}{dense['train_mib_fixed']:>12.0f}   {batches}{times}")
     return lines
 
 

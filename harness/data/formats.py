@@ -57,9 +57,9 @@ def load_captions(folder: Path | str, limit: int | None = None) -> ImageTextSet:
     Raises HarnessError, one line, for a folder without such files, malformed files, and missing images.
     """
     folder = _existing(folder)
-    path, content = _only(folder, "COCO captions", _is_captions)
-    names = {image["id"]: image["file_name"] for image in _rows(path, content["images"], {"id", "file_name"})}
-    rows = _rows(path, content["annotations"], {"image_id", "caption"})
+    path, content = _only(folder, "COCO captions", is_captions)
+    names = {image["id"]: image["file_name"] for image in rows_with(path, content["images"], {"id", "file_name"})}
+    rows = rows_with(path, content["annotations"], {"image_id", "caption"})
     for row in rows:
         if row["image_id"] not in names:
             raise HarnessError(f"{path}: caption {row.get('id')} is of image {row['image_id']}, which the file lacks")
@@ -85,9 +85,9 @@ def load_questions(folder: Path | str, limit: int | None = None) -> ImageTextSet
     path, asked = _only(folder, "VQA v2 questions", _is_questions)
     answered_path, answered = _only(folder, "VQA v2 annotations", _is_answers)
     answers = {
-        row["question_id"]: row for row in _rows(answered_path, answered["annotations"], {"question_id", "answers"})
+        row["question_id"]: row for row in rows_with(answered_path, answered["annotations"], {"question_id", "answers"})
     }
-    rows = _rows(path, asked["questions"], {"question_id", "image_id", "question"})
+    rows = rows_with(path, asked["questions"], {"question_id", "image_id", "question"})
     by_number = _by_number(_image_files(folder))
     wanted = list(dict.fromkeys(row["image_id"] for row in rows))[:limit]
     found = {key: _numbered(path, key, asked.get("data_subtype"), by_number) for key in wanted}
@@ -98,7 +98,7 @@ def load_questions(folder: Path | str, limit: int | None = None) -> ImageTextSet
         if row["question_id"] not in answers:
             raise HarnessError(f"{answered_path}: no annotation for question {row['question_id']} of {path.name}")
         answer = answers[row["question_id"]]
-        texts = tuple(str(one["answer"]) for one in _rows(answered_path, answer["answers"], {"answer"}))
+        texts = tuple(str(one["answer"]) for one in rows_with(answered_path, answer["answers"], {"answer"}))
         image = found[row["image_id"]]
         questions.append(Question(row["question_id"], image, str(row["question"]).strip(), texts, _patches(answer)))
     return ImageTextSet(tuple(found.values()), questions=tuple(questions))
@@ -137,7 +137,8 @@ def _first(content: Any, key: str) -> Json:
     return rows[0] if isinstance(rows, list) and rows and isinstance(rows[0], dict) else {}
 
 
-def _is_captions(content: Any) -> bool:
+def is_captions(content: Any) -> bool:
+    """Whether a JSON file's content is COCO captions."""
     return "caption" in _first(content, "annotations") and "file_name" in _first(content, "images")
 
 
@@ -149,7 +150,8 @@ def _is_answers(content: Any) -> bool:
     return "answers" in _first(content, "annotations")
 
 
-def _rows(path: Path, rows: Any, needed: set[str]) -> list[Json]:
+def rows_with(path: Path, rows: Any, needed: set[str]) -> list[Json]:
+    """The entries of a list in a JSON file, each with the needed keys; HarnessError names the first that lacks one."""
     if not isinstance(rows, list):
         raise HarnessError(f"{path}: expected a list of entries with {', '.join(sorted(needed))}")
     for number, row in enumerate(rows):

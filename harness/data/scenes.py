@@ -25,6 +25,7 @@ from PIL import Image
 from harness.data.scene_layout import COLOUR_NAMES, SHAPES, Scene, make_scenes, render
 from harness.data.scene_text import Claim, caption_patches, caption_text, captions, holds, questions
 from harness.errors import HarnessError
+from harness.progress import SILENT, Bar, Progress
 
 QUESTIONS_PER_SCENE = 2
 MARKER = "complete.json"
@@ -38,18 +39,25 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else Path(platformdirs.user_cache_dir(_APPLICATION))
 
 
-def scenes_folder(count: int, seed: int, split: str = "val") -> Path:
+def scenes_folder(count: int, seed: int, split: str = "val", progress: Progress = SILENT) -> Path:
     """The folder of a split's first `count` scenes, in the cache; generated when it is not there whole.
 
     Its name holds a digest of the generator's source, so a changed world is never served from an old folder.
     """
     folder = cache_folder() / f"scenes-{split}-{count}-seed{seed}-{_generator_digest()}"
     if not (folder / MARKER).is_file():
-        write_scenes(folder, split, count, seed)
+        write_scenes(folder, split, count, seed, progress=progress)
     return folder
 
 
-def write_scenes(folder: Path, split: str, count: int, seed: int, questions_each: int = QUESTIONS_PER_SCENE) -> None:
+def write_scenes(
+    folder: Path,
+    split: str,
+    count: int,
+    seed: int,
+    questions_each: int = QUESTIONS_PER_SCENE,
+    progress: Progress = SILENT,
+) -> None:
     """Write scenes 0 .. `count` - 1 of a split: images/, captions_SPLIT.json, questions_ and annotations_SPLIT.json.
 
     Everything is written beside `folder` and renamed, so that it is whole or absent; older scenes there are replaced.
@@ -61,7 +69,8 @@ def write_scenes(folder: Path, split: str, count: int, seed: int, questions_each
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
             draft = Path(name) / "draft"
-            _write_files(draft, list(make_scenes(seed, split, count)), split, questions_each)
+            with progress.bar("scenes", count) as bar:
+                _write_files(draft, list(make_scenes(seed, split, count)), split, questions_each, bar)
             if (folder / MARKER).is_file() and _same(folder / MARKER, draft / MARKER):
                 return
             if folder.exists():
@@ -71,7 +80,8 @@ def write_scenes(folder: Path, split: str, count: int, seed: int, questions_each
         if (folder / MARKER).is_file():
             return  # Another process finished the same folder first.
         raise HarnessError(
-            f"{folder}: scenes cannot be written ({error.strerror}); set HARNESS_CACHE to a writable folder"
+            f"{folder}: scenes cannot be written ({error.strerror}); "
+            "free space or set HARNESS_CACHE to a folder that can be written"
         ) from error
 
 
@@ -149,13 +159,14 @@ def oracle_recall(count: int, seed: int = 0, split: str = "val") -> float:
     return oracle_recalls(count, seed, split)[0]
 
 
-def _write_files(folder: Path, scenes: list[Scene], split: str, questions_each: int) -> None:
+def _write_files(folder: Path, scenes: list[Scene], split: str, questions_each: int, bar: Bar) -> None:
     (folder / "images").mkdir(parents=True)
     pixels = hashlib.sha256()
     for scene in scenes:
         picture = render(scene)
         pixels.update(picture.tobytes())
         Image.fromarray(picture).save(folder / "images" / file_name(scene))
+        bar.advance()
     asked, answered = vqa_v2(scenes, split, questions_each)
     texts = {"captions": coco_captions(scenes), "questions": asked, "annotations": answered}
     marker = {"pixels_sha256": pixels.hexdigest(), "count": len(scenes)}

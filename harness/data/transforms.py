@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from harness.errors import HarnessError
+
+# What Pillow's decoders let out on broken files, beyond OSError.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+_SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def open_image(source: Path | bytes, name: str) -> Image.Image:
+    """An image file, or its bytes, decoded: RGB, turned as its EXIF says; `name` is used in errors.
+
+    Raises HarnessError for what is missing, no whole image, or of more pixels than Pillow's MAX_IMAGE_PIXELS.
+    """
+    with _pillow_warnings():
+        return _decoded(source, name)
 
 
 def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
@@ -21,15 +53,43 @@ def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
 
     Raises HarnessError for a file that is missing or is no whole image.
     """
+    with _pillow_warnings():
+        return _resized(path, size)
+
+
+@contextmanager
+def _pillow_warnings() -> Iterator[None]:
+    """Ignore Pillow's remarks on files that it reads well, and let too many pixels be an error.
+
+    Python's filters are shared by all threads: enter this around threads, not in each of them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _decoded(source: Path | bytes, name: str) -> Image.Image:
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            return _eight_bit(ImageOps.exif_transpose(file)).convert("RGB")
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise HarnessError(f"image {path}: cannot be read ({reason}); fetch it again or leave it out") from error
+        raise HarnessError(f"image {name}: cannot be read ({reason}); fetch it again or leave it out") from error
+
+
+def _resized(path: Path, size: int) -> npt.NDArray[np.uint8]:
+    image = _decoded(path, str(path))
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.uint8)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """What Pillow's conversion to RGB would spoil: 16-bit grey, which it clips, and palettes with transparency."""
+    if image.mode in _SIXTEEN_BIT:
+        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
 
 
 def normalise(images_BHWC: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -49,6 +109,6 @@ def load_images(
     """Image files as float32 (I, 3, size, size), read by a few threads (decoding releases Python's lock)."""
     if not paths:
         return torch.empty(0, 3, size, size)
-    with ThreadPoolExecutor(threads) as pool:
-        images = list(pool.map(partial(read_image, size=size), paths))
+    with _pillow_warnings(), ThreadPoolExecutor(threads) as pool:
+        images = list(pool.map(partial(_resized, size=size), paths))
     return normalise(np.stack(images), mean, std)

@@ -1,47 +1,52 @@
-"""Weights on disk: safetensors with a model's name, sizes and digest; nothing comes from the network."""
+"""Weights on disk: our safetensors with a model's name, sizes and digest, or a released program's own files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import save
 from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.files import write_atomically
-from harness.models.albef import Albef, build_albef
-from harness.models.tokenizer import TextTokenizer
+from harness.models.build import build_host, host_class, split_name
+from harness.models.host import HostModel
+from harness.models.released import POSITION_TABLES, LoadReport, interpolate_positions, load_released
+from harness.models.released_files import TORCH_SUFFIXES, is_released, read_released
+from harness.models.tokenizer import VOCABULARY_FILE, Tokenizer, holds_tokenizer, open_tokenizer
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-ARCHITECTURE = "albef"
 WEIGHTS_FILE = "model.safetensors"
-VOCABULARY_FILE = "vocab.txt"
 CONFIG_FILE = "config.json"
+# In folders and in the Hugging Face cache: ours, transformers', timm's and open_clip's.
+WEIGHTS_FILES = (WEIGHTS_FILE, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 @dataclass(frozen=True)
 class LoadedModel:
     """A host model ready to be measured: in eval mode, float32, with its tokenizer and the weights' digest.
 
-    `answers` is the closed list that question answering ranks, one word of the vocabulary each.
+    `answers` is the closed list that question answering ranks; empty where none comes with the weights. `report`
+    accounts for every tensor of a released file, and is None for our own.
     """
 
     name: str
-    model: Albef
-    tokenizer: TextTokenizer
+    model: HostModel
+    tokenizer: Tokenizer
     answers: tuple[str, ...]
     weights: Path
     weights_digest: str
-
-
-def preset_of(name: str) -> str:
-    """The preset in a host's name: "tiny" of "albef-tiny"."""
-    return name.removeprefix(f"{ARCHITECTURE}-")
+    report: LoadReport | None = None
 
 
 def assets_of(name: str) -> Path:
@@ -50,17 +55,60 @@ def assets_of(name: str) -> Path:
 
 
 def weights_file(name: str) -> Path:
-    """The weights that ship with a host model."""
-    return assets_of(name) / WEIGHTS_FILE
+    """The weights that ship with a host model; HarnessError for a host without."""
+    path = assets_of(name) / WEIGHTS_FILE
+    if not path.is_file():
+        split_name(name)
+        shipped = ", ".join(sorted(folder.parent.name for folder in ASSETS.glob(f"*/{WEIGHTS_FILE}")))
+        raise HarnessError(f"model {name}: no weights ship with it (they do with {shipped}); name some with --weights")
+    return path
 
 
-def read_answers(name: str) -> tuple[str, ...]:
-    """The closed answer list that ships with a host model, from its config.json."""
-    path = assets_of(name) / CONFIG_FILE
+def find_weights(source: Path | str) -> Path:
+    """The file of weights that a file, a folder or a name in the Hugging Face cache stands for; never the network.
+
+    Raises HarnessError for a folder without weights and for what is neither here nor in the cache.
+    """
+    path, name = Path(source), Path(source).as_posix()
+    if path.is_dir():
+        found = [path / file for file in WEIGHTS_FILES if (path / file).is_file()]
+        if not found:
+            raise HarnessError(f"weights {path}: no {' or '.join(WEIGHTS_FILES[:2])} in this folder; name a file")
+        return found[0]
+    if path.exists() or path.suffix in (*TORCH_SUFFIXES, ".safetensors") or not HUB_NAME.fullmatch(name):
+        return path
+    for file in WEIGHTS_FILES:
+        cached = try_to_load_from_cache(name, file)
+        if isinstance(cached, str):
+            return Path(cached)
+    raise HarnessError(
+        f"weights {name}: no such file or folder, and not in the Hugging Face cache; run `hf download {name}` where "
+        "there is a network, or name a local file or folder"
+    )
+
+
+def read_answers(folder: Path) -> tuple[str, ...]:
+    """The closed answer list in a folder of weights, from its config.json; empty where there is none."""
+    return tuple(_read_config(folder).get("answers", ()))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json, ours or transformers'; empty where there is none."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return {}
     try:
-        return tuple(json.loads(path.read_text(encoding="utf-8"))["answers"])
-    except (OSError, ValueError, KeyError) as error:
-        raise HarnessError(f"{path}: expected a JSON file with a list of answers; install the package again") from error
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise HarnessError(f"{path}: expected a JSON object; save or fetch the weights again") from error
+
+
+def _activation(folder: Path) -> dict[str, str]:
+    """What transformers' config.json states of a CLIP and its tensors do not show; nothing for other models."""
+    config = _read_config(folder)
+    if config.get("model_type") != "clip":
+        return {}
+    return {"activation": config.get("vision_config", {}).get("hidden_act", "quick_gelu")}
 
 
 def tensors_digest(tensors: dict[str, Tensor]) -> str:
@@ -73,13 +121,14 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_weights(model: Albef, path: Path, name: str, dtype: torch.dtype = torch.float16) -> str:
+def save_weights(model: HostModel, path: Path, name: str, dtype: torch.dtype = torch.float16) -> str:
     """Write a model's weights whole or not at all, and return their digest (of the stored dtype)."""
     tensors = {key: value.detach().cpu().to(dtype).contiguous() for key, value in model.state_dict().items()}
     digest = tensors_digest(tensors)
+    family, preset = split_name(name)
     metadata = {
-        "architecture": ARCHITECTURE,
-        "preset": preset_of(name),
+        "architecture": family,
+        "preset": preset,
         "config": model.config.model_dump_json(),
         "sha256": digest,
     }
@@ -90,7 +139,7 @@ def save_weights(model: Albef, path: Path, name: str, dtype: torch.dtype = torch
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors as stored and the metadata of a safetensors file."""
     if not path.is_file():
-        raise HarnessError(f"weights {path}: no such file; name a .safetensors file with --weights")
+        raise HarnessError(f"weights {path}: no such file; name a file of weights with --weights")
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             names: list[str] = list(file.keys())
@@ -119,18 +168,64 @@ def load_state(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path)
     model.load_state_dict({key: value.float() for key, value in tensors.items()})
 
 
-def load_model(name: str, weights: Path | str | None = None) -> LoadedModel:
-    """Load a host model, by default with the weights that ship with it.
+def load_model(
+    name: str, weights: Path | str | None = None, image_size: int | None = None, tokenizer: str | None = None
+) -> LoadedModel:
+    """Load a host model: the weights that ship with it, a folder that `pretrain` wrote, or a released program's.
 
-    Raises HarnessError, one line, for an unknown name and for weights that are missing, damaged or another model's.
+    `weights`: a file, a folder of ours or of transformers, or a name in the Hugging Face cache. `image_size` other than
+    the weights' interpolates their position table. `tokenizer`: a vocabulary file, folder or name in the Hugging Face
+    cache, in place of the weights' own. Raises HarnessError, one line, for an unknown name and for weights that are
+    missing, damaged or another model's.
     """
-    folder = assets_of(name)
-    if not name.startswith(f"{ARCHITECTURE}-") or not folder.is_dir():
-        known = ", ".join(sorted(path.name for path in ASSETS.glob(f"{ARCHITECTURE}-*")))
-        raise HarnessError(f"model {name!r}: no such built-in host; there is {known}")
-    path = Path(weights) if weights is not None else weights_file(name)
-    model = build_albef(preset_of(name))
-    tensors, _ = read_weights(path)
+    path = find_weights(weights) if weights is not None else weights_file(name)
+    if is_released(path):
+        tensors = read_released(path)
+        sizes = host_class(name).sizes_for(tensors) | _known(name, _activation(path.parent))
+        model = build_host(name, image_size=image_size, **sizes)
+        report: LoadReport | None = load_released(model, tensors, str(path))
+    else:
+        tensors, metadata = read_weights(path)
+        model, report = own_model(name, tensors, metadata, path, image_size), None
+    folder = path.parent if holds_tokenizer(path.parent) else assets_of(name)
+    reader = open_tokenizer(model.config.tokenizer, folder / VOCABULARY_FILE, model.config.text_length, tokenizer)
+    answers = read_answers(path.parent) or read_answers(assets_of(name))
+    return LoadedModel(name, model.eval(), reader, answers, path, tensors_digest(tensors), report)
+
+
+def own_model(
+    name: str, tensors: dict[str, Tensor], metadata: dict[str, str], path: Path, image_size: int | None = None
+) -> HostModel:
+    """A host filled from our own file, at the sizes the file states, its position table resized where asked for."""
+    sizes = _stated_sizes(name, metadata, path)
+    model = build_host(name, **sizes)
     load_state(model, tensors, path)
-    tokenizer = TextTokenizer(folder / VOCABULARY_FILE, model.config.text_length)
-    return LoadedModel(name, model.eval(), tokenizer, read_answers(name), path, tensors_digest(tensors))
+    if image_size is None or image_size == model.config.image_size:
+        return model
+    resized = build_host(name, **sizes | {"image_size": image_size})
+    own, held = resized.state_dict(), model.state_dict()
+    resized.load_state_dict(
+        {key: interpolate_positions(held[key], own[key].shape) if key in POSITION_TABLES else held[key] for key in own}
+    )
+    return resized
+
+
+def _stated_sizes(name: str, metadata: dict[str, str], path: Path) -> dict[str, object]:
+    """The sizes in a file's metadata, none for a file without; HarnessError for those of another architecture."""
+    if "config" not in metadata:
+        return {}
+    family = metadata.get("architecture")
+    if family is None:
+        raise HarnessError(f"weights {path}: states no architecture, so not weights of {name}; name its own")
+    if family != split_name(name)[0]:
+        raise HarnessError(f"weights {path}: of {family}-{metadata.get('preset', '?')}, not of {name}; name its own")
+    try:
+        stated: dict[str, object] = dict(json.loads(metadata["config"]))
+    except (ValueError, TypeError) as error:
+        raise HarnessError(f"weights {path}: states its sizes in no JSON object; save or fetch it again") from error
+    return _known(name, stated)
+
+
+def _known(name: str, sizes: Mapping[str, object]) -> dict[str, object]:
+    known = host_class(name).Config.model_fields
+    return {key: value for key, value in sizes.items() if key in known}

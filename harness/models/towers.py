@@ -7,9 +7,6 @@ D channels, H heads, d = D / H. Blocks are sequential and pre-norm; anything els
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -22,22 +19,8 @@ from transformers import BlipVisionModel, CLIPVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from harness.errors import HarnessError
+from harness.models.attention import attention, attention_map
 from harness.reduction import Evidence, TokenState, TowerShape, phase
-
-ATTENTION_PATHS = ("fused", "math")
-_attention_path: ContextVar[str] = ContextVar("attention_path", default="fused")
-
-
-@contextmanager
-def attention_path(path: str) -> Iterator[None]:
-    """Compute attention `fused` (scaled_dot_product_attention) or `math` (the N x N map materialised) inside."""
-    if path not in ATTENTION_PATHS:
-        raise HarnessError(f"attention {path!r}: expected fused or math")
-    token = _attention_path.set(path)
-    try:
-        yield
-    finally:
-        _attention_path.reset(token)
 
 
 class VisionTower(ABC):
@@ -124,19 +107,6 @@ class VisionTower(ABC):
     def heads_first(self, projected: Tensor) -> Tensor:
         """(B, N, D) -> (B, H, N, d)."""
         return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-
-def attention_map(q: Tensor, k: Tensor, bias: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias): q (B, H, M, d), k (B, H, N, d) -> (B, H, M, N)."""
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return (logits if bias is None else logits + bias).softmax(dim=-1)
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float = 0.0) -> Tensor:
-    """Attention output (B, H, N, d) by the path that `attention_path` names; bias (B, 1, 1, N) or None."""
-    if _attention_path.get() == "fused":
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
-    return F.dropout(attention_map(q, k, bias), dropout) @ v
 
 
 class TimmTower(VisionTower):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import matplotlib
 import seaborn
 from matplotlib.figure import Figure
 
-from harness.errors import HarnessError
+from harness.files import explained, replace_all
 from harness.registry import methods
 from harness.render.frame import DENSE
 
@@ -67,16 +68,13 @@ def method_styles(shown: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write stem.svg and stem.png without dates, within `styled`; HarnessError when that fails."""
-    written = []
-    try:
+    """Write stem.svg and stem.png without dates, both or neither, within `styled`; HarnessError when that fails."""
+    drawn: dict[Path, bytes] = {}
+    for ending, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=ending, dpi=PNG_DPI, metadata=metadata)
+        drawn[stem.with_name(f"{stem.name}.{ending}")] = buffer.getvalue()
+    with explained(f"figure {stem}: cannot be written", "free space or choose another --out"):
         stem.parent.mkdir(parents=True, exist_ok=True)
-        for ending, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
-            path = stem.with_name(f"{stem.name}.{ending}")
-            figure.savefig(path, dpi=PNG_DPI, metadata=metadata)
-            written.append(path)
-    except OSError as error:
-        raise HarnessError(
-            f"figure {stem}: cannot be written: {error.strerror or error}; choose another --out"
-        ) from error
-    return written
+        replace_all(drawn)
+    return list(drawn)

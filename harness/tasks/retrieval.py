@@ -11,7 +11,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from harness.data.formats import ImageTextSet, load_captions
-from harness.evaluation import Texts, VisionEncoder, batches, encode_texts
+from harness.evaluation import VisionEncoder, batches, encode_texts
+from harness.models.host import TextBatch
 from harness.task import Outcome, Task, TaskData, TaskOptions
 
 CUTOFFS = (1, 5, 10)
@@ -47,9 +48,9 @@ class Retrieval(Task):
         owners = torch.tensor(owner, device=host.device)
         relevant_TI = owners[:, None] == torch.arange(len(data.images), device=host.device)
         projected = torch.cat(
-            [host.model.project_image(encoder.image_states()[part]) for part in batches(len(data.images), 256)]
+            [host.model.embed_image(encoder.image_states()[part]) for part in batches(len(data.images), 256)]
         )
-        similarity_TI = host.model.project_text(texts.states) @ projected.T
+        similarity_TI = host.model.embed_text(texts) @ projected.T
 
         k = options.rerank_k
         text_picks, image_picks = top_mask(similarity_TI, k), top_mask(similarity_TI.T, k).T
@@ -72,14 +73,13 @@ class Retrieval(Task):
                         clusters,
                         (ranks < cutoff).astype(np.float64),
                     )
-        cls = texts.states[:, 0]
         diagnostics = {
             "pairs_reranked": int((text_picks | image_picks).sum()),
-            **encoder.mentioned(owners, cls, [caption.patches for caption in captions]),
+            **encoder.mentioned(owners, texts, [caption.patches for caption in captions]),
         }
         return Outcome("retrieval", outcomes, diagnostics)
 
-    def match(self, encoder: VisionEncoder, texts: Texts, wanted_TI: Tensor) -> Tensor:
+    def match(self, encoder: VisionEncoder, texts: TextBatch, wanted_TI: Tensor) -> Tensor:
         """Log-odds (T, I) that text and image belong together, for the wanted pairs; -inf elsewhere."""
         model = encoder.host.model
         text_index, image_index = wanted_TI.nonzero(as_tuple=True)
@@ -87,8 +87,8 @@ class Retrieval(Task):
         with encoder.progress.bar("pairs", len(text_index)) as bar:
             for part in batches(len(text_index), encoder.batch_size):
                 rows, columns = text_index[part], image_index[part]
-                states, mask = texts.rows(rows)
-                logits = model.match_logits(model.fuse(states, mask, encoder.pair_states(columns, states[:, 0])))
+                asked = texts.rows(rows)
+                logits = model.match(asked, encoder.pair_states(columns, asked))
                 scores_TI[rows, columns] = logits[:, 1] - logits[:, 0]
                 bar.advance(part.stop - part.start)
         return scores_TI

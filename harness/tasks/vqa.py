@@ -11,6 +11,7 @@ import torch
 from harness.data.formats import ImageTextSet, load_questions
 from harness.errors import HarnessError
 from harness.evaluation import VisionEncoder, batches, encode_texts
+from harness.models.tokenizer import TextTokenizer
 from harness.task import Outcome, Task, TaskData, TaskOptions
 
 
@@ -42,15 +43,16 @@ class VQA(Task):
         place = {image: index for index, image in enumerate(data.annotations.images)}
         owners = torch.tensor([place[question.image] for question in questions], device=host.device)
         texts = encode_texts(host, [question.text for question in questions], 4 * encoder.batch_size, questions=True)
+        if not isinstance(host.tokenizer, TextTokenizer) or not host.answers:
+            raise HarnessError(f"vqa: {host.name} comes without a closed list of answers; fine-tune it on vqa first")
         answer_ids = host.tokenizer.answer_ids(host.answers).to(host.device)
-        assert texts.positions is not None
         picks: list[int] = []
         with encoder.progress.bar("questions", len(questions)) as bar:
             for part in batches(len(questions), encoder.batch_size):
                 rows = torch.arange(part.start, part.stop, device=host.device)
-                states, mask = texts.rows(rows)
-                fused = host.model.fuse(states, mask, encoder.pair_states(owners[rows], states[:, 0]))
-                picks += host.model.answer_scores(fused, texts.positions[rows], answer_ids).argmax(1).tolist()
+                asked = texts.rows(rows)
+                states = encoder.pair_states(owners[rows], asked)
+                picks += host.model.answer_scores(asked, states, answer_ids).argmax(1).tolist()
                 bar.advance(len(rows))
         values = np.array(
             [vqa_accuracy(host.answers[pick], question.answers) for pick, question in zip(picks, questions)]
@@ -58,7 +60,7 @@ class VQA(Task):
         samples = [str(question.id) for question in questions]
         names = data.names
         clusters = [names[place[question.image]] for question in questions]
-        diagnostics = encoder.mentioned(owners, texts.states[:, 0], [question.patches for question in questions])
+        diagnostics = encoder.mentioned(owners, texts, [question.patches for question in questions])
         return Outcome("vqa", {"vqa_accuracy": (samples, clusters, values)}, diagnostics)
 
 

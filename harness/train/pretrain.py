@@ -1,304 +1,246 @@
-"""Pre-training on the built-in world: `pretrain` runs the recipe's three stages and writes a model folder.
-
-The folder holds model.safetensors (float16), vocab.txt, config.json, recipe.json, log.jsonl and, until the run is
-over, state.pt, from which `resume` goes on.
-"""
+"""Pre-training of any host with any method, from image-caption pairs, on one process or many (accelerate)."""
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
-import time
-from collections.abc import Iterator
+import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import set_seed
 
-from harness.data.scene_layout import make_scenes
-from harness.data.scene_text import ANSWERS
-from harness.data.transforms import normalise
+from harness.data.augment import Augmentation
+from harness.data.pair_loader import PairLoader
+from harness.data.scenes import scenes_folder
 from harness.errors import HarnessError
 from harness.files import write_atomically
-from harness.models.albef import PRESETS, build_albef
-from harness.models.checkpoints import (
-    ARCHITECTURE,
-    CONFIG_FILE,
-    VOCABULARY_FILE,
-    WEIGHTS_FILE,
-    assets_of,
-    load_state,
-    preset_of,
-    read_weights,
-    save_weights,
-)
-from harness.models.tokenizer import PAD, TextTokenizer
-from harness.train import objectives
-from harness.train.corpus import IGNORED, Corpus, build_corpus
-from harness.train.progress import Progress, provenance, thin_log
-from harness.train.recipe import Recipe
-from harness.train.validate import validate
-from harness.train.warmup import SupervisedHeads, facts_loss, patch_loss, surroundings_loss
+from harness.hosts import pick_device, pick_dtype
+from harness.methods import make_reducer
+from harness.models.build import build_host, host_class, host_config, paper_settings, split_name
+from harness.models.checkpoints import CONFIG_FILE, WEIGHTS_FILE, assets_of, find_weights, load_model, save_weights
+from harness.models.host import HostModel
+from harness.models.released import load_parts
+from harness.models.released_files import read_released
+from harness.models.tokenizer import VOCABULARY_FILE, TextTokenizer, Tokenizer, open_tokenizer
+from harness.models.towers import open_tower
+from harness.progress import Progress
+from harness.train import ranks
+from harness.train.checkpoint import difference
+from harness.train.log import TrainLog
+from harness.train.loop import Run
+from harness.train.objectives import make_objective
+from harness.train.provenance import provenance
+from harness.train.recipe import Recipe, recipe_of
+from harness.train.request import SCENES, PretrainRequest
+from harness.train.vocabulary import build_vocabulary
 
-STAGES = ("vision", "text", "joint")
-STATE_FILE = "state.pt"
-Losses = dict[str, Tensor]
-
-
-class Trainer:
-    """The state of a run: model, training heads, corpus and where it stands; one method per stage's losses."""
-
-    def __init__(self, name: str, corpus: Corpus, recipe: Recipe, seed: int) -> None:
-        torch.manual_seed(seed)
-        self.name, self.corpus, self.recipe, self.seed = name, corpus, recipe, seed
-        self.model = build_albef(preset_of(name))
-        self.heads = SupervisedHeads(self.model.config.width)
-        self.stage, self.step, self.seconds = STAGES[0], 0, 0.0
-        self.optimizer = self._optimizer()
-
-    def enter(self, stage: str) -> None:
-        """Begin a stage at step 0 with a fresh optimizer."""
-        self.stage, self.step = stage, 0
-        self.optimizer = self._optimizer()
-
-    def steps_of(self, stage: str) -> int:
-        """Length of a stage in optimizer steps."""
-        recipe = self.recipe
-        return {"vision": recipe.vision_steps, "text": recipe.text_steps, "joint": recipe.joint_steps}[stage]
-
-    def advance(self) -> Losses:
-        """One optimizer step on a fresh batch; returns the detached losses by name."""
-        generator = torch.Generator().manual_seed(self._step_seed())
-        scenes = torch.randint(self.corpus.size, (self.recipe.batch_scenes,), generator=generator)
-        if self.stage == "vision":
-            losses = self.vision_losses(scenes)
-        else:
-            losses = self.text_losses(scenes) if self.stage == "text" else self.joint_losses(scenes, generator)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        nn.utils.clip_grad_norm_(self._parameters(), self.recipe.clip_norm)
-        self.optimizer.step()
-        self.step += 1
-        return {key: value.detach() for key, value in losses.items()}
-
-    def vision_losses(self, scenes_B: Tensor) -> Losses:
-        """What each patch shows and which facts hold, from the vision tower alone."""
-        return self._supervised(scenes_B, self._encode(scenes_B), 1.0, 1.0)
-
-    def text_losses(self, scenes_B: Tensor) -> Losses:
-        """Which facts each caption of the scenes states, read by the head that the images trained, left as it is."""
-        ids = self.corpus.captions_SCL[scenes_B].flatten(0, 1)
-        stated = self.corpus.caption_facts_SCK[scenes_B].flatten(0, 1)
-        return {"text_facts": self._text_facts(self.model.encode_text(ids, ids != PAD), stated)}
-
-    def joint_losses(self, scenes_B: Tensor, generator: torch.Generator) -> Losses:
-        """All objectives on one encoding of the images, weighted; matching starts at its own step."""
-        recipe, corpus, model = self.recipe, self.corpus, self.model
-        states = self._encode(scenes_B)
-        losses = self._supervised(scenes_B, states, recipe.patch_weight, recipe.facts_weight)
-        chosen = torch.randint(corpus.captions_SCL.shape[1], scenes_B.shape, generator=generator)
-        ids = corpus.captions_SCL[scenes_B, chosen]
-        mask = ids != PAD
-        texts = model.encode_text(ids, mask)
-        stated = corpus.caption_facts_SCK[scenes_B, chosen]
-        losses["text_facts"] = recipe.facts_weight * self._text_facts(texts, stated)
-        similarity = model.project_image(states) @ model.project_text(texts).T
-        losses["contrast"] = recipe.contrast_weight * objectives.contrast_loss(similarity, model.temperature)
-        if self.step >= recipe.matching_from_step:
-            losses |= self._matching(scenes_B, chosen, (states, texts), similarity, generator)
-        some = slice(recipe.masked_word_scenes)
-        losses["masked_word"] = recipe.masked_word_weight * objectives.masked_word_loss(
-            model, states[some], ids[some], recipe.mask_rate, generator
-        )
-        asked = torch.randperm(corpus.questions_SQL.shape[1], generator=generator)[: recipe.questions_per_step]
-        rows = scenes_B[:, None]
-        losses["answer"] = recipe.answer_weight * objectives.answer_loss(
-            model,
-            states,
-            corpus.questions_SQL[rows, asked],
-            corpus.mask_positions_SQ[rows, asked],
-            corpus.answers_SQ[rows, asked],
-        )
-        return losses
-
-    def save_state(self, path: Path) -> None:
-        """Write everything that `load_state` needs to go on, whole or not at all."""
-        buffer = io.BytesIO()
-        modules = {"model": self.model.state_dict(), "heads": self.heads.state_dict()}
-        place = {"stage": self.stage, "step": self.step, "seconds": self.seconds, "seed": self.seed}
-        torch.save(modules | place | {"optimizer": self.optimizer.state_dict()}, buffer)
-        write_atomically(path, buffer.getvalue())
-
-    def load_state(self, path: Path) -> None:
-        """Go on where `save_state` left off; raises HarnessError for a file of another run."""
-        try:
-            saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            self.model.load_state_dict(saved["model"])
-            self.heads.load_state_dict(saved["heads"])
-            self.enter(saved["stage"])
-            if saved["optimizer"] is not None:
-                self.optimizer.load_state_dict(saved["optimizer"])
-            self.step, self.seconds = saved["step"], saved["seconds"]
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise HarnessError(f"{path}: not the state of such a run; delete it to start afresh") from error
-
-    def _encode(self, scenes_B: Tensor) -> Tensor:
-        config = self.model.config
-        pixels = normalise(self.corpus.images_SHWC[scenes_B.numpy()], config.mean, config.std)
-        return self.model.encode_image(pixels)
-
-    def _supervised(self, scenes_B: Tensor, states: Tensor, patches: float, facts: float) -> Losses:
-        types = self.corpus.patch_types_SN[scenes_B]
-        return {
-            "patch": patches * patch_loss(self.heads, states, types),
-            "surroundings": patches * surroundings_loss(self.heads, states, types),
-            "image_facts": facts * facts_loss(self.heads, states[:, 0], self.corpus.image_facts_SK[scenes_B]),
-        }
-
-    def _matching(
-        self, scenes_B: Tensor, chosen_B: Tensor, states: tuple[Tensor, Tensor], similarity_BB: Tensor, generator: Any
-    ) -> Losses:
-        """Matching over captions and foils, of whole texts and of their clauses; `states` are images' and captions'."""
-        corpus, model, recipe = self.corpus, self.model, self.recipe
-        foil_ids = corpus.foils_SCL[scenes_B, chosen_B]
-        ids = corpus.captions_SCL[scenes_B, chosen_B]
-        length = max(ids.shape[1], foil_ids.shape[1])
-        mask = torch.cat([F.pad(part, (0, length - part.shape[1])) for part in (ids, foil_ids)]) != PAD
-        foils = model.encode_text(foil_ids, foil_ids != PAD)
-        both = torch.cat([F.pad(part, (0, 0, 0, length - part.shape[1])) for part in (states[1], foils)])
-        texts, images = objectives.matching_pairs(similarity_BB, model.temperature, generator)
-        fused = model.fuse(both[texts], mask[texts], states[0][images])
-        nouns = corpus.nouns_S2C3[scenes_B, :, chosen_B].transpose(0, 1).flatten(0, 1)[texts]
-        claimed = corpus.claimed_S2C3[scenes_B, :, chosen_B].transpose(0, 1).flatten(0, 1)[texts]
-        at_nouns = fused.gather(1, nouns[..., None].expand(-1, -1, fused.shape[-1]))
-        clauses = objectives.claim_loss(
-            self.heads.claim(at_nouns)[..., 0], claimed, corpus.image_facts_SK[scenes_B][images]
-        )
-        return {
-            "matching": recipe.matching_weight * objectives.matching_loss(model, fused, texts, images),
-            "claims": recipe.claims_weight * clauses,
-        }
-
-    def _text_facts(self, states_BLD: Tensor, stated_BK: Tensor) -> Tensor:
-        return facts_loss(self.heads, states_BLD[:, 0], stated_BK.clamp(min=0), stated_BK != IGNORED)
-
-    def _parameters(self) -> Iterator[nn.Parameter]:
-        model = self.model
-        parts: dict[str, list[nn.Module]] = {
-            "vision": [model.vision, self.heads],
-            "text": [model.embeddings, model.text],
-            "joint": [model, self.heads],
-        }
-        for part in parts[self.stage]:
-            yield from part.parameters()
-
-    def _optimizer(self) -> torch.optim.AdamW:
-        decay = self.recipe.weight_decay
-        return torch.optim.AdamW(
-            self._parameters(), lr=0.0, betas=(0.9, self.recipe.beta_2), weight_decay=decay, fused=True
-        )
-
-    def _learning_rate(self) -> float:
-        recipe = self.recipe
-        if self.stage == "joint":
-            return recipe.joint_learning_rate * recipe.rate_factor(self.step, recipe.joint_steps)
-        peak = recipe.vision_learning_rate if self.stage == "vision" else recipe.text_learning_rate
-        return peak * min(1.0, (self.step + 1) / recipe.ramp_steps)
-
-    def _step_seed(self) -> int:
-        return (self.seed * len(STAGES) + STAGES.index(self.stage)) * 1_000_003 + self.step
+DONE_FILE = "recipe.json"
+TRAINING_SCENES = 30_000
+WHOLE = (1.0, 1.0)
+PRECISIONS = ("no", "bf16", "fp16")
+VOCABULARY_CAPTIONS = 200_000
+DEFAULT_VOCABULARY = 2000
 
 
-def pretrain(
-    model: str,
-    data: str,
-    out: Path,
-    seed: int = 0,
-    steps: int | None = None,
-    threads: int | None = None,
-    recipe: Recipe | None = None,
-    resume: bool = True,
-    quiet: bool = False,
-) -> dict[str, float]:
-    """Pre-train a host on the built-in world, write its folder, and return the final held-out measures.
+def pretrain(request: PretrainRequest) -> dict[str, Any]:
+    """Run a pre-training to its end, from its last checkpoint where there is one; returns what recipe.json holds.
 
-    `steps` replaces the recipe's joint steps; `threads` is torch's thread count (default: torch's own). A run that
-    was interrupted goes on from `out`/state.pt unless `resume` is false.
+    Writes model.safetensors (float32), the tokenizer, config.json, recipe.json, log.jsonl, tensorboard/ and
+    checkpoints/ to the request's folder. Raises HarnessError for anything the run cannot go on with.
     """
-    if data != "scenes":
-        raise HarnessError(f"data {data!r}: pre-training reads only the built-in world; give scenes")
-    if not model.startswith(f"{ARCHITECTURE}-") or preset_of(model) not in PRESETS:
-        raise HarnessError(f"model {model!r}: expected one of {', '.join(f'{ARCHITECTURE}-{p}' for p in PRESETS)}")
-    recipe = recipe or Recipe()
-    if steps is not None:
-        recipe = Recipe.model_validate(recipe.model_dump() | {"joint_steps": steps})
-    if threads is not None:
-        torch.set_num_threads(threads)
-    vocabulary = assets_of(model) / VOCABULARY_FILE
-    tokenizer = TextTokenizer(vocabulary, PRESETS[preset_of(model)]["text_length"])
-    progress = Progress(out, quiet)
-    progress.say(f"drawing {recipe.training_scenes} training scenes")
-    corpus = build_corpus(
-        tokenizer.vocabulary, recipe.training_scenes, recipe.captions_per_scene, recipe.questions_per_scene, seed
+    recipe = recipe_of(request.model, _for_data(request) | request.recipe)
+    accelerator = _accelerator(request, recipe)
+    facts = _facts(request, recipe)
+    done = _finished(request.out, facts)
+    if done is not None:
+        return done
+    set_seed(request.seed)
+    loader = _loader(request, recipe, accelerator)
+    host, tokenizer, told = _host(request, recipe, loader, accelerator)
+    settings, schedule = paper_settings(request.model, request.method, request.schedule, request.settings)
+    shape = open_tower(host.vision).shape
+    reducer = make_reducer(request.method, shape, ratio=request.ratio, schedule=schedule, settings=settings)
+    objective = make_objective(request.model, host, reducer, tokenizer.specials, recipe).to(pick_dtype(request.dtype))
+    # From here on only dropout draws, each process its own.
+    torch.manual_seed(request.seed * 1000 + ranks.rank())
+    steps = request.steps or recipe.epochs * max(1, loader.steps_per_epoch // recipe.accumulate)
+    log = TrainLog(request.out, steps, quiet=request.quiet, active=accelerator.is_main_process)
+    run = Run(
+        objective,
+        loader,
+        tokenizer,
+        recipe,
+        accelerator,
+        request.out,
+        facts,
+        request.seed,
+        steps,
+        pick_dtype(request.dtype),
+        log,
+        request.save_every,
+        request.log_every,
+        request.recompute,
     )
-    trainer = Trainer(model, corpus, recipe, seed)
-    if resume and (out / STATE_FILE).is_file():
-        trainer.load_state(out / STATE_FILE)
-        progress.say(f"resuming {trainer.stage} at step {trainer.step}")
-    run_stages(trainer, tokenizer, progress)
-    return _finish(trainer, tokenizer, progress, vocabulary)
+    for line in told:
+        log.say(f"start: {line}")
+    if run.resume():
+        log.say(f"resuming at step {run.position.step} of {steps}")
+    run.train()
+    return _finish(request, run, host, tokenizer, told) if accelerator.is_main_process else {}
 
 
-def run_stages(trainer: Trainer, tokenizer: TextTokenizer, progress: Progress) -> None:
-    """Train from where the trainer stands to the end of the joint stage, logging, validating and saving."""
-    recipe = trainer.recipe
-    held_out = list(make_scenes(trainer.seed, "val", recipe.validation_scenes))
-    for stage in STAGES[STAGES.index(trainer.stage) :]:
-        if stage != trainer.stage:
-            trainer.enter(stage)
-        steps, before, since = trainer.steps_of(stage), trainer.seconds - time.perf_counter(), trainer.step
-        began = time.perf_counter()
-        while trainer.step < steps:
-            losses = trainer.advance()
-            trainer.seconds = before + time.perf_counter()
-            if trainer.step % recipe.log_every_steps == 0 or trainer.step == steps:
-                pace = (trainer.step - since) / (time.perf_counter() - began)
-                images = (recipe.batch_scenes, pace * recipe.batch_scenes)
-                progress.losses(stage, (trainer.step, steps), losses, images, trainer.seconds)
-            if trainer.step % recipe.validate_every_steps == 0:
-                if stage == "joint":
-                    measures = validate(trainer.model, tokenizer, held_out, 4, recipe.rerank_top)
-                    progress.measures(stage, trainer.step, measures, trainer.seconds)
-                trainer.save_state(progress.folder / STATE_FILE)
+def _for_data(request: PretrainRequest) -> dict[str, Any]:
+    """The built-in world's captions speak of places and colours, which crops, flips and RandAugment make untrue."""
+    return {"crop": None, "flip": False, "randaugment": False} if request.data == (SCENES,) else {}
 
 
-def _finish(trainer: Trainer, tokenizer: TextTokenizer, progress: Progress, vocabulary: Path) -> dict[str, float]:
-    """Store the weights in float16, measure what was stored, and write the folder's other files."""
-    recipe, out, name = trainer.recipe, progress.folder, trainer.name
-    digest = save_weights(trainer.model, out / WEIGHTS_FILE, name)
-    stored = build_albef(preset_of(name)).eval()
-    load_state(stored, read_weights(out / WEIGHTS_FILE)[0], out / WEIGHTS_FILE)
-    scenes = list(make_scenes(trainer.seed, "val", recipe.final_scenes))
-    measures = validate(stored, tokenizer, scenes, recipe.final_questions_per_scene, recipe.rerank_top)
-    progress.measures("stored", trainer.step, measures, trainer.seconds)
-    if vocabulary.resolve() != (out / VOCABULARY_FILE).resolve():
-        shutil.copyfile(vocabulary, out / VOCABULARY_FILE)
-    command = f"python -m harness pretrain --model {name} --data scenes --seed {trainer.seed} --out DIR"
-    record = provenance(trainer.seed, command) | {
-        "seconds": round(trainer.seconds, 1),
-        "weights_sha256": digest,
-        "recipe": recipe.model_dump(),
-        "held_out": measures,
-    }
-    write_atomically(out / "recipe.json", (json.dumps(record, indent=2) + "\n").encode())
-    config = {"architecture": ARCHITECTURE, "preset": preset_of(name), "answers": ANSWERS}
-    config |= stored.config.model_dump()
+def _accelerator(request: PretrainRequest, recipe: Recipe) -> Accelerator:
+    device = pick_device(request.device)
+    if request.precision not in PRECISIONS:
+        raise HarnessError(f"--precision {request.precision}: expected one of {', '.join(PRECISIONS)}")
+    if request.precision == "fp16" and device.type == "cpu":
+        raise HarnessError("--precision fp16 on a CPU: its products need a GPU; use --precision bf16 or no")
+    if request.dtype != "float32" and request.precision != "no":
+        raise HarnessError(f"--dtype {request.dtype} with --precision {request.precision}: choose one of them")
+    # Queues are the same on every rank already; torch 2.13 renamed the option that leaves them alone.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+    try:
+        return Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision=request.precision,
+            gradient_accumulation_steps=recipe.accumulate,
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+    except ValueError as error:
+        raise HarnessError(f"--precision {request.precision}: {str(error).splitlines()[0]}") from error
+
+
+def _loader(request: PretrainRequest, recipe: Recipe, accelerator: Accelerator) -> PairLoader:
+    config = host_config(request.model, **request.sizes | {"image_size": recipe.image_size})
+    sources = request.data
+    if SCENES in sources:
+        with accelerator.main_process_first():
+            folder = str(scenes_folder(TRAINING_SCENES, request.seed, "train", Progress(request.quiet)))
+        sources = tuple(folder if source == SCENES else source for source in sources)
+    augmentation = Augmentation(
+        size=config.image_size,
+        crop=recipe.crop is not None,
+        scale_low=(recipe.crop or WHOLE)[0],
+        scale_high=(recipe.crop or WHOLE)[1],
+        flip=recipe.flip,
+        randaugment=recipe.randaugment,
+        mean=config.mean,
+        std=config.std,
+    )
+    return PairLoader(
+        sources,
+        request.root,
+        augmentation,
+        recipe.batch_size,
+        request.seed,
+        ranks.rank(),
+        ranks.world(),
+        request.workers,
+        request.max_bad_share,
+        progress=Progress(request.quiet),
+    )
+
+
+def _host(
+    request: PretrainRequest, recipe: Recipe, loader: PairLoader, accelerator: Accelerator
+) -> tuple[HostModel, Tokenizer, list[str]]:
+    """The host to start from, its tokenizer, and what became of each tensor of the weights it starts from."""
+    if request.init is not None:
+        loaded = load_model(request.model, request.init, recipe.image_size, request.tokenizer)
+        host, tokenizer = loaded.model, loaded.tokenizer
+        told = [] if loaded.report is None else loaded.report.lines()
+    else:
+        changes: dict[str, Any] = request.sizes | {"image_size": recipe.image_size}
+        if recipe.dropout is not None:
+            changes["dropout"] = recipe.dropout
+        tokenizer = _tokenizer(request, host_config(request.model, **changes).text_length, loader, accelerator)
+        if isinstance(tokenizer, TextTokenizer):
+            changes |= host_class(request.model).vocabulary_sizes(tokenizer.vocabulary)
+        host, told = build_host(request.model, **changes), []
+    for part, source in (("vision", request.init_vision), ("text", request.init_text)):
+        if source is not None:
+            path = find_weights(source)
+            report = load_parts(host, read_released(path), str(path), part)
+            told += [f"{part}: {line}" for line in report.lines()]
+    return host.train(), tokenizer, told
+
+
+def _tokenizer(request: PretrainRequest, length: int, loader: PairLoader, accelerator: Accelerator) -> Tokenizer:
+    """The tokenizer named; else the host's own; else, for hosts of the built-in world on other data, one built anew."""
+    config = host_config(request.model)
+    shipped = assets_of("albef-tiny") / VOCABULARY_FILE
+    builds = request.vocabulary is not None or (config.tokenizer is None and request.data != (SCENES,))
+    if request.tokenizer is not None or not builds:
+        return open_tokenizer(config.tokenizer, shipped, length, request.tokenizer)
+    captions = [caption for pair in loader.pairs[:VOCABULARY_CAPTIONS] for caption in pair.captions]
+    if not captions:
+        raise HarnessError("no captions to build a vocabulary from before training; name one with --tokenizer")
+    words = build_vocabulary(captions, request.vocabulary or DEFAULT_VOCABULARY, host_class(request.model).EXTRA_WORDS)
+    path = request.out / VOCABULARY_FILE
+    if ranks.rank() == 0:
+        write_atomically(path, "".join(f"{word}\n" for word in words).encode())
+    accelerator.wait_for_everyone()
+    return TextTokenizer(path, length)
+
+
+def _facts(request: PretrainRequest, recipe: Recipe) -> dict[str, Any]:
+    """What a checkpoint and the run that resumes from it must have in common."""
+    asked = {name: value for name, value in asdict(request).items() if name not in _FREE}
+    facts = {"processes": ranks.world(), **asked, **recipe.model_dump(mode="json")}
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+    return plain
+
+
+# Options that change neither the result nor the order of samples; the recipe stands there with all its numbers.
+_FREE = {"out", "workers", "save_every", "log_every", "quiet", "max_bad_share", "device", "recipe"}
+
+
+def _finished(out: Path, facts: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a run that was finished here before; HarnessError where it was another one."""
+    path = out / DONE_FILE
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise HarnessError(f"{path}: not a JSON file; delete the folder or name another --out") from error
+    different = difference(record.get("facts", {}), facts)
+    if different:
+        raise HarnessError(f"{out}: holds a finished run with {different}; name another --out")
+    return record
+
+
+def _finish(
+    request: PretrainRequest, run: Run, host: HostModel, tokenizer: Tokenizer, told: list[str]
+) -> dict[str, Any]:
+    out = request.out
+    digest = save_weights(host, out / WEIGHTS_FILE, request.model, torch.float32)
+    tokenizer.save(out)
+    family, preset = split_name(request.model)
+    config = {"architecture": family, "preset": preset, **host.config.model_dump(mode="json")}
     write_atomically(out / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
-    thin_log(out)
-    (out / STATE_FILE).unlink(missing_ok=True)
-    return measures
+    position = run.position
+    record = provenance(request.seed, run.accelerator.device) | {
+        "facts": run.facts,
+        "method": {"name": request.method, **run.objective.reducer.config.model_dump(mode="json")},
+        "recipe": run.recipe.model_dump(mode="json"),
+        "steps": position.step,
+        "epochs": position.epoch,
+        "processes": ranks.world(),
+        "samples": run.loader.samples,
+        "bad_samples": position.bad_samples,
+        "truncated_captions": position.truncated,
+        "seconds": round(position.seconds, 1),
+        "weights_sha256": digest,
+        "start": told,
+    }
+    write_atomically(out / DONE_FILE, (json.dumps(record, indent=2) + "\n").encode())
+    return record

@@ -14,7 +14,8 @@ from harness.cost.flops import RULES, MacCounter, count, operator_name
 from harness.cost.probe import skeleton, tower_call, tower_inputs
 from harness.errors import HarnessError
 from harness.methods import ReducedModel, make_reducer, realised_ratio
-from harness.models.towers import attention_path, open_tower
+from harness.models.attention import attention_path
+from harness.models.towers import open_tower
 from harness.reduction import Trace, phase
 
 METHODS = {

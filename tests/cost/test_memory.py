@@ -6,12 +6,26 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch.autograd.graph import saved_tensors_hooks
 
-from harness.cost.memory import MemoryFit, estimate_memory, fixed_mib, largest_batch, measure_memory
+from harness.cost.memory import (
+    MIB,
+    MemoryFit,
+    PeakGrowth,
+    StepBytes,
+    _cuda_step,
+    estimate_memory,
+    fixed_mib,
+    largest_batch,
+    measure_memory,
+    peak_growth,
+)
 from harness.cost.probe import tower_call, tower_inputs
+from harness.cost.report import cost_report, memory_json
+from harness.cost.text import render_cost
 from harness.cost.vits import build_vit
 from harness.errors import HarnessError
 from harness.methods import make_reducer
-from harness.models.towers import attention_path, open_tower
+from harness.models.attention import attention_path
+from harness.models.towers import open_tower
 
 METHODS = {
     "dense": ("dense", {}),
@@ -125,6 +139,62 @@ def test_largest_batch():
     fit = MemoryFit(100.0, 0.0, 1000.0, "fused", "estimated")
     assert largest_batch(fit, 2) == 10
     assert largest_batch(fit, 0.5) == 0
-    assert largest_batch(MemoryFit(100.0, 0.0, 1000.0, "fused", "measured", 131.0), 2) == 8
+    grown = MemoryFit(100.0, 0.0, 1000.0, "fused", "measured", PeakGrowth(101.0, 30.0, "backward"))
+    assert largest_batch(grown, 2) == 8
     with pytest.raises(HarnessError, match="expected more than 0"):
         largest_batch(fit, 0)
+
+
+def step(held, forward_peak, peak):
+    return StepBytes(held * MIB, forward_peak * MIB, peak * MIB)
+
+
+def test_the_peaks_growth_is_what_forward_holds_and_what_comes_on_top():
+    """Batches 4 and 8: 500 MiB fixed, 100 held per image and 30 of buffers on top of it."""
+    growth = peak_growth([step(900, 905, 1020), step(1300, 1310, 1540)])
+    assert growth == PeakGrowth(held_mib=100.0, temporary_mib=30.0, peak_in="backward")
+    assert growth.peak_mib == 130.0
+    assert peak_growth([step(900, 1020, 1020), step(1300, 1540, 1540)]).peak_in == "forward"
+
+
+def measured(held, temporary, peak_in="backward"):
+    return MemoryFit(100.0, 0.0, 1000.0, "fused", "measured", PeakGrowth(held, temporary, peak_in))
+
+
+@pytest.mark.parametrize(("held", "temporary"), [(101.0, 30.0), (120.0, 0.5), (101.0, -20.0)])
+def test_a_gap_above_a_tenth_is_explained_by_parts_that_sum_to_the_peak(held, temporary):
+    memory = memory_json(measured(held, temporary))
+    parts = memory["gap_parts"]
+    assert memory["gap"] == pytest.approx((held + temporary) / 100 - 1)
+    assert parts == {"saved_mib": held, "temporary_mib": temporary, "peak_in": "backward"}
+    assert parts["saved_mib"] + parts["temporary_mib"] == memory["peak_mib_per_image"]
+
+
+def test_a_gap_up_to_a_tenth_needs_no_parts():
+    assert "gap_parts" not in memory_json(measured(101.0, 8.0))
+    assert "gap" not in memory_json(MemoryFit(100.0, 0.0, 1000.0, "fused", "estimated"))
+
+
+def test_the_text_explains_the_gap():
+    report = cost_report("test_vit", "dense")
+    lines = render_cost({**report, "memory": memory_json(measured(101.0, 30.0))}).splitlines()
+    place = lines.index("  allocator's peak  131.0 MiB per image (+31.0%)")
+    assert lines[place + 1 : place + 3] == [
+        "    saved           101.0 MiB per image held when the forward pass ends, +1.0 to what was counted",
+        "    temporary       +30.0 MiB per image from there to the peak, in the backward pass",
+    ]
+
+
+def test_the_bytes_held_are_read_between_the_passes(monkeypatch):
+    model = small_vit()
+
+    def gradients(_):
+        return sum(parameter.grad is not None for parameter in model.parameters())
+
+    for name in ("memory_allocated", "max_memory_allocated"):
+        monkeypatch.setattr(f"torch.cuda.{name}", gradients)
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda _: None)
+    found = _cuda_step(model, make_reducer("dense", open_tower(model).shape), 2, "fused")
+    assert found == StepBytes(held=0, forward_peak=0, peak=len(list(model.parameters())))
+    assert gradients(None) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.data.transforms import load_image, load_images, normalise
+from harness.data.transforms import load_image, load_images, normalise, read_image
 from harness.errors import HarnessError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.1)
@@ -41,6 +42,19 @@ def test_images_are_turned_as_exif_says(tmp_path: Path) -> None:
     read = load_image(tmp_path / "turned.png", 16, (0, 0, 0), (1, 1, 1))
     assert read[:, 0].max() == 0
     assert read[:, -1].min() == 1
+
+
+def test_sixteen_bit_grey_keeps_its_range(tmp_path: Path) -> None:
+    grey = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    assert np.array_equal(read_image(tmp_path / "grey.png", 16), np.repeat(grey[..., None] // 257, 3, axis=-1))
+
+
+def test_reading_in_threads_leaves_the_filters_of_warnings_alone(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    before = list(warnings.filters)
+    load_images([tmp_path / "a.png"] * 64, 4, MEAN, STD)
+    assert warnings.filters == before
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])

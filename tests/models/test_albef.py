@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from harness.errors import HarnessError
-from harness.models.albef import PRESETS, Albef, build_albef
+from harness.models.albef import PRESETS, Albef
+from harness.models.build import build_host
 from harness.models.checkpoints import VOCABULARY_FILE, assets_of
+from harness.models.host import TextBatch
 from harness.models.tokenizer import MASK, PAD, SEP, TextTokenizer
 
 TEXTS = ("a red ring at top left", "what color is the moon at bottom right?", "yes")
@@ -17,7 +19,7 @@ TEXTS = ("a red ring at top left", "what color is the moon at bottom right?", "y
 @pytest.fixture(scope="module")
 def model() -> Albef:
     torch.manual_seed(0)
-    return build_albef("tiny").double().eval()
+    return build_host("albef-tiny").double().eval()
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_shapes(model: Albef, tokenizer: TextTokenizer, images: Tensor) -> None:
     assert model.match_logits(fused).shape == (3, 2)
     assert model.mlm_logits(fused).shape == (3, length, model.config.vocab_size)
     answers = tokenizer.answer_ids(("red", "yes"))
-    scores = model.answer_scores(fused, positions, answers)
+    scores = model.answer_scores(TextBatch(ids, mask, texts), states, answers)
     torch.testing.assert_close(scores[1], model.mlm_logits(fused)[1, positions[1], answers])
 
 

@@ -9,7 +9,8 @@ from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CL
 from harness.check.method import small_vit
 from harness.errors import HarnessError
 from harness.methods import make_reducer, reduce
-from harness.models.towers import attention_path, open_tower
+from harness.models.attention import attention_path
+from harness.models.towers import open_tower
 from harness.reduction import TokenState, encode
 
 SMALL = {

@@ -1,181 +1,178 @@
-"""Facts about training: losses by hand, and a tiny run that learns, repeats itself and resumes."""
+"""Facts about whole pre-training runs of seconds: they learn, leave what loads again, and are not repeated."""
 
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from harness.data.scene_layout import TYPES, make_scenes
-from harness.data.scene_text import Claim, caption_text, captions, questions
 from harness.errors import HarnessError
-from harness.models.checkpoints import VOCABULARY_FILE, assets_of, load_model
-from harness.models.tokenizer import CLS, MASK, PAD, SEP, TextTokenizer
-from harness.train import objectives
-from harness.train.corpus import IGNORED, Corpus, build_corpus, caption_facts, look_up
-from harness.train.pretrain import Trainer, pretrain
-from harness.train.progress import LOG_BYTES, thin_log
-from harness.train.recipe import Recipe
-from harness.train.warmup import image_facts
+from harness.methods import make_reducer
+from harness.models.checkpoints import load_model
+from harness.models.towers import open_tower
+from harness.reduction import encode
+from harness.registry import methods
+from harness.train.loop import Run
+from harness.train.objective import Pairs
+from harness.train.pretrain import pretrain
+from harness.train.request import PretrainRequest
 
-SMALL = Recipe(
-    training_scenes=24,
-    captions_per_scene=2,
-    questions_per_scene=4,
-    batch_scenes=4,
-    vision_steps=2,
-    text_steps=1,
-    masked_word_scenes=2,
-    joint_steps=3,
-    matching_from_step=1,
-    ramp_steps=1,
-    log_every_steps=1,
-    validate_every_steps=2,
-    validation_scenes=8,
-    final_scenes=8,
-    rerank_top=4,
-)
+LOSSES = {
+    "albef": {"contrast", "matching", "masked_words"},
+    "blip": {"contrast", "matching", "caption"},
+    "meter": {"masked_words", "matching"},
+    "clip": {"contrast"},
+}
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> TextTokenizer:
-    return TextTokenizer(assets_of("albef-tiny") / VOCABULARY_FILE, 48)
+def logged(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(scope="module")
-def corpus(tokenizer: TextTokenizer) -> Corpus:
-    return build_corpus(tokenizer.vocabulary, 24, 2, 4, 0)
+@pytest.fixture(scope="module", params=LOSSES)
+def finished(request: pytest.FixtureRequest, ask: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A finished run of each host: its family, request and record."""
+    asked = ask(request.param, tmp_path_factory.mktemp(request.param), steps=16)
+    return request.param, asked, pretrain(asked)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("run")
-    pretrain("albef-tiny", "scenes", out, seed=0, recipe=SMALL, quiet=True)
-    return out
+def test_the_losses_are_finite_and_fall(finished: tuple[str, PretrainRequest, dict[str, Any]]) -> None:
+    family, asked, _ = finished
+    entries = logged(asked.out)
+    assert all(set(entry["losses"]) == LOSSES[family] for entry in entries)
+    totals = [sum(entry["losses"].values()) for entry in entries]
+    assert all(math.isfinite(total) for total in totals)
+    assert sum(totals[-4:]) / 4 < sum(totals[:2]) / 2 - 0.1
 
 
-def test_looking_words_up_agrees_with_word_pieces(tokenizer: TextTokenizer) -> None:
-    texts = [question.text for scene in make_scenes(0, "train", 20) for question in questions(scene, 6)]
-    texts += [caption_text(claims) for scene in make_scenes(0, "train", 20) for claims in captions(scene)]
-    assert [look_up(text, tokenizer.vocabulary) for text in texts] == tokenizer.words(texts)
+def test_every_step_is_logged_with_its_place_and_rate(finished: tuple[str, PretrainRequest, dict[str, Any]]) -> None:
+    _, asked, record = finished
+    entries = logged(asked.out)
+    assert [entry["step"] for entry in entries] == list(range(1, 17))
+    assert [entry["epoch"] for entry in entries[:5]] == [0, 0, 1, 1, 2]
+    assert [entry["learning_rate"] for entry in entries[:3]] == pytest.approx([0, 0.0015, 0.003])
+    assert all(entry["images_per_s"] > 0 and entry["memory_mib"] > 0 for entry in entries)
+    assert list((asked.out / "tensorboard").glob("events.*"))
+    assert (record["steps"], record["epochs"], record["samples"]) == (16, 7, 20)
+    assert (record["bad_samples"], record["truncated_captions"], record["processes"]) == (0, 0, 1)
+    assert record == json.loads((asked.out / "recipe.json").read_text())
 
 
-def test_the_corpus_hides_the_answer_at_the_mask(corpus: Corpus) -> None:
-    at_mask = corpus.questions_SQL.gather(2, corpus.mask_positions_SQ[..., None])
-    assert (at_mask == MASK).all()
-    assert (corpus.captions_SCL != corpus.foils_SCL).any(dim=-1).all()
-
-
-def test_facts_of_a_caption_hold_in_its_scene() -> None:
-    scene = next(make_scenes(0, "train", 1))
-    for claims in captions(scene):
-        stated = caption_facts(claims) == 1
-        assert image_facts(scene)[stated].all()
-    related = caption_facts([Claim(2, 1, relation=0, other_shape=0, other_colour=0)])
-    kind = 2 * 6 + 1
-    assert related[kind] == 1
-    assert (related[TYPES + kind * 4 : TYPES + kind * 4 + 4] == IGNORED).all()
-
-
-def test_contrast_is_small_only_where_pairs_agree() -> None:
-    temperature = torch.tensor(0.1)
-    assert objectives.contrast_loss(torch.eye(4), temperature) < 0.01
-    assert objectives.contrast_loss(torch.zeros(4, 4), temperature).item() == pytest.approx(1.3863, abs=1e-4)
-
-
-def test_hard_negatives_are_never_the_pair_itself_and_follow_similarity() -> None:
-    generator = torch.Generator().manual_seed(0)
-    similarity = torch.zeros(3, 3)
-    similarity[0, 2] = 1.0
-    drawn = torch.stack([objectives.hard_negatives(similarity, torch.tensor(0.05), generator) for _ in range(200)])
-    assert (drawn != torch.arange(3)).all()
-    assert (drawn[:, 0] == 2).all()
-    assert len(drawn[:, 1].unique()) == 2
-
-
-def test_only_ordinary_words_are_hidden_at_the_asked_rate() -> None:
-    ids = torch.full((400, 10), 30)
-    ids[:, 0], ids[:, -2], ids[:, -1] = CLS, SEP, PAD
-    hidden, target = objectives.mask_words(ids, 0.15, torch.Generator().manual_seed(0))
-    chosen = hidden == MASK
-    assert not chosen[:, [0, -2, -1]].any()
-    assert chosen[:, 1:-2].float().mean().item() == pytest.approx(0.15, abs=0.02)
-    assert torch.equal(target != objectives.IGNORE_INDEX, chosen)
-
-
-def test_the_learning_rate_rises_stays_and_falls() -> None:
-    recipe = Recipe(ramp_steps=10, decay_share=0.5)
-    factors = [recipe.rate_factor(step, 100) for step in range(100)]
-    assert factors[0] == 0.1
-    assert factors[9:51] == [1.0] * 42
-    assert factors[75] == 0.5
-    assert factors[99] == pytest.approx(0.02)
-
-
-def test_a_short_run_changes_weights_and_writes_its_folder(run: Path) -> None:
-    assert sorted(path.name for path in run.iterdir()) == [
-        "config.json",
-        "log.jsonl",
-        "model.safetensors",
-        "recipe.json",
-        "vocab.txt",
-    ]
-    record = json.loads((run / "recipe.json").read_text())
-    assert record["recipe"] == SMALL.model_dump()
-    loaded = load_model("albef-tiny", run / "model.safetensors")
+def test_the_weights_load_again_and_give_finite_outputs(
+    finished: tuple[str, PretrainRequest, dict[str, Any]],
+) -> None:
+    family, asked, record = finished
+    config = json.loads((asked.out / "config.json").read_text())
+    assert (config["architecture"], config["preset"], config["depth"]) == (family, "tiny", 3)
+    loaded = load_model(asked.model, asked.out)
     assert loaded.weights_digest == record["weights_sha256"]
-    steps = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [(step["stage"], step["step"]) for step in steps if "losses" in step] == [
-        ("vision", 1),
-        ("vision", 2),
-        ("text", 1),
-        ("joint", 1),
-        ("joint", 2),
-        ("joint", 3),
-    ]
-    assert "matching" in steps[-2]["losses"]
+    model = loaded.model
+    texts = model.text_batch(*loaded.tokenizer(["red dog near house", "unheard-of words"]))
+    tower = open_tower(model.vision)
+    reducer = make_reducer("elip", tower.shape, schedule=asked.schedule)
+    with torch.no_grad():
+        images = encode(tower, reducer, torch.randn(2, 3, 32, 32), model.guide(texts))
+        outputs = [model.match(texts, images)] if "match" in model.ABILITIES else []
+        outputs += [model.embed_image(images), model.embed_text(texts)] if "contrast" in model.ABILITIES else []
+    assert images.shape[1] < 17
+    assert outputs
+    assert all(torch.isfinite(output).all() for output in outputs)
 
 
-def test_the_same_seed_gives_the_same_losses_also_after_resuming(tmp_path: Path, corpus: Corpus) -> None:
-    whole, part = (Trainer("albef-tiny", corpus, SMALL, 1) for _ in range(2))
-    whole.enter("joint")
-    part.enter("joint")
-    before = [value.clone() for value in whole.model.state_dict().values()]
-    losses = [whole.advance() for _ in range(3)]
-    assert all(torch.equal(value, losses[0][key]) for key, value in part.advance().items())
-    part.save_state(tmp_path / "state.pt")
-    resumed = Trainer("albef-tiny", corpus, SMALL, 1)
-    resumed.load_state(tmp_path / "state.pt")
-    again = [resumed.advance() for _ in range(2)]
-    assert all(torch.equal(value, losses[2][key]) for key, value in again[1].items())
-    after = whole.model.state_dict().values()
-    assert sum(torch.equal(old, new) for old, new in zip(before, after, strict=True)) == 0
+def test_a_finished_run_is_not_repeated(finished: tuple[str, PretrainRequest, dict[str, Any]]) -> None:
+    _, asked, record = finished
+    before = {path: path.stat().st_mtime_ns for path in asked.out.rglob("*") if path.is_file()}
+    assert pretrain(replace(asked, save_every=5, log_every=3)) == record
+    assert {path: path.stat().st_mtime_ns for path in asked.out.rglob("*") if path.is_file()} == before
 
 
-def test_another_seed_gives_other_losses(corpus: Corpus) -> None:
-    one, other = (Trainer("albef-tiny", corpus, SMALL, seed).advance()["patch"] for seed in (1, 2))
-    assert one != other
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "holds a finished run with seed 0, not 1; name another --out"),
+        ({"method": "evit"}, "holds a finished run with method elip, not evit"),
+        ({"recipe": {"batch_size": 4}}, "holds a finished run with batch_size 8, not 4"),
+    ],
+)
+def test_a_folder_of_another_finished_run_is_refused(
+    finished: tuple[str, PretrainRequest, dict[str, Any]], change: dict[str, Any], message: str
+) -> None:
+    _, asked, _ = finished
+    recipe = asked.recipe | change.get("recipe", {})
+    with pytest.raises(HarnessError, match=message):
+        pretrain(replace(asked, **change | {"recipe": recipe}))
 
 
-def test_a_state_of_another_run_is_refused(tmp_path: Path, corpus: Corpus) -> None:
-    torch.save({"model": {}}, tmp_path / "state.pt")
-    with pytest.raises(HarnessError, match=r"state.pt: not the state of such a run"):
-        Trainer("albef-tiny", corpus, SMALL, 0).load_state(tmp_path / "state.pt")
+def test_every_method_trains(ask: Any, tmp_path: Path) -> None:
+    for name in methods.entries():
+        schedule = {} if name in {"elip", "evit", "random"} else {"schedule": None}
+        record = pretrain(ask("clip", tmp_path / name, method=name, steps=2, **schedule))
+        assert record["method"]["name"] == name
+        assert all(math.isfinite(entry["losses"]["contrast"]) for entry in logged(tmp_path / name))
 
 
-def test_a_long_log_is_thinned_but_keeps_what_was_measured(tmp_path: Path) -> None:
-    lines = [json.dumps({"step": step, "losses": {"x": "y" * 200}}) for step in range(3000)]
-    lines.insert(7, json.dumps({"step": 7, "held_out": {"vqa": 1}}))
-    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
-    thin_log(tmp_path)
-    text = (tmp_path / "log.jsonl").read_text()
-    assert len(text) <= LOG_BYTES
-    assert "held_out" in text
+@pytest.mark.parametrize("family", ["albef", "clip"])
+def test_recomputation_changes_no_loss(ask: Any, tmp_path: Path, family: str) -> None:
+    losses = []
+    for recompute in (False, True):
+        out = tmp_path / str(recompute)
+        pretrain(ask(family, out, steps=4, dtype="float64", recompute=recompute))
+        losses.append([entry["losses"] for entry in logged(out)])
+    for plain, again in zip(*losses, strict=True):
+        assert again == pytest.approx(plain, abs=1e-12, rel=0)
 
 
-@pytest.mark.parametrize(("model", "data"), [("albef-huge", "scenes"), ("blip-tiny", "scenes"), ("albef-tiny", "coco")])
-def test_what_cannot_be_trained_is_refused(tmp_path: Path, model: str, data: str) -> None:
-    with pytest.raises(HarnessError):
-        pretrain(model, data, tmp_path)
+def test_accumulation_takes_so_many_batches_a_step(ask: Any, tmp_path: Path) -> None:
+    record = pretrain(ask("albef", tmp_path, {"batch_size": 4, "accumulate": 2}, steps=4))
+    state = torch.load(max((tmp_path / "checkpoints").glob("*.pt")), weights_only=True)
+    assert (state["position"]["step"], state["position"]["batches"]) == (4, 8)
+    assert record["epochs"] == 1
+    assert all(math.isfinite(entry["losses"]["contrast"]) for entry in logged(tmp_path))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(ask: Any, tmp_path: Path) -> None:
+    asked = ask("albef", tmp_path, {"learning_rate": 1e30, "warmup_steps": 4}, save_every=1)
+    with pytest.raises(HarnessError, match=r"is not finite at step \d: the checkpoint of step \d is kept") as caught:
+        pretrain(asked)
+    assert "\n" not in str(caught.value)
+    assert "lower learning_rate or set clip_norm" in str(caught.value)
+    kept = max((tmp_path / "checkpoints").glob("*.pt"))
+    assert f"checkpoint of step {int(kept.stem[-8:])} is kept" in str(caught.value)
+    weights = torch.load(kept, weights_only=True)["objective"]
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert not (tmp_path / "recipe.json").exists()
+
+
+def test_a_checkpoint_with_weights_that_are_not_finite_is_not_written(
+    ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = Run._advance
+
+    def spoil(run: Run, pairs: Pairs) -> None:
+        advance(run, pairs)
+        if run.position.step == 4:
+            next(run.objective.host.parameters()).data.fill_(math.nan)
+
+    monkeypatch.setattr(Run, "_advance", spoil)
+    with pytest.raises(
+        HarnessError, match=r"weight host\.\S+ is not finite at step 4: the checkpoint of step 2 is kept"
+    ):
+        pretrain(ask("clip", tmp_path))
+    assert [path.stem for path in (tmp_path / "checkpoints").glob("*.pt")] == ["step-00000002"]
+
+
+def test_a_run_stopped_between_its_last_checkpoint_and_its_weights_only_writes_them(ask: Any, tmp_path: Path) -> None:
+    asked = ask("clip", tmp_path)
+    record = pretrain(asked)
+    for name in ("recipe.json", "model.safetensors"):
+        (tmp_path / name).unlink()
+    log = (tmp_path / "log.jsonl").read_text()
+    again = pretrain(asked)
+    assert (again["weights_sha256"], again["steps"]) == (record["weights_sha256"], 6)
+    assert (tmp_path / "model.safetensors").is_file()
+    assert (tmp_path / "log.jsonl").read_text() == log

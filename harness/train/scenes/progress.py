@@ -1,23 +1,18 @@
-"""What a training run says while it runs: a JSON-lines log, a line on stderr, and where it ran."""
+"""What a training run says while it runs: a JSON-lines log and a line on stderr."""
 
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from harness.errors import HarnessError
 
 LOG_FILE = "log.jsonl"
 LOG_BYTES = 200_000
-_LIBRARIES = ("torch", "timm", "transformers", "safetensors", "numpy")
 
 
 class Progress:
@@ -74,33 +69,3 @@ def thin_log(folder: Path) -> None:
             break
         entries = [entry for entry in entries if id(entry) not in dropped]
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
-
-
-def provenance(seed: int, command: str) -> dict[str, Any]:
-    """Seed, command, commit, library versions, machine and thread count of this process."""
-    return {
-        "seed": seed,
-        "command": command,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
-        "machine": platform.machine(),
-        "device": "cpu",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _commit() -> str:
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
-    except OSError:
-        return "uncommitted"
-    return done.stdout.strip() if done.returncode == 0 else "uncommitted"

@@ -20,7 +20,7 @@ from torch import Tensor
 from harness.data.scene_layout import PLACES, TYPES, Scene, make_scenes, patch_types, render
 from harness.data.scene_text import Claim, caption_text, captions, foil, questions
 from harness.models.tokenizer import CLS, MASK, PAD, SEP
-from harness.train.warmup import FACTS, image_facts
+from harness.train.scenes.warmup import FACTS, image_facts
 
 IGNORED = -1
 # Colours and shapes at a place are learned first by far; the other kinds get the larger share of the training.

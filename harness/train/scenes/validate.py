@@ -46,13 +46,13 @@ def _answers(
     model: Albef, tokenizer: TextTokenizer, scenes: Sequence[Scene], states: Tensor, each: int
 ) -> dict[str, float]:
     asked = [question for scene in scenes for question in questions(scene, each)]
-    ids, mask, positions = tokenizer.questions([question.text for question in asked])
+    ids, mask, _ = tokenizer.questions([question.text for question in asked])
     images = torch.arange(len(scenes)).repeat_interleave(each)
     answer_ids = tokenizer.answer_ids(ANSWERS)
     chosen = []
     for rows in torch.arange(len(asked)).split(4 * _CHUNK):
-        fused = model.fuse(model.encode_text(ids[rows], mask[rows]), mask[rows], states[images[rows]])
-        chosen.append(model.answer_scores(fused, positions[rows], answer_ids).argmax(dim=1))
+        texts = model.text_batch(ids[rows], mask[rows])
+        chosen.append(model.answer_scores(texts, states[images[rows]], answer_ids).argmax(dim=1))
     truth = torch.tensor([ANSWERS.index(question.answer) for question in asked])
     right = (torch.cat(chosen) == truth).double() * 100
     kinds = np.array([question.kind for question in asked])

@@ -7,9 +7,9 @@ import torch
 from harness.data.scene_layout import TYPES
 from harness.models.checkpoints import VOCABULARY_FILE, assets_of
 from harness.models.tokenizer import TextTokenizer
-from harness.train.corpus import build_corpus
-from harness.train.objectives import claim_loss
-from harness.train.warmup import cell_of_patch, neighbour_types
+from harness.train.scenes.corpus import build_corpus
+from harness.train.scenes.objectives import claim_loss
+from harness.train.scenes.warmup import cell_of_patch, neighbour_types
 
 
 def test_cells_are_two_by_two_patches() -> None:

@@ -1,0 +1,159 @@
+"""The commands that measure: `run`, `plan` (what `run` would do) and `ablate` (a study's whole grid)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from harness.cli_options import (
+    DEFAULT_RUNS,
+    STUDIES_FOLDER,
+    AsJson,
+    BatchSize,
+    Data,
+    Device,
+    Dtype,
+    Force,
+    ImageSize,
+    Limit,
+    Match,
+    Method,
+    Model,
+    Out,
+    Protocol,
+    Quiet,
+    Ratios,
+    ScheduleSpec,
+    Seed,
+    Settings,
+    Tasks,
+    TaskSettings,
+    Weights,
+    Workers,
+    request,
+    set_threads,
+)
+
+
+def run(
+    context: typer.Context,
+    method: Method,
+    ratios: Ratios = None,
+    model: Model = "albef-tiny",
+    task_names: Tasks = "all",
+    data: Data = "scenes",
+    protocol: Protocol = "inference",
+    schedule: ScheduleSpec = None,
+    match: Match = "tokens",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 64,
+    limit: Limit = None,
+    seed: Seed = 0,
+    out: Out = DEFAULT_RUNS,
+    as_json: AsJson = False,
+    weights: Weights = None,
+    settings: Settings = None,
+    set_task: TaskSettings = None,
+    image_size: ImageSize = None,
+    workers: Workers = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure methods beside dense: quality, MACs, memory and latency, one record per cell. Finished cells are kept."""
+    wanted = request(context.params)
+    from harness.progress import Progress
+    from harness.render.frame import to_frame
+    from harness.render.tables import render_table
+    from harness.runner import Bench, plan_cells, run_cells
+    from harness.store import Store
+
+    set_threads(workers)
+    store, progress = Store(out), Progress(quiet)
+    store.prepare()
+    records = run_cells(plan_cells(wanted, progress), store, Bench(weights, progress), force=force)
+    typer.echo(json.dumps(records, indent=1) if as_json else render_table(to_frame(records), "text").rstrip("\n"))
+    _finish(records)
+
+
+def plan(
+    context: typer.Context,
+    method: Method,
+    ratios: Ratios = None,
+    model: Model = "albef-tiny",
+    task_names: Tasks = "all",
+    data: Data = "scenes",
+    protocol: Protocol = "inference",
+    schedule: ScheduleSpec = None,
+    match: Match = "tokens",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 64,
+    limit: Limit = None,
+    seed: Seed = 0,
+    out: Out = DEFAULT_RUNS,
+    as_json: AsJson = False,
+    weights: Weights = None,
+    settings: Settings = None,
+    set_task: TaskSettings = None,
+    image_size: ImageSize = None,
+    workers: Workers = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """What `run` would do: its cells, tokens per block, MACs and memory, and which are done. Loads no weights."""
+    wanted = request(context.params)
+    from harness.planning import plan_rows, render_plan
+    from harness.progress import Progress
+
+    set_threads(workers)
+    rows = plan_rows(wanted, out, force=force, progress=Progress(quiet))
+    typer.echo(json.dumps(rows, indent=1) if as_json else render_plan(rows))
+
+
+def ablate(
+    context: typer.Context,
+    study: Annotated[str, typer.Argument(help="A study (see: list studies).")],
+    out: Annotated[Path, typer.Option("--out", help="Folder that holds a folder per study.")] = STUDIES_FOLDER,
+    data: Annotated[Optional[str], typer.Option("--data", help="Instead of the study's data.")] = None,
+    device: Annotated[Optional[str], typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = None,
+    batch_size: Annotated[Optional[int], typer.Option("--batch-size", min=1, help="Images per forward pass.")] = None,
+    limit: Limit = None,
+    seed: Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random.")] = None,
+    weights: Weights = None,
+    workers: Workers = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a study's whole grid; finished cells are kept."""
+    from harness.outputs import table_text
+    from harness.progress import Progress
+    from harness.runner import Bench, run_cells
+    from harness.store import Store
+    from harness.study import plan_study, read_study, save_index
+
+    set_threads(workers)
+    planned = read_study(study)
+    store = Store(out / study)
+    store.prepare()
+    given = {name: context.params[name] for name in ("data", "device", "batch_size", "limit", "seed", "weights")}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    cells, index = plan_study(planned, chosen, Progress(quiet))
+    save_index(store.folder, study, planned, cells, index)
+    records = run_cells(cells, store, Bench(weights, Progress(quiet)), force=force)
+    typer.echo(table_text(DEFAULT_RUNS, study, out, "text"))
+    _finish(records)
+
+
+def _finish(records: list[dict[str, Any]]) -> None:
+    """List failed cells on stderr and leave with status 1 if there are any."""
+    failed = [record for record in records if record["status"] != "done"]
+    for record in failed:
+        spec = record["spec"]
+        budget = "paper" if spec["ratio"] is None else f"{spec['ratio']:g}"
+        typer.echo(f"{record['status']}: {spec['method']} {budget} {spec['task']}: {record['error']}", err=True)
+    if failed:
+        raise typer.Exit(1)

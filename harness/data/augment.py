@@ -1,0 +1,100 @@
+"""What pre-training does to a pair: random crop, flip, RandAugment, normalise.
+
+Source: ALBEF's dataset/__init__.py (pretrain_transform). Two things differ: RandAugment is torchvision's, which also
+has Color, Contrast, Posterize and Solarize and shifts further; and a flip exchanges left and right in the caption.
+
+Every draw depends on one integer that the caller derives from (seed, epoch, key): order, batch and worker do not
+matter, and torch's global generator is left as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+from torchvision.transforms import v2
+
+from harness.data.transforms import normalise, open_image
+
+__all__ = ["Augmentation", "augment", "evaluation", "mirrored", "open_image"]
+_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+
+
+class Augmentation(BaseModel):
+    """ALBEF's pre-training augmentation; `size` in pixels, `scale` as shares of the image's area.
+
+    Without `crop` the whole image is resized to a square.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: PositiveInt = 256
+    crop: bool = True
+    scale_low: float = Field(default=0.2, gt=0, le=1)
+    scale_high: float = Field(default=1.0, gt=0, le=1)
+    flip: bool = True
+    randaugment: bool = True
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.26862954, 0.26130258, 0.27577711)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Augmentation:
+        if self.scale_low > self.scale_high:
+            raise ValueError(f"scale {self.scale_low} to {self.scale_high}: expected low <= high")
+        return self
+
+
+def augment(image: Image.Image, caption: str, augmentation: Augmentation, draw: int) -> tuple[Tensor, str]:
+    """A training view of a pair, float32 (3, size, size), and its caption, both fixed by the 64-bit `draw`."""
+    crop, randaugment = _transforms(augmentation)
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would reseed the accelerators too.
+        torch.default_generator.manual_seed(draw)
+        image = crop(image) if augmentation.crop else _square(image, augmentation.size)
+        if augmentation.flip and torch.rand(()) < 0.5:
+            image, caption = v2.functional.horizontal_flip(image), mirrored(caption)
+        if augmentation.randaugment:
+            image = randaugment(image)
+    return _tensor(image, augmentation), caption
+
+
+def evaluation(image: Image.Image, augmentation: Augmentation) -> Tensor:
+    """The whole image, resized to a square with bicubic interpolation: float32 (3, size, size)."""
+    return _tensor(_square(image, augmentation.size), augmentation)
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    return image.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def mirrored(caption: str) -> str:
+    """The caption with the words left and right exchanged, each in the case of the one it replaces."""
+    return _SIDES.sub(lambda match: _other_side(match[0]), caption)
+
+
+def _other_side(word: str) -> str:
+    other = "right" if word.lower() == "left" else "left"
+    if word.isupper():
+        return other.upper()
+    return other.capitalize() if word[0].isupper() else other
+
+
+def _tensor(image: Image.Image, augmentation: Augmentation) -> Tensor:
+    return normalise(np.asarray(image, dtype=np.uint8)[None], augmentation.mean, augmentation.std)[0]
+
+
+@cache
+def _transforms(augmentation: Augmentation) -> tuple[Any, Any]:
+    """Crop and RandAugment; moved-in corners are grey as in ALBEF's dataset/randaugment.py."""
+    crop = v2.RandomResizedCrop(
+        augmentation.size,
+        scale=(augmentation.scale_low, augmentation.scale_high),
+        interpolation=v2.InterpolationMode.BICUBIC,
+    )
+    return crop, v2.RandAugment(num_ops=2, magnitude=7, num_magnitude_bins=11, fill=[128, 128, 128])

@@ -1,0 +1,280 @@
+"""Batches of augmented pairs for one process of a pre-training run.
+
+The order is a function of (seed, epoch), and a sample's view of (seed, epoch, key), so that (epoch, steps done) is the
+whole position of a run, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from harness.data.augment import Augmentation, augment
+from harness.data.pairs import PairRef, Warn, caption_of, draw, read_pairs, sample_id, unique_keys
+from harness.data.shards import buffered, count_samples, expand_shards, is_shards, read_shard, round_robin, shard_names
+from harness.data.transforms import open_image
+from harness.errors import HarnessError, warn_on_stderr
+from harness.progress import SILENT, Progress
+
+BLOCK_PAIRS = 1000
+Unit = Path | list[int]
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Pairs of one step: `pixels` (B, 3, H, W) float32, `sample_ids` (B,) int64; B is the batch size.
+
+    `bad` of them could not be read and are replaced by repeating others of the batch.
+    """
+
+    pixels: Tensor
+    captions: list[str]
+    keys: list[str]
+    sample_ids: Tensor
+    bad: int
+
+
+@dataclass
+class Counters:
+    """What a loader has delivered and passed over so far, in this process."""
+
+    samples: int = 0
+    bad_samples: int = 0
+    bad_shards: int = 0
+
+
+class PairLoader:
+    """The pairs of all `sources` (JSON files, folders of one, patterns of shards), epoch after epoch.
+
+    `batch_size` is per process; this one is `rank` of `world`. `workers` processes decode (0: this one does).
+    `samples` of an epoch are those of all processes together.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        root: Path | None,
+        augmentation: Augmentation,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        max_bad_share: float = 0.01,
+        buffer_samples: int = 1000,
+        warn: Warn = warn_on_stderr,
+        progress: Progress = SILENT,
+    ) -> None:
+        """Read the annotation files and count the shards' samples (slow once: let one process count before the others).
+
+        Raises HarnessError for settings out of range, sources that cannot be read (see `read_pairs` and
+        `expand_shards`), fewer samples than one global batch, and fewer shards than processes.
+        """
+        _check(sources, (batch_size, buffer_samples), (rank, world), workers, max_bad_share)
+        self.augmentation, self.batch_size, self.seed = augmentation, batch_size, seed
+        self.rank, self.world, self.workers = rank, world, workers
+        self.max_bad_share, self.buffer_samples, self.warn = max_bad_share, buffer_samples, warn
+        self.counters = Counters()
+        self.pairs = unique_keys(
+            pair for source in sources if not is_shards(source) for pair in read_pairs(source, root, self._warn_once)
+        )
+        self.shards = _distinct(shard for source in sources if is_shards(source) for shard in expand_shards(source))
+        self._names = shard_names(self.shards)
+        self._damaged: set[Path] = set()
+        with progress.bar("counting shards", len(self.shards)) as bar:
+            counts = count_samples(self.shards, bar.advance)
+        self.samples = len(self.pairs) + sum(counts.values())
+        self.steps_per_epoch = self.samples // (batch_size * world)
+        if self.steps_per_epoch == 0:
+            raise HarnessError(
+                f"{self.samples} pairs: fewer than one global batch of {batch_size * world} "
+                f"({batch_size} x {world} processes); lower the batch size or add data"
+            )
+        units = len(self.shards) + math.ceil(len(self.pairs) / BLOCK_PAIRS)
+        if self.shards and units < world:
+            raise HarnessError(
+                f"{units} shards and blocks of {BLOCK_PAIRS} pairs: fewer than {world} processes; "
+                "split the shards or start fewer processes"
+            )
+
+    def epoch(self, epoch: int, skip_steps: int = 0) -> Iterator[PairBatch]:
+        """The batches of an epoch from step `skip_steps` on, exactly those of an epoch that was not interrupted.
+
+        Raises HarnessError when more than `max_bad_share` of the epoch's samples of this process cannot be read, or
+        none of a batch.
+        """
+        if not 0 <= skip_steps <= self.steps_per_epoch:
+            raise HarnessError(f"skip {skip_steps} steps: an epoch has {self.steps_per_epoch}; resume with less")
+        return self._batches(epoch, skip_steps)
+
+    def _batches(self, epoch: int, skip_steps: int) -> Iterator[PairBatch]:
+        refs = self._shuffled_refs(epoch, skip_steps) if self.shards else self._permuted_refs(epoch, skip_steps)
+        loader: DataLoader[Any] = DataLoader(
+            _Decoder(self.augmentation, self.seed, epoch),
+            batch_size=None,
+            sampler=refs,
+            num_workers=self.workers,
+            collate_fn=_unchanged,
+            generator=torch.Generator(),  # Otherwise it draws a seed from the global one.
+        )
+        bad, first = 0, ""
+        allowed = self.max_bad_share * self.steps_per_epoch * self.batch_size
+        for batch, failed in loader:
+            bad, first = bad + len(failed), first or "".join(failed[:1])
+            self.counters.bad_samples += len(failed)
+            if batch is None or bad > allowed:
+                raise self._too_bad(bad, first, whole_batch=batch is None)
+            self.counters.samples += len(batch.keys)
+            yield batch
+
+    def _permuted_refs(self, epoch: int, skip_steps: int) -> Iterator[list[PairRef]]:
+        """This process's rows of each global batch, which are consecutive in the epoch's permutation."""
+        order = self._permutation(epoch)
+        for step in range(skip_steps, self.steps_per_epoch):
+            first = (step * self.world + self.rank) * self.batch_size
+            yield [self.pairs[at] for at in order[first : first + self.batch_size].tolist()]
+
+    def _shuffled_refs(self, epoch: int, skip_steps: int) -> Iterator[list[PairRef]]:
+        stream = self._stream(epoch)
+        for step in range(self.steps_per_epoch):
+            refs = list(itertools.islice(stream, self.batch_size))
+            if step >= skip_steps:
+                yield refs
+
+    def _stream(self, epoch: int) -> Iterator[PairRef]:
+        """This process's shards and blocks without end, through the shuffle buffer; each turn has every sample once."""
+        blocks = self._permutation(epoch).split(BLOCK_PAIRS)
+        units: list[Unit] = [*self.shards, *(block.tolist() for block in blocks if len(block))]
+        random.Random(draw(self.seed, epoch, "units")).shuffle(units)
+        units = units[self.rank :: self.world]
+        for turn in itertools.count():
+            source = random.Random(draw(self.seed, epoch, self.rank, turn, "buffer"))
+            if turn:
+                source.shuffle(units)
+            refs = buffered(round_robin(map(self._read_unit, units)), self.buffer_samples, source)
+            first = next(refs, None)
+            if first is None:
+                raise HarnessError(f"process {self.rank}: no sample in its shards (first {units[0]}); fetch them again")
+            yield first
+            yield from refs
+
+    def _read_unit(self, unit: Unit) -> Iterator[PairRef]:
+        if isinstance(unit, Path):
+            return read_shard(unit, self._names[unit], self._report_damage)
+        return (self.pairs[at] for at in unit)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(draw(self.seed, epoch, "order"))
+        return torch.randperm(len(self.pairs), generator=generator)
+
+    def _warn_once(self, line: str) -> None:
+        """Say what every process sees from the first one only."""
+        if self.rank == 0:
+            self.warn(line)
+
+    def _report_damage(self, shard: Path, reason: str) -> None:
+        if shard not in self._damaged:
+            self._damaged.add(shard)
+            self.counters.bad_shards = len(self._damaged)
+            self.warn(f"shard {shard}: damaged ({reason}); only the samples before that are used; fetch it again")
+
+    def _too_bad(self, bad: int, first: str, whole_batch: bool) -> HarnessError:
+        samples = self.steps_per_epoch * self.batch_size
+        return HarnessError(
+            f"{bad} of {samples} pairs ({bad / samples:.2%}) cannot be used"
+            f"{', among them a whole batch' if whole_batch else ''}; --max-bad-share is {self.max_bad_share:g}; "
+            f"the first: {first}"
+        )
+
+
+def loader_rate(loader: PairLoader, seconds: float = 5.0) -> float:
+    """Images per second of the loader alone, over about `seconds` after each worker's first batch."""
+    batches = (batch for epoch in itertools.count() for batch in loader.epoch(epoch))
+    for _ in range(max(1, loader.workers)):
+        next(batches)
+    images, began = 0, time.perf_counter()
+    for batch in batches:
+        images += len(batch.keys)
+        if time.perf_counter() - began >= seconds:
+            break
+    return images / (time.perf_counter() - began)
+
+
+class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
+    """The half of the loader that runs in the workers: it is indexed by a batch's references themselves."""
+
+    def __init__(self, augmentation: Augmentation, seed: int, epoch: int) -> None:
+        self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
+
+    def __getitem__(self, refs: list[PairRef]) -> tuple[PairBatch | None, list[str]]:
+        """The batch, or None when nothing of it can be read, and why each bad sample is bad."""
+        rows: list[tuple[Tensor, str] | None] = []
+        failures = []
+        for ref in refs:
+            try:
+                rows.append(self._load(ref))
+            except HarnessError as error:
+                rows.append(None)
+                failures.append(str(error))
+        if len(failures) == len(refs):
+            return None, failures
+        sound = [_next_sound(rows, at) for at in range(len(rows))]
+        loaded = [row for at in sound if (row := rows[at]) is not None]
+        keys = [refs[at].key for at in sound]
+        batch = PairBatch(
+            pixels=torch.stack([pixels for pixels, _ in loaded]),
+            captions=[caption for _, caption in loaded],
+            keys=keys,
+            sample_ids=torch.tensor([sample_id(key) for key in keys], dtype=torch.int64),
+            bad=len(failures),
+        )
+        return batch, failures
+
+    def _load(self, ref: PairRef) -> tuple[Tensor, str]:
+        caption = caption_of(ref, self.seed, self.epoch)
+        image = open_image(ref.image, ref.key if isinstance(ref.image, bytes) else str(ref.image))
+        return augment(image, caption, self.augmentation, draw(self.seed, self.epoch, ref.key))
+
+
+def _next_sound(rows: Sequence[object | None], at: int) -> int:
+    """The first position from `at` on, around the end, that holds something."""
+    return next(place % len(rows) for place in range(at, at + len(rows)) if rows[place % len(rows)] is not None)
+
+
+def _unchanged(loaded: Any) -> Any:
+    return loaded
+
+
+def _distinct(shards: Iterable[Path]) -> list[Path]:
+    found: dict[Path, Path] = {}
+    for shard in shards:
+        if shard.resolve() in found:
+            raise HarnessError(f"shard {shard}: is named by two sources; name it once")
+        found[shard.resolve()] = shard
+    return list(found.values())
+
+
+def _check(
+    sources: Sequence[str], sizes: tuple[int, int], place: tuple[int, int], workers: int, max_bad_share: float
+) -> None:
+    rank, world = place
+    if not sources:
+        raise HarnessError("no data sources; name JSON files, folders or shards of image-caption pairs")
+    if min(sizes) < 1:
+        raise HarnessError(f"batch size {sizes[0]}, shuffle buffer {sizes[1]}: expected at least 1 sample each")
+    if not 0 <= rank < world:
+        raise HarnessError(f"process {rank} of {world}: expected 0 <= rank < world")
+    if workers < 0:
+        raise HarnessError(f"{workers} workers: expected 0 (decode in this process) or more")
+    if not 0 <= max_bad_share <= 1:
+        raise HarnessError(f"--max-bad-share {max_bad_share}: expected a share in 0..1")

@@ -1,0 +1,229 @@
+"""Webdataset shards: tar files whose members NAME.jpg, NAME.txt (or NAME.json with "caption") make one sample NAME.
+
+A shard is read as a stream; its samples are counted from the headers alone, and the counts kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import json
+import random
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from harness.data.pairs import PairRef
+from harness.data.scenes import cache_folder
+from harness.errors import HarnessError
+from harness.files import explained, write_atomically
+
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
+TEXT_ENDINGS = ("txt", "json")
+DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError)
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+SHARDS_AT_ONCE = 4
+_READ_BYTES = 1 << 16  # tarfile copies what is left of its buffer at every read: larger is slower.
+
+
+def is_shards(source: str) -> bool:
+    """Whether a source is a pattern of shards, not a file or folder of pairs."""
+    return source.endswith(".tar") or (any(mark in source for mark in "{*?[") and not Path(source).exists())
+
+
+def expand_shards(pattern: str) -> list[Path]:
+    """The files of a pattern such as shards/{00000..00331}.tar, shards/{a,b}.tar or shards/*.tar, in order.
+
+    Raises HarnessError for braces without partner, backward ranges, files that do not exist or are not .tar.
+    """
+    if Path(pattern).is_file():
+        return [Path(pattern)]
+    found = [Path(match) for name in _unbraced(pattern, pattern) for match in sorted(glob.glob(name)) or [name]]
+    missing = [path for path in found if not path.is_file()]
+    if len(missing) == len(found):
+        raise HarnessError(f"shards {pattern}: nothing matches; check the folder and the pattern")
+    if missing:
+        raise HarnessError(
+            f"shards {pattern}: {len(missing)} of {len(found)} do not exist (first {missing[0]}); "
+            "fetch them or narrow the pattern"
+        )
+    other = next((path for path in found if path.suffix != ".tar"), None)
+    if other is not None:
+        raise HarnessError(f"shards {pattern}: {other} is not a .tar; name JSON files one by one")
+    return list(dict.fromkeys(found))
+
+
+def shard_names(shards: Sequence[Path]) -> dict[Path, str]:
+    """The file name of each shard, after as many of its folders as tell all shards apart."""
+    tails = ({path: "/".join(path.parts[-depth:]) for path in shards} for depth in itertools.count(1))
+    return next(names for names in tails if len(set(names.values())) == len(names))
+
+
+def read_shard(shard: Path, name: str, on_damage: Callable[[Path, str], None]) -> Iterator[PairRef]:
+    """Stream a shard's samples with the keys NAME/SAMPLE.
+
+    Of a truncated or corrupt shard come the whole samples; then `on_damage` is told the shard and the reason.
+    """
+    try:
+        for sample, parts in _samples(shard, payload=True):
+            image = next((parts[ending] for ending in IMAGE_ENDINGS if ending in parts), b"")
+            yield PairRef(f"{name}/{sample}", image, _captions(parts))
+    except DAMAGE as error:
+        on_damage(shard, str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+
+def count_samples(shards: Sequence[Path], advance: Callable[[int], None] | None = None) -> dict[Path, int]:
+    """Samples of each shard; `advance(1)` is called after each. Counts are cached by path, size and time of change.
+
+    Raises HarnessError for a shard that cannot be read and a cache that cannot be written.
+    """
+    counts = {}
+    for shard in shards:
+        counts[shard] = _cached_count(shard)
+        if advance is not None:
+            advance(1)
+    return counts
+
+
+def round_robin(readers: Iterable[Iterator[PairRef]], at_once: int = SHARDS_AT_ONCE) -> Iterator[PairRef]:
+    """One from each of `at_once` readers in turn; the next reader takes the place of one that is done."""
+    waiting = iter(readers)
+    active = list(itertools.islice(waiting, at_once))
+    while active:
+        for reader in list(active):
+            ref = next(reader, None)
+            if ref is not None:
+                yield ref
+                continue
+            following = next(waiting, None)
+            place = active.index(reader)
+            active[place : place + 1] = [] if following is None else [following]
+
+
+def buffered(stream: Iterator[PairRef], samples: int, source: random.Random) -> Iterator[PairRef]:
+    """The stream in random order as far as a buffer of `samples` can mix it; nothing is lost or repeated."""
+    buffer = list(itertools.islice(stream, samples))
+    for ref in stream:
+        at = source.randrange(len(buffer))
+        buffer[at], ref = ref, buffer[at]
+        yield ref
+    source.shuffle(buffer)
+    yield from buffer
+
+
+def _unbraced(text: str, pattern: str) -> Iterator[str]:
+    """Every text that the braces of `text` stand for; numbers of a range keep the width of one padded with zeros."""
+    match = _BRACES.search(text)
+    if match is None:
+        if "{" in text or "}" in text:
+            raise HarnessError(f"shards {pattern}: a brace without its partner; expected {{00000..00331}} or {{a,b}}")
+        yield text
+        return
+    if "{" in text[: match.start()]:
+        raise HarnessError(f"shards {pattern}: braces within braces; write the ranges one after the other")
+    for item in match[1].split(","):
+        for middle in _range(item, pattern):
+            yield from _unbraced(text[: match.start()] + middle + text[match.end() :], pattern)
+
+
+def _range(item: str, pattern: str) -> list[str]:
+    ends = _RANGE.fullmatch(item)
+    if ends is None:
+        return [item]
+    first, last = ends.groups()
+    if int(first) > int(last):
+        raise HarnessError(f"shards {pattern}: the range {item} runs backwards; write {{{last}..{first}}}")
+    width = max(len(first), len(last)) if first.startswith("0") else 0
+    return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
+
+
+class _Header(tarfile.TarInfo):
+    """A member's header; damage is an error, where tarfile takes any but the first damaged header for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if not buf:
+                raise tarfile.ReadError("it ends without the mark of a tar's end") from error
+            if any(buf):
+                raise tarfile.ReadError("damaged header, or not a tar") from error
+            raise
+
+
+def _members(shard: Path, payload: bool) -> Iterator[tuple[str, str, bytes]]:
+    """(sample, ending, content) of images and texts; without `payload` the contents are empty and never read."""
+    size = shard.stat().st_size
+    with tarfile.open(shard, "r|" if payload else "r:", tarinfo=_Header, bufsize=_READ_BYTES) as tar:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # It would keep every header of the shard.
+            folder, _, file_name = member.name.removeprefix("./").rpartition("/")
+            sample, _, ending = file_name.partition(".")
+            ending = ending.lower()
+            if not sample or not member.isfile() or ending not in IMAGE_ENDINGS + TEXT_ENDINGS:
+                continue
+            if member.offset_data + member.size > size:
+                raise tarfile.ReadError("unexpected end of data")
+            content = tar.extractfile(member) if payload else None
+            yield f"{folder}/{sample}" if folder else sample, ending, content.read() if content else b""
+
+
+def _samples(shard: Path, payload: bool) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Neighbouring members of one sample together; raises one of DAMAGE after the last that is whole."""
+    current, parts = "", dict[str, bytes]()
+    try:
+        for sample, ending, content in _members(shard, payload):
+            if sample != current and parts:
+                yield current, parts
+                parts = {}
+            current = sample
+            parts[ending] = content
+    except DAMAGE:
+        if _complete(parts):
+            yield current, parts
+        raise
+    if parts:
+        yield current, parts
+
+
+def _complete(parts: dict[str, bytes]) -> bool:
+    return any(ending in parts for ending in IMAGE_ENDINGS) and any(ending in parts for ending in TEXT_ENDINGS)
+
+
+def _captions(parts: dict[str, bytes]) -> tuple[str, ...]:
+    """The caption of .txt, or else those of .json; none where neither can be read."""
+    try:
+        text = parts.get("txt", b"").decode("utf-8").strip()
+        described = json.loads(parts["json"]) if not text and "json" in parts else None
+    except ValueError:
+        return ()
+    said = described.get("caption") if isinstance(described, dict) else text
+    texts = said if isinstance(said, list) else [said]
+    return tuple(one.strip() for one in texts if isinstance(one, str) and one.strip())
+
+
+def _cached_count(shard: Path) -> int:
+    with explained(f"shard {shard}: cannot be read", "fetch it again or narrow the pattern"):
+        about = shard.stat()
+    key = f"{shard.resolve()}\0{about.st_size}\0{about.st_mtime_ns}".encode("utf-8", "surrogateescape")
+    cached = cache_folder() / "shard-counts" / blake2b(key, digest_size=16).hexdigest()
+    if cached.is_file() and (text := cached.read_bytes()).isdigit():
+        return int(text)
+    with explained(f"shard {shard}: cannot be read", "fetch it again or narrow the pattern"):
+        count = _count(shard)
+    write_atomically(cached, str(count).encode())
+    return count
+
+
+def _count(shard: Path) -> int:
+    count = 0
+    try:
+        for _ in _samples(shard, payload=False):
+            count += 1
+    except (tarfile.TarError, EOFError, ValueError):
+        return count  # `read_shard` reports the damage, when the samples before it have been used.
+    return count

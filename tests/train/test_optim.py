@@ -1,0 +1,51 @@
+"""Facts about the optimizer's groups: what is decayed, and what learns at a multiple of the rate."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from harness.errors import HarnessError
+from harness.models.build import build_host
+from harness.train.optim import make_optimizer, set_rate
+from harness.train.recipe import recipe_of
+
+
+class Held(nn.Module):
+    """A host where objectives hold it."""
+
+    def __init__(self, host: nn.Module) -> None:
+        super().__init__()
+        self.host = host
+
+
+def test_vectors_are_not_decayed_and_frozen_weights_are_left_out() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2), nn.Linear(2, 2).requires_grad_(False))
+    groups = make_optimizer(model, recipe_of("albef-base", {})).param_groups
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert decays == {
+        id(model[0].weight): 0.02,
+        id(model[0].bias): 0.0,
+        id(model[1].weight): 0.0,
+        id(model[1].bias): 0.0,
+    }
+
+
+def test_meters_heads_and_co_attention_learn_five_times_as_fast() -> None:
+    host = build_host("meter-tiny", depth=1, text_layers=1, fusion_layers=1)
+    optimizer = make_optimizer(Held(host), recipe_of("meter-base", {}))
+    set_rate(optimizer, 1e-5)
+    rates = {id(parameter): round(group["lr"], 12) for group in optimizer.param_groups for parameter in group["params"]}
+    parts: dict[float, set[str]] = {1e-5: set(), 5e-5: set()}
+    for name, parameter in host.named_parameters():
+        parts[rates[id(parameter)]].add(name.split(".")[0])
+    heads = {"match_head", "mlm_transform", "mlm_decoder"}
+    both = {f"{side}_{part}" for side in ("text", "image") for part in ("transform", "fusion", "pooler")}
+    assert parts[5e-5] == heads | both
+    assert parts[1e-5].isdisjoint(parts[5e-5])
+    assert {"vision", "embeddings", "text"} <= parts[1e-5]
+
+
+def test_a_multiplier_of_nothing_is_refused() -> None:
+    with pytest.raises(HarnessError, match="multiplier of crosss: no trained parameter's name begins so"):
+        make_optimizer(nn.Linear(2, 2), recipe_of("albef-tiny", {"multipliers": {"weight": 2.0, "crosss": 5.0}}))

@@ -1,0 +1,149 @@
+"""Facts about resumption: a killed run, started again, ends with the very bits of one that was never killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from harness.cli import main
+from harness.errors import HarnessError
+from harness.train.loop import Run
+from harness.train.objective import Pairs
+from harness.train.pretrain import pretrain
+from harness.train.vocabulary import build_vocabulary
+
+LastState = Callable[[Path], dict[str, Tensor]]
+# The command, killed in the middle of writing its third checkpoint.
+KILLED_IN_A_CHECKPOINT = """
+import os, signal, sys, torch
+from harness.cli import main
+save, written = torch.save, []
+def cut(state, file):
+    save(state, file)
+    written.append(file)
+    if len(written) == 3:
+        file.truncate(file.tell() // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = cut
+main(sys.argv[1:])
+"""
+
+
+def started(words: list[str], code: str | None = None) -> subprocess.Popen[str]:
+    program = ["-m", "harness"] if code is None else ["-c", code]
+    return subprocess.Popen(
+        [sys.executable, *program, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def kill_after_a_checkpoint(words: list[str], out: Path) -> None:
+    """Kill the command as soon as its first checkpoint is finished."""
+    process = started(words)
+    while not list((out / "checkpoints").glob("*.json")) and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
+    assert not (out / "recipe.json").exists()
+
+
+def uninterrupted(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 0
+
+
+def assert_same_end(out: Path, expected: Path, last_state: LastState, steps: int) -> None:
+    for read in (last_state, lambda folder: load_file(folder / "model.safetensors")):
+        own, other = read(out), read(expected)
+        assert own.keys() == other.keys()
+        assert [name for name in own if not torch.equal(own[name], other[name])] == []
+    entries = [[json.loads(line) for line in (folder / "log.jsonl").open()] for folder in (out, expected)]
+    assert [entry["step"] for entry in entries[0]] == list(range(1, steps + 1))
+    assert [entry["losses"] for entry in entries[0]] == [entry["losses"] for entry in entries[1]]
+
+
+def test_albef_killed_after_and_within_a_checkpoint_ends_with_the_same_bits(
+    command: Any, pairs: str, tmp_path: Path, last_state: LastState
+) -> None:
+    extra = ("--steps", 16, "--batch-size", 6, "--size", "dropout=0.1")
+    out = tmp_path / "killed"
+    words = command("albef", pairs, out, *extra)
+    kill_after_a_checkpoint(words, out)
+    process = started(words, KILLED_IN_A_CHECKPOINT)
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
+    assert len(list((out / "checkpoints").glob("*.part"))) == 1
+    process = started(words)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    uninterrupted(command("albef", pairs, tmp_path / "whole", *extra))
+    assert_same_end(out, tmp_path / "whole", last_state, 16)
+    assert not list((out / "checkpoints").glob("*.part"))
+
+
+def test_clip_killed_in_a_stream_of_shards_ends_with_the_same_bits(
+    command: Any, shards: str, tmp_path: Path, last_state: LastState
+) -> None:
+    words_file = tmp_path / "vocab.txt"
+    words_file.write_text("\n".join(build_vocabulary(["red green blue dog cat house tree"], 80)))
+    extra = ("--steps", 16, "--batch-size", 6, "--tokenizer", words_file)
+    out = tmp_path / "killed"
+    words = command("clip", shards, out, *extra)
+    kill_after_a_checkpoint(words, out)
+    process = started(words)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    uninterrupted(command("clip", shards, tmp_path / "whole", *extra))
+    assert_same_end(out, tmp_path / "whole", last_state, 16)
+
+
+@pytest.mark.parametrize("family", ["albef", "blip", "meter", "clip"])
+def test_every_host_goes_on_from_the_middle_of_an_epoch(
+    ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last_state: LastState, family: str
+) -> None:
+    sizes = {} if family == "clip" else {"sizes": {"dropout": 0.1}}
+    asked = ask(family, tmp_path / "stopped", {"batch_size": 6}, steps=8, **sizes)
+    advance = Run._advance
+
+    def stop(run: Run, pairs: Pairs) -> None:
+        advance(run, pairs)
+        if run.position.step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "_advance", stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(asked)
+    with pytest.raises(HarnessError, match=r"step-00000004.pt: of a run with seed 0, not 1; start the run as it was"):
+        pretrain(replace(asked, seed=1))
+    pretrain(asked)
+    pretrain(replace(asked, out=tmp_path / "whole"))
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole", last_state, 8)
+
+
+def test_a_damaged_newest_checkpoint_is_told_even_where_progress_is_not(
+    ask: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str], last_state: LastState
+) -> None:
+    asked = ask("clip", tmp_path / "damaged")
+    pretrain(asked)
+    (asked.out / "recipe.json").unlink()
+    newest = max((asked.out / "checkpoints").glob("*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    pretrain(asked)
+    err = capfd.readouterr().err
+    assert f"warning: {newest} is damaged (its digest differs); going back to the one before it\n" in err
+    pretrain(replace(asked, out=tmp_path / "whole"))
+    assert_same_end(asked.out, tmp_path / "whole", last_state, 6)
