@@ -117,7 +117,10 @@ class Trainer:
         weight = recipe.masked_word_weight if late else recipe.early_masked_word_weight
         rate = recipe.mask_rate if late else recipe.early_mask_rate
         losses["masked_word"] = weight * objectives.masked_word_loss(model, states[some], ids[some], rate, generator)
-        asked = torch.randperm(corpus.questions_SQL.shape[1], generator=generator)[: recipe.questions_per_step]
+        each = recipe.questions_per_scene
+        asked = torch.randperm(each, generator=generator)[: recipe.questions_per_step]
+        if self.step >= recipe.late_questions_from_step:
+            asked = asked + each
         rows = scenes_B[:, None]
         losses["answer"] = recipe.answer_weight * objectives.answer_loss(
             model,
