@@ -3,7 +3,8 @@
 Every word of the world is one token, so that texts are looked up word by word here, which is much faster than
 WordPiece and gives the same ids (a test compares them).
 
-Shapes: S scenes, C captions or Q questions per scene, L tokens, N patches, K facts (see `warmup`).
+Shapes: S scenes, C captions or Q questions per scene (half of the world's own mix, then half of LATE_KINDS), L tokens,
+N patches, K facts (see `warmup`).
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from harness.models.tokenizer import CLS, MASK, PAD, SEP
 from harness.train.scenes.warmup import FACTS, image_facts
 
 IGNORED = -1
-# Colours and shapes at a place are learned first by far; the other kinds get the larger share of the training.
-TRAINING_KINDS = ("colour", "shape", "height", "side", "place", "place", "near", "near")
+# Colours and shapes at a place are learned first by far; then the other kinds get the larger share.
+LATE_KINDS = ("colour", "shape", "height", "side", "place", "place", "near", "near")
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -120,7 +121,7 @@ def _describe(scene: Scene, vocabulary: dict[str, int], captions_each: int, ques
     spoken = captions(scene, captions_each)
     foil_bits = scene.bits(4)
     both = (spoken, [foil(scene, claims, foil_bits) for claims in spoken])
-    asked = questions(scene, questions_each, TRAINING_KINDS)
+    asked = questions(scene, questions_each) + questions(scene, questions_each, LATE_KINDS)
     return _Row(
         image=render(scene),
         types=patch_types(scene),

@@ -90,7 +90,7 @@ class Trainer:
 
     def vision_losses(self, scenes_B: Tensor) -> Losses:
         """What each patch shows and which facts hold, from the vision tower alone."""
-        return self._supervised(scenes_B, self._encode(scenes_B), 1.0, 1.0)
+        return self._supervised(scenes_B, self._encode(scenes_B), (1.0, 0.0, 1.0))
 
     def text_losses(self, scenes_B: Tensor) -> Losses:
         """Which facts each caption of the scenes states, read by the head that the images trained, left as it is."""
@@ -102,7 +102,9 @@ class Trainer:
         """All objectives on one encoding of the images, weighted; matching starts at its own step."""
         recipe, corpus, model = self.recipe, self.corpus, self.model
         states = self._encode(scenes_B)
-        losses = self._supervised(scenes_B, states, recipe.patch_weight, recipe.facts_weight)
+        late = self.step >= recipe.surroundings_from_step
+        around = recipe.patch_weight if late else 0.0
+        losses = self._supervised(scenes_B, states, (recipe.patch_weight, around, recipe.facts_weight))
         chosen = torch.randint(corpus.captions_SCL.shape[1], scenes_B.shape, generator=generator)
         ids = corpus.captions_SCL[scenes_B, chosen]
         mask = ids != PAD
@@ -114,10 +116,13 @@ class Trainer:
         if self.step >= recipe.matching_from_step:
             losses |= self._matching(scenes_B, chosen, (states, texts), similarity, generator)
         some = slice(recipe.masked_word_scenes)
-        losses["masked_word"] = recipe.masked_word_weight * objectives.masked_word_loss(
-            model, states[some], ids[some], recipe.mask_rate, generator
-        )
-        asked = torch.randperm(corpus.questions_SQL.shape[1], generator=generator)[: recipe.questions_per_step]
+        weight = recipe.masked_word_weight if late else recipe.early_masked_word_weight
+        rate = recipe.mask_rate if late else recipe.early_mask_rate
+        losses["masked_word"] = weight * objectives.masked_word_loss(model, states[some], ids[some], rate, generator)
+        each = recipe.questions_per_scene
+        asked = torch.randperm(each, generator=generator)[: recipe.questions_per_step]
+        if self.step >= recipe.late_questions_from_step:
+            asked = asked + each
         rows = scenes_B[:, None]
         losses["answer"] = recipe.answer_weight * objectives.answer_loss(
             model,
@@ -154,13 +159,17 @@ class Trainer:
         pixels = normalise(self.corpus.images_SHWC[scenes_B.numpy()], config.mean, config.std)
         return self.model.encode_image(pixels)
 
-    def _supervised(self, scenes_B: Tensor, states: Tensor, patches: float, facts: float) -> Losses:
+    def _supervised(self, scenes_B: Tensor, states: Tensor, weights: tuple[float, float, float]) -> Losses:
+        """What patches show, what surrounds them, which facts hold, weighted; surroundings at weight 0 are left out."""
+        patches, around, facts = weights
         types = self.corpus.patch_types_SN[scenes_B]
-        return {
+        losses = {
             "patch": patches * patch_loss(self.heads, states, types),
-            "surroundings": patches * surroundings_loss(self.heads, states, types),
             "image_facts": facts * facts_loss(self.heads, states[:, 0], self.corpus.image_facts_SK[scenes_B]),
         }
+        if around:
+            losses["surroundings"] = around * surroundings_loss(self.heads, states, types)
+        return losses
 
     def _matching(
         self, scenes_B: Tensor, chosen_B: Tensor, states: tuple[Tensor, Tensor], similarity_BB: Tensor, generator: Any
@@ -177,14 +186,13 @@ class Trainer:
         fused = model.fuse(both[texts], mask[texts], states[0][images])
         nouns = corpus.nouns_S2C3[scenes_B, :, chosen_B].transpose(0, 1).flatten(0, 1)[texts]
         claimed = corpus.claimed_S2C3[scenes_B, :, chosen_B].transpose(0, 1).flatten(0, 1)[texts]
-        at_nouns = fused.gather(1, nouns[..., None].expand(-1, -1, fused.shape[-1]))
-        clauses = objectives.claim_loss(
-            self.heads.claim(at_nouns)[..., 0], claimed, corpus.image_facts_SK[scenes_B][images]
-        )
-        return {
-            "matching": recipe.matching_weight * objectives.matching_loss(model, fused, texts, images),
-            "claims": recipe.claims_weight * clauses,
-        }
+        losses = {"matching": recipe.matching_weight * objectives.matching_loss(model, fused, texts, images)}
+        if self.step >= recipe.claims_from_step:
+            at_nouns = fused.gather(1, nouns[..., None].expand(-1, -1, fused.shape[-1]))
+            truth = corpus.image_facts_SK[scenes_B][images]
+            clauses = objectives.claim_loss(self.heads.claim(at_nouns)[..., 0], claimed, truth)
+            losses["claims"] = recipe.claims_weight * clauses
+        return losses
 
     def _text_facts(self, states_BLD: Tensor, stated_BK: Tensor) -> Tensor:
         return facts_loss(self.heads, states_BLD[:, 0], stated_BK.clamp(min=0), stated_BK != IGNORED)

@@ -8,6 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 class Recipe(BaseModel):
     """Three stages: supervised warm-ups of the vision tower and the text encoder, then all objectives together.
 
+    What a patch shows comes before what surrounds it: patches that tell of their neighbours from the start leave the
+    fusion encoder near chance, since it cannot tell whose colour it reads. So the surroundings, and the harder masking
+    that needs them, join the joint stage at `surroundings_from_step`, once words find their patches; claims at theirs.
+    Questions are the world's own mix, mostly of colours and shapes, until `late_questions_from_step`, then mostly of
+    places.
     The learning rate rises over `ramp_steps`, stays, and falls linearly to zero over the last `decay_share` of
     the joint stage. Batches are scenes; each is encoded once and shared by its texts.
     """
@@ -21,8 +26,11 @@ class Recipe(BaseModel):
     questions_per_step: PositiveInt = 4
     vision_steps: int = Field(default=2400, ge=0)
     text_steps: int = Field(default=800, ge=0)
-    joint_steps: PositiveInt = 1750
+    joint_steps: PositiveInt = 2000
     matching_from_step: int = Field(default=300, ge=0)
+    surroundings_from_step: int = Field(default=750, ge=0)
+    claims_from_step: int = Field(default=750, ge=0)
+    late_questions_from_step: int = Field(default=1250, ge=0)
     masked_word_scenes: PositiveInt = 32
     vision_learning_rate: float = 1e-3
     text_learning_rate: float = 2e-3
@@ -32,8 +40,10 @@ class Recipe(BaseModel):
     weight_decay: float = 0.02
     beta_2: float = 0.98
     clip_norm: float = 1.0
+    early_mask_rate: float = 0.15
     mask_rate: float = 0.25
     answer_weight: float = 2.0
+    early_masked_word_weight: float = 0.5
     masked_word_weight: float = 1.0
     matching_weight: float = 1.0
     claims_weight: float = 1.0
