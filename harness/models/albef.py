@@ -11,6 +11,7 @@ D width of both sides, P size of the shared space, V vocabulary, A answers.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.errors import HarnessError
 from harness.models.bert import TextEmbeddings, attention_mask, bert_layers, run_layers, word_transform
 from harness.models.host import HostConfig, HostModel, TextBatch, timm_vision, vision_transformer
 from harness.models.released import Lacking, NotAWeight, Part, Table, Tied, Translation, of_bert, translate
-from harness.models.tokenizer import MASK
+from harness.models.tokenizer import MASK, TextTokenizer, Tokenizer
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -118,6 +120,7 @@ class Albef(HostModel):
     Config = AlbefConfig
     vision: VisionTransformer
     ABILITIES = frozenset({"contrast", "match", "answer"})
+    MASKED_QUESTIONS = True
     OPTIONAL = OPTIONAL
 
     def __init__(self, config: AlbefConfig) -> None:
@@ -221,6 +224,12 @@ class Albef(HostModel):
 
     def match(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
         return self.match_logits(self.fuse(texts.states, texts.mask, image_states_BND))
+
+    def answers(self, tokenizer: Tokenizer, answers: Sequence[str]) -> Tensor:
+        """Token ids (A,) of single-word answers; HarnessError for other answers and vocabularies."""
+        if not isinstance(tokenizer, TextTokenizer) or tokenizer.specials.mask != MASK:
+            raise HarnessError(f"answers are ranked at [MASK], expected as token {MASK} of a vocabulary file")
+        return tokenizer.answer_ids(answers)
 
     def answer_scores(self, texts: TextBatch, image_states_BND: Tensor, answers: Tensor) -> Tensor:
         """Score (B, A) of each single-word answer (token ids (A,)) at the questions' [MASK]."""

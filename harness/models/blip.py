@@ -11,6 +11,7 @@ tokens, D width of both sides, P size of the shared space, V vocabulary, A answe
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from harness.models.bert import TextEmbeddings, attention_mask, bert_layers, cau
 from harness.models.generation import best_first, generate
 from harness.models.host import HostConfig, HostModel, TextBatch, timm_vision, vision_transformer
 from harness.models.released import Copied, Lacking, NotAWeight, Part, Table, Tied, Translation, of_bert, translate
+from harness.models.tokenizer import Tokenizer
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -371,6 +373,10 @@ class Blip(HostModel):
 
     def match(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
         return self.match_logits(self.ground(texts.ids, texts.mask, image_states_BND))
+
+    def answers(self, tokenizer: Tokenizer, answers: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Ids and mask (A, L) of "[CLS] answer [SEP]"."""
+        return tokenizer(answers)
 
     def answer_scores(
         self,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from harness.errors import HarnessError
 from harness.models.released import Lacking, NotAWeight, Part, Translation
+from harness.models.tokenizer import Tokenizer
 from harness.reduction import Guide
 
 
@@ -68,15 +69,17 @@ class TextBatch:
 class HostModel(nn.Module, ABC):
     """Base class. `ABILITIES` names which of the questions below a host can be asked.
 
-    `EXTRA_WORDS`: words that a vocabulary must hold beside BERT's. `PAPER_SETTINGS`: by method, the settings of its
-    paper for this host, where they differ from the method's own defaults. `OPTIONAL`: which of its tensors a released
-    file may lack (patterns of our names, each lacking as a whole), and why.
+    `MASKED_QUESTIONS`: a question is read with [MASK] where its answer would stand. `EXTRA_WORDS`: words that a
+    vocabulary must hold beside BERT's. `PAPER_SETTINGS`: by method, the settings of its paper for this host, where they
+    differ from the method's own defaults. `OPTIONAL`: which of its tensors a released file may lack (patterns of our
+    names, each lacking as a whole), and why.
     """
 
     KIND: ClassVar[str] = "host"
     Config: ClassVar[type[HostConfig]]
     ABILITIES: ClassVar[frozenset[str]] = frozenset()
     EXTRA_WORDS: ClassVar[tuple[str, ...]] = ()
+    MASKED_QUESTIONS: ClassVar[bool] = False
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {}
     OPTIONAL: ClassVar[Lacking] = ()
     vision: nn.Module
@@ -141,6 +144,10 @@ class HostModel(nn.Module, ABC):
     def match(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
         """Logits (B, 2): column 1 says that text and image belong together."""
         raise self.cannot("match")
+
+    def answers(self, tokenizer: Tokenizer, answers: Sequence[str]) -> Any:
+        """A closed list of answers as `answer_scores` takes it."""
+        raise self.cannot("answer")
 
     def answer_scores(self, texts: TextBatch, image_states_BND: Tensor, answers: Any) -> Tensor:
         """Score (B, A) of each answer to the questions `texts`."""

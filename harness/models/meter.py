@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from harness import recompute
+from harness.errors import HarnessError
 from harness.models.bert import TextEmbeddings, attention_mask, bert_layers, run_layers, word_transform
 from harness.models.clip_vision import clip_vision, post_norm, visual_names
 from harness.models.host import HostConfig, HostModel, TextBatch
 from harness.models.released import Lacking, NotAWeight, Part, Split, Table, Translation, of_bert, translate
+from harness.models.tokenizer import Tokenizer
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -304,6 +306,12 @@ class Meter(HostModel):
 
     def match(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
         return self.match_logits(self.co_attend(texts, image_states_BND).cls)
+
+    def answers(self, tokenizer: Tokenizer, answers: Sequence[str]) -> Tensor:
+        """The classifier's columns (A,) of the answers it was trained with, which are all of them in its order."""
+        if len(answers) != self.config.answers:
+            raise HarnessError(f"{len(answers)} answers: this model's classifier has {self.config.answers}")
+        return torch.arange(len(answers))
 
     def answer_scores(self, texts: TextBatch, image_states_BND: Tensor, answers: Tensor) -> Tensor:
         """Score (B, A) of some of the VQA head's answers, given by their classes (A,)."""

@@ -12,16 +12,13 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from harness.errors import HarnessError
-
-if TYPE_CHECKING:
-    from harness.models.host import HostModel
 
 # Of timm's ViT, and of transformers' CLIP vision model before and after it lost its inner `vision_model`.
 POSITION_TABLES = (
@@ -128,7 +125,19 @@ class LoadReport:
         return found + [f"not in the file, left as initialised: {name} ({self.reasons[name]})" for name in self.missing]
 
 
-def load_released(model: HostModel, tensors: dict[str, Tensor], source: str) -> LoadReport:
+class Host(Protocol):
+    """What a model tells of itself to be filled (see harness.models.host.HostModel)."""
+
+    def released(self, name: str) -> Translation: ...
+    def part(self, name: str) -> Part: ...
+    def lacking(self) -> Lacking: ...
+    def filled(self, missing: Sequence[str]) -> None: ...
+    def on_differing_double(self) -> str: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> Any: ...
+
+
+def load_released(model: Host, tensors: dict[str, Tensor], source: str) -> LoadReport:
     """Fill a host from a released program's tensors; the report accounts for every one of them.
 
     Position tables of another resolution are interpolated; what the host starts from what the file holds is derived
@@ -140,7 +149,7 @@ def load_released(model: HostModel, tensors: dict[str, Tensor], source: str) -> 
     return report
 
 
-def load_parts(model: HostModel, tensors: dict[str, Tensor], source: str, part: str) -> LoadReport:
+def load_parts(model: Host, tensors: dict[str, Tensor], source: str, part: str) -> LoadReport:
     """Initialise a host's "vision" (timm's ViT and DeiT, CLIP's tower) or "text" (BERT, RoBERTa); all else stays.
 
     The report accounts for every tensor of the file, and for every one of the part that the file does not hold.
@@ -149,7 +158,7 @@ def load_parts(model: HostModel, tensors: dict[str, Tensor], source: str, part: 
     return _fill(model, tensors, source, model.part(part))
 
 
-def _fill(model: HostModel, tensors: dict[str, Tensor], source: str, part: Part) -> LoadReport:
+def _fill(model: Host, tensors: dict[str, Tensor], source: str, part: Part) -> LoadReport:
     report, filled, tied = LoadReport(), dict[str, Tensor](), dict[str, str]()
     own = model.state_dict()
     unknown, misfits = [], []
@@ -270,7 +279,7 @@ def interpolate_positions(table: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.cat([table_ND[:1], resized.permute(0, 2, 3, 1).reshape(-1, channels)]).view(tuple(shape))
 
 
-def _another(model: HostModel, source: str, first: str, count: int) -> HarnessError:
+def _another(model: Host, source: str, first: str, count: int) -> HarnessError:
     more = f" and {count - 1} more like it" if count > 1 else ""
     expected = f"{type(model).__name__} of this size"
     return HarnessError(f"weights {source}: not of {expected}: {first}{more}; name weights of this model")

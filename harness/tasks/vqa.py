@@ -11,7 +11,6 @@ import torch
 from harness.data.formats import ImageTextSet, load_questions
 from harness.errors import HarnessError
 from harness.evaluation import VisionEncoder, batches, encode_texts
-from harness.models.tokenizer import TextTokenizer
 from harness.task import Outcome, Task, TaskData, TaskOptions
 
 
@@ -22,7 +21,7 @@ class VQAOptions(TaskOptions):
 
 
 class VQA(Task):
-    """The question, followed by [MASK], is fused with the image; the head for masked words ranks the answers.
+    """Each host ranks the answers its own way (`answer_scores`): ALBEF's tiny preset by the word at a [MASK].
 
     Text-guided methods encode the image anew for each question.
     """
@@ -43,16 +42,16 @@ class VQA(Task):
         place = {image: index for index, image in enumerate(data.annotations.images)}
         owners = torch.tensor([place[question.image] for question in questions], device=host.device)
         texts = encode_texts(host, [question.text for question in questions], 4 * encoder.batch_size, questions=True)
-        if not isinstance(host.tokenizer, TextTokenizer) or not host.answers:
+        if not host.answers:
             raise HarnessError(f"vqa: {host.name} comes without a closed list of answers; fine-tune it on vqa first")
-        answer_ids = host.tokenizer.answer_ids(host.answers).to(host.device)
+        answers = on_device(host.model.answers(host.tokenizer, host.answers), host.device)
         picks: list[int] = []
         with encoder.progress.bar("questions", len(questions)) as bar:
             for part in batches(len(questions), encoder.batch_size):
                 rows = torch.arange(part.start, part.stop, device=host.device)
                 asked = texts.rows(rows)
                 states = encoder.pair_states(owners[rows], asked)
-                picks += host.model.answer_scores(asked, states, answer_ids).argmax(1).tolist()
+                picks += host.model.answer_scores(asked, states, answers).argmax(1).tolist()
                 bar.advance(len(rows))
         values = np.array(
             [vqa_accuracy(host.answers[pick], question.answers) for pick, question in zip(picks, questions)]
@@ -62,6 +61,11 @@ class VQA(Task):
         clusters = [names[place[question.image]] for question in questions]
         diagnostics = encoder.mentioned(owners, texts, [question.patches for question in questions])
         return Outcome("vqa", {"vqa_accuracy": (samples, clusters, values)}, diagnostics)
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """A tensor, or a tuple of them, on a device."""
+    return tuple(part.to(device) for part in value) if isinstance(value, tuple) else value.to(device)
 
 
 def vqa_accuracy(answer: str, truths: Sequence[str]) -> float:

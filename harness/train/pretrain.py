@@ -24,7 +24,7 @@ from harness.models.checkpoints import CONFIG_FILE, WEIGHTS_FILE, assets_of, fin
 from harness.models.host import HostModel
 from harness.models.released import load_parts
 from harness.models.released_files import read_released
-from harness.models.tokenizer import VOCABULARY_FILE, TextTokenizer, Tokenizer, open_tokenizer
+from harness.models.tokenizer import VOCABULARY_FILE, HubTokenizer, TextTokenizer, Tokenizer, open_tokenizer
 from harness.models.towers import open_tower
 from harness.progress import Progress
 from harness.train import ranks
@@ -174,16 +174,22 @@ def _host(
 
 
 def _tokenizer(request: PretrainRequest, length: int, loader: PairLoader, accelerator: Accelerator) -> Tokenizer:
-    """The tokenizer named; else the host's own; else, for hosts of the built-in world on other data, one built anew."""
+    """The one named; else the host's own; else the built-in world's words, or on other data a vocabulary built anew."""
     config = host_config(request.model)
     shipped = assets_of("albef-tiny") / VOCABULARY_FILE
     builds = request.vocabulary is not None or (config.tokenizer is None and request.data != (SCENES,))
-    if request.tokenizer is not None or not builds:
-        return open_tokenizer(config.tokenizer, shipped, length, request.tokenizer)
-    captions = [caption for pair in loader.pairs[:VOCABULARY_CAPTIONS] for caption in pair.captions]
-    if not captions:
-        raise HarnessError("no captions to build a vocabulary from before training; name one with --tokenizer")
-    words = build_vocabulary(captions, request.vocabulary or DEFAULT_VOCABULARY, host_class(request.model).EXTRA_WORDS)
+    extra = host_class(request.model).EXTRA_WORDS
+    if request.tokenizer is not None:
+        return open_tokenizer(None, shipped, length, request.tokenizer)
+    if config.tokenizer is not None and not builds:
+        return HubTokenizer(config.tokenizer, length)
+    if builds:
+        captions = [caption for pair in loader.pairs[:VOCABULARY_CAPTIONS] for caption in pair.captions]
+        if not captions:
+            raise HarnessError("no captions to build a vocabulary from before training; name one with --tokenizer")
+        words = build_vocabulary(captions, request.vocabulary or DEFAULT_VOCABULARY, extra)
+    else:
+        words = [*shipped.read_text(encoding="utf-8").split(), *extra]
     path = request.out / VOCABULARY_FILE
     if ranks.rank() == 0:
         write_atomically(path, "".join(f"{word}\n" for word in words).encode())
