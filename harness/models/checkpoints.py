@@ -89,7 +89,9 @@ def find_weights(source: Path | str) -> Path:
 
 def read_answers(folder: Path) -> tuple[str, ...]:
     """The closed answer list in a folder of weights, from its config.json; empty where there is none."""
-    return tuple(_read_config(folder).get("answers", ()))
+    listed = _read_config(folder).get("answers", ())
+    # METER's sizes hold a number of answers under the same name.
+    return tuple(listed) if isinstance(listed, list) else ()
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

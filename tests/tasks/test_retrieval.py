@@ -60,20 +60,17 @@ class Oracle:
     def image_states(self):
         return torch.arange(self.similarity.shape[1]).view(-1, 1, 1).float()
 
-    def pair_states(self, index, text_cls):
+    def pair_states(self, index, texts):
         return self.image_states()[index]
 
-    def project_image(self, states):
+    def embed_image(self, states):
         return torch.eye(self.similarity.shape[1])[states.flatten().long()]
 
-    def project_text(self, states):
-        return self.similarity[states.flatten().long()]
+    def embed_text(self, texts):
+        return self.similarity[texts.states.flatten().long()]
 
-    def fuse(self, states, mask, image_states):
-        return torch.cat([states[:, :, 0], image_states[:, :, 0]], dim=1)
-
-    def match_logits(self, fused):
-        text, image = fused.long().unbind(1)
+    def match(self, texts, image_states):
+        text, image = texts.states[:, 0, 0].long(), image_states[:, 0, 0].long()
         self.asked += list(zip(text.tolist(), image.tolist()))
         return torch.stack([torch.zeros(len(text)), self.matching[text, image]], dim=1)
 
