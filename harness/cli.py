@@ -21,8 +21,8 @@ from harness.cli_check import checks
 from harness.cli_cost import cost
 from harness.cli_options import AsJson
 from harness.cli_results import plot, report, table
-from harness.cli_run import ablate, plan, run
-from harness.cli_train import evaluate, finetune, pretrain
+from harness.cli_run import ablate, evaluate, plan, run
+from harness.cli_train import finetune, pretrain
 from harness.errors import HarnessError
 from harness.registry import KINDS
 

@@ -91,26 +91,26 @@ def request(options: Mapping[str, Any]) -> Any:
     return validated(RunRequest, fields, "options")
 
 
-def parse_settings(words: list[str] | None) -> dict[str, Any]:
-    """{'keep_rate': 0.7} from ['keep_rate=0.7'], values read as YAML."""
+def parse_settings(words: list[str] | None, option: str = "--set") -> dict[str, Any]:
+    """{'keep_rate': 0.7} from ['keep_rate=0.7'], values read as YAML; HarnessError that names the `option` given."""
     import yaml
 
     settings: dict[str, Any] = {}
     for word in words or []:
         name, equals, value = word.partition("=")
         if not equals or not name:
-            raise HarnessError(f"--set {word!r}: expected name=value")
+            raise HarnessError(f"{option} {word!r}: expected name=value")
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise HarnessError(f"--set {word!r}: {value!r} is no number, word or list") from error
+            raise HarnessError(f"{option} {word!r}: {value!r} is no number, word or list") from error
         settings[name.strip()] = value.split(",") if isinstance(parsed, str) and "," in parsed else parsed
     return settings
 
 
 def _task_settings(words: list[str] | None) -> dict[str, dict[str, Any]]:
     options: dict[str, dict[str, Any]] = {}
-    for name, value in parse_settings(words).items():
+    for name, value in parse_settings(words, "--set-task").items():
         task, dot, field = name.partition(".")
         if not dot:
             raise HarnessError(f"--set-task {name}: expected TASK.option=value, as retrieval.rerank_k=32")

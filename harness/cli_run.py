@@ -1,8 +1,9 @@
-"""The commands that measure: `run`, `plan` (what `run` would do) and `ablate` (a study's whole grid)."""
+"""The commands that measure: `run`, `evaluate`, `plan` (what `run` would do) and `ablate` (a study's whole grid)."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -64,19 +65,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Measure methods beside dense: quality, MACs, memory and latency, one record per cell. Finished cells are kept."""
-    wanted = request(context.params)
-    from harness.progress import Progress
-    from harness.render.frame import to_frame
-    from harness.render.tables import render_table
-    from harness.runner import Bench, plan_cells, run_cells
-    from harness.store import Store
-
-    set_threads(workers)
-    store, progress = Store(out), Progress(quiet)
-    store.prepare()
-    records = run_cells(plan_cells(wanted, progress), store, Bench(weights, progress), force=force)
-    typer.echo(json.dumps(records, indent=1) if as_json else render_table(to_frame(records), "text").rstrip("\n"))
-    _finish(records)
+    _run(context.params)
 
 
 def plan(
@@ -114,6 +103,35 @@ def plan(
     typer.echo(json.dumps(rows, indent=1) if as_json else render_plan(rows))
 
 
+def evaluate(
+    context: typer.Context,
+    weights: Weights = None,
+    model: Model = "albef-tiny",
+    task_names: Tasks = "all",
+    data: Data = "scenes",
+    method: Annotated[str, typer.Option("--method", help="Methods to measure too, comma-separated.")] = "dense",
+    ratios: Ratios = None,
+    protocol: Protocol = "inference",
+    schedule: ScheduleSpec = None,
+    match: Match = "tokens",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    batch_size: BatchSize = 64,
+    limit: Limit = None,
+    seed: Seed = 0,
+    out: Out = DEFAULT_RUNS,
+    as_json: AsJson = False,
+    settings: Settings = None,
+    set_task: TaskSettings = None,
+    image_size: ImageSize = None,
+    workers: Workers = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure one set of weights on its tasks: `run` with all tokens, unless methods are named."""
+    _run(context.params)
+
+
 def ablate(
     context: typer.Context,
     study: Annotated[str, typer.Argument(help="A study (see: list studies).")],
@@ -145,6 +163,27 @@ def ablate(
     save_index(store.folder, study, planned, cells, index)
     records = run_cells(cells, store, Bench(weights, Progress(quiet)), force=force)
     typer.echo(table_text(DEFAULT_RUNS, study, out, "text"))
+    _finish(records)
+
+
+def _run(options: Mapping[str, Any]) -> None:
+    """Measure what the options of `run` or `evaluate` ask for, and print its table or records."""
+    wanted = request(options)
+    from harness.progress import Progress
+    from harness.render.frame import to_frame
+    from harness.render.tables import render_table
+    from harness.runner import Bench, plan_cells, run_cells
+    from harness.store import Store
+
+    set_threads(options["workers"])
+    store, progress = Store(options["out"]), Progress(options["quiet"])
+    store.prepare()
+    records = run_cells(
+        plan_cells(wanted, progress), store, Bench(options["weights"], progress), force=options["force"]
+    )
+    typer.echo(
+        json.dumps(records, indent=1) if options["as_json"] else render_table(to_frame(records), "text").rstrip("\n")
+    )
     _finish(records)
 
 

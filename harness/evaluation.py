@@ -121,7 +121,7 @@ def survival(origin: Tensor) -> tuple[Tensor, Tensor]:
 def encode_texts(host: Host, texts: Sequence[str], batch_size: int, *, questions: bool = False) -> TextBatch:
     """Captions, or questions as the host reads them, with their states."""
     tokenizer = host.tokenizer
-    if questions and host.model.MASKED_QUESTIONS and isinstance(tokenizer, TextTokenizer):
+    if questions and host.model.masked_questions and isinstance(tokenizer, TextTokenizer):
         ids, mask, _ = tokenizer.questions(texts)
     else:
         ids, mask = tokenizer(texts)

@@ -15,6 +15,7 @@ from harness.models.released import load_released
 from harness.models.tokenizer import Specials
 from harness.models.towers import open_tower
 from harness.reduction import TokenReducer, encode
+from harness.train.objective import Pairs
 from harness.train.objectives.albef import AlbefObjective
 from harness.train.recipe import recipe_of
 
@@ -79,7 +80,8 @@ def check_albef(golden: Golden) -> dict[str, float]:
             errors[f"momentum_after.{name}"] = difference(ours, expected)
         texts_m, images_m = twin.text_batch(texts.ids, texts.mask), twin.encode_image(inputs["image"])
         features_m = twin.embed_image(images_m), twin.embed_text(texts_m)
-        contrast, _ = objective.contrast((reduced, texts), features_m, config["alpha"])
+        pairs = Pairs(inputs["image"], texts.ids, texts.mask, torch.arange(len(texts.ids)))
+        contrast, _ = objective.contrast((reduced, texts), features_m, config["alpha"], pairs)
         compare("loss_ita", contrast.view(1))
         compare("queue_after.image", objective.image_queue.columns)
         compare("queue_after.text", objective.text_queue.columns)

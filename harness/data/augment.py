@@ -1,4 +1,4 @@
-"""What pre-training does to a pair: random crop, flip, RandAugment, normalise.
+"""What training does to images and their texts: random crop, flip, RandAugment, normalise.
 
 Source: ALBEF's dataset/__init__.py (pretrain_transform). Two things differ: RandAugment is torchvision's, which also
 has Color, Contrast, Posterize and Solarize and shifts further; and a flip exchanges left and right in the caption.
@@ -10,6 +10,7 @@ matter, and torch's global generator is left as it was.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -50,18 +51,25 @@ class Augmentation(BaseModel):
         return self
 
 
-def augment(image: Image.Image, caption: str, augmentation: Augmentation, draw: int) -> tuple[Tensor, str]:
-    """A training view of a pair, float32 (3, size, size), and its caption, both fixed by the 64-bit `draw`."""
+def augment(
+    images: Sequence[Image.Image], texts: Sequence[str], augmentation: Augmentation, draw: int
+) -> tuple[Tensor, list[str]]:
+    """A training view of what belongs together: images, float32 (I, 3, size, size), and texts, fixed by the 64-bit draw.
+
+    A flip mirrors the whole: the images one by one and their order, and the words left and right in every text.
+    """
     crop, randaugment = _transforms(augmentation)
+    views, said = list(images), list(texts)
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would reseed the accelerators too.
         torch.default_generator.manual_seed(draw)
-        image = crop(image) if augmentation.crop else _square(image, augmentation.size)
+        views = [crop(view) if augmentation.crop else _square(view, augmentation.size) for view in views]
         if augmentation.flip and torch.rand(()) < 0.5:
-            image, caption = v2.functional.horizontal_flip(image), mirrored(caption)
+            views = [v2.functional.horizontal_flip(view) for view in reversed(views)]
+            said = [mirrored(text) for text in said]
         if augmentation.randaugment:
-            image = randaugment(image)
-    return _tensor(image, augmentation), caption
+            views = [randaugment(view) for view in views]
+    return torch.stack([_tensor(view, augmentation) for view in views]), said
 
 
 def evaluation(image: Image.Image, augmentation: Augmentation) -> Tensor:

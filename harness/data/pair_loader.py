@@ -34,7 +34,8 @@ Unit = Path | list[int]
 class PairBatch:
     """Pairs of one step: `pixels` (B, 3, H, W) float32, `sample_ids` (B,) int64; B is the batch size.
 
-    `bad` of them could not be read and are replaced by repeating others of the batch.
+    Texts that speak of two images have pixels (B, 2, 3, H, W). `targets` are those of the references. `bad` of the
+    pairs could not be read and are replaced by repeating others of the batch.
     """
 
     pixels: Tensor
@@ -42,6 +43,7 @@ class PairBatch:
     keys: list[str]
     sample_ids: Tensor
     bad: int
+    targets: list[int | tuple[str, ...] | None]
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Counters:
 
 
 class PairLoader:
-    """The pairs of all `sources` (JSON files, folders of one, patterns of shards), epoch after epoch.
+    """The pairs of all `sources` (JSON files, folders of one, patterns of shards) and `more`, epoch after epoch.
 
     `batch_size` is per process; this one is `rank` of `world`. `workers` processes decode (0: this one does).
     `samples` of an epoch are those of all processes together.
@@ -74,20 +76,22 @@ class PairLoader:
         buffer_samples: int = 1000,
         warn: Warn = warn_on_stderr,
         progress: Progress = SILENT,
+        more: Sequence[PairRef] = (),
     ) -> None:
         """Read the annotation files and count the shards' samples (slow once: let one process count before the others).
 
         Raises HarnessError for settings out of range, sources that cannot be read (see `read_pairs` and
         `expand_shards`), fewer samples than one global batch, and fewer shards than processes.
         """
-        _check(sources, (batch_size, buffer_samples), (rank, world), workers, max_bad_share)
+        _check(bool(sources or more), (batch_size, buffer_samples), (rank, world), workers, max_bad_share)
         self.augmentation, self.batch_size, self.seed = augmentation, batch_size, seed
         self.rank, self.world, self.workers = rank, world, workers
         self.max_bad_share, self.buffer_samples, self.warn = max_bad_share, buffer_samples, warn
         self.counters = Counters()
-        self.pairs = unique_keys(
+        read = (
             pair for source in sources if not is_shards(source) for pair in read_pairs(source, root, self._warn_once)
         )
+        self.pairs = unique_keys(itertools.chain(read, more))
         self.shards = _distinct(shard for source in sources if is_shards(source) for shard in expand_shards(source))
         self._names = shard_names(self.shards)
         self._damaged: set[Path] = set()
@@ -116,6 +120,12 @@ class PairLoader:
         if not 0 <= skip_steps <= self.steps_per_epoch:
             raise HarnessError(f"skip {skip_steps} steps: an epoch has {self.steps_per_epoch}; resume with less")
         return self._batches(epoch, skip_steps)
+
+    def some_captions(self, most: int) -> list[str]:
+        """The first captions, at most `most`: those of the JSON files, then of the shards in their order."""
+        shards = (ref for shard in self.shards for ref in self._read_unit(shard))
+        every = (caption for ref in itertools.chain(self.pairs, shards) for caption in ref.captions)
+        return list(itertools.islice(every, most))
 
     def _batches(self, epoch: int, skip_steps: int) -> Iterator[PairBatch]:
         refs = self._shuffled_refs(epoch, skip_steps) if self.shards else self._permuted_refs(epoch, skip_steps)
@@ -210,6 +220,15 @@ def loader_rate(loader: PairLoader, seconds: float = 5.0) -> float:
     return images / (time.perf_counter() - began)
 
 
+@dataclass(frozen=True)
+class _View:
+    """A pair as one epoch shows it."""
+
+    pixels: Tensor
+    caption: str
+    target: int | tuple[str, ...] | None
+
+
 class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
     """The half of the loader that runs in the workers: it is indexed by a batch's references themselves."""
 
@@ -218,7 +237,7 @@ class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
 
     def __getitem__(self, refs: list[PairRef]) -> tuple[PairBatch | None, list[str]]:
         """The batch, or None when nothing of it can be read, and why each bad sample is bad."""
-        rows: list[tuple[Tensor, str] | None] = []
+        rows: list[_View | None] = []
         failures = []
         for ref in refs:
             try:
@@ -232,18 +251,25 @@ class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
         loaded = [row for at in sound if (row := rows[at]) is not None]
         keys = [refs[at].key for at in sound]
         batch = PairBatch(
-            pixels=torch.stack([pixels for pixels, _ in loaded]),
-            captions=[caption for _, caption in loaded],
+            pixels=torch.stack([row.pixels for row in loaded]),
+            captions=[row.caption for row in loaded],
             keys=keys,
             sample_ids=torch.tensor([sample_id(key) for key in keys], dtype=torch.int64),
             bad=len(failures),
+            targets=[row.target for row in loaded],
         )
         return batch, failures
 
-    def _load(self, ref: PairRef) -> tuple[Tensor, str]:
-        caption = caption_of(ref, self.seed, self.epoch)
-        image = open_image(ref.image, ref.key if isinstance(ref.image, bytes) else str(ref.image))
-        return augment(image, caption, self.augmentation, draw(self.seed, self.epoch, ref.key))
+    def _load(self, ref: PairRef) -> _View:
+        spoken = [caption_of(ref, self.seed, self.epoch)]
+        if isinstance(ref.target, tuple):
+            spoken += ref.target
+        images = [open_image(ref.image, ref.key if isinstance(ref.image, bytes) else str(ref.image))]
+        if ref.second is not None:
+            images.append(open_image(ref.second, str(ref.second)))
+        pixels, texts = augment(images, spoken, self.augmentation, draw(self.seed, self.epoch, ref.key))
+        target = tuple(texts[1:]) if isinstance(ref.target, tuple) else ref.target
+        return _View(pixels if ref.second is not None else pixels[0], texts[0], target)
 
 
 def _next_sound(rows: Sequence[object | None], at: int) -> int:
@@ -264,11 +290,9 @@ def _distinct(shards: Iterable[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _check(
-    sources: Sequence[str], sizes: tuple[int, int], place: tuple[int, int], workers: int, max_bad_share: float
-) -> None:
+def _check(given: bool, sizes: tuple[int, int], place: tuple[int, int], workers: int, max_bad_share: float) -> None:
     rank, world = place
-    if not sources:
+    if not given:
         raise HarnessError("no data sources; name JSON files, folders or shards of image-caption pairs")
     if min(sizes) < 1:
         raise HarnessError(f"batch size {sizes[0]}, shuffle buffer {sizes[1]}: expected at least 1 sample each")

@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,15 @@ class PairRef:
 
     `key` names the pair alike in every run and on every machine; all random draws about it depend on it. A pair of
     a shard that lacks its image or its caption has no bytes or no captions, and is refused when it is loaded.
+    For fine-tuning: `target`, what is to be learnt about the pair, a class or the texts of its answers, and
+    `second`, another image that the text speaks of.
     """
 
     key: str
     image: Path | bytes
     captions: tuple[str, ...]
+    target: int | tuple[str, ...] | None = None
+    second: Path | None = None
 
 
 def draw(*parts: int | str) -> int:
@@ -88,7 +92,7 @@ def unique_keys(pairs: Iterable[PairRef]) -> list[PairRef]:
             number += 1
             key = f"{pair.key.rpartition('#')[0]}#{number}"
         taken.add(key)
-        found.append(pair if key == pair.key else PairRef(key, pair.image, pair.captions))
+        found.append(pair if key == pair.key else replace(pair, key=key))
     return found
 
 

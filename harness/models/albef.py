@@ -120,7 +120,6 @@ class Albef(HostModel):
     Config = AlbefConfig
     vision: VisionTransformer
     ABILITIES = frozenset({"contrast", "match", "answer"})
-    MASKED_QUESTIONS = True
     OPTIONAL = OPTIONAL
 
     def __init__(self, config: AlbefConfig) -> None:
@@ -143,6 +142,10 @@ class Albef(HostModel):
         self.match_head = nn.Linear(config.width, 2)
         self.mlm_transform = word_transform(config.width, config.text_eps)
         self.mlm_bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    @property
+    def masked_questions(self) -> bool:
+        return self.config.task != "vqa"
 
     def released(self, name: str) -> Translation:
         layer = re.fullmatch(r"text_encoder\.(?:bert\.)?encoder\.layer\.(\d+)\.(.+)", name)

@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "width": 96,
         "depth": 12,
         "heads": 3,
-        "text_layers": 4,
+        "text_layers": 5,
         "mlp_ratio": 4,
         "projection": 96,
         "vocab_size": 159,

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 from timm.models.vision_transformer import VisionTransformer
@@ -22,10 +22,16 @@ from harness.models.tokenizer import Tokenizer
 from harness.reduction import Guide
 
 
+TaskName = Literal["retrieval", "vqa", "entailment", "nlvr2", "captioning"]
+# The order of the classes of visual entailment, as in ALBEF's and METER's released programs.
+ENTAILMENT_LABELS = ("contradiction", "neutral", "entailment")
+
+
 class HostConfig(BaseModel):
     """Sizes that every host has; `image_size` and `patch_size` in pixels, `text_length` in tokens at most.
 
-    `tokenizer`: a name in the Hugging Face cache, or None where a vocabulary comes with the weights.
+    `tokenizer`: a name in the Hugging Face cache, or None where a vocabulary comes with the weights. `task`: what the
+    weights are fine-tuned for, which decides the heads that a host has and uses; None before fine-tuning.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,9 +45,26 @@ class HostConfig(BaseModel):
     vision_eps: float = 1e-6
     vocab_size: int
     text_length: int
+    task: TaskName | None = None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     tokenizer: str | None = None
+
+
+@dataclass(frozen=True)
+class AnswerTargets:
+    """What annotators answered to B questions, for hosts that say answers and for those that pick a class.
+
+    `rows` (R,): which question each of the R different answers is of; `ids`, `mask` (R, L): the answers as the
+    tokenizer gives them; `weights` (R,): the share of a question's annotators who gave the answer. `scores` (B, A):
+    what each answer of the closed list is worth, 0..1.
+    """
+
+    rows: Tensor
+    ids: Tensor
+    mask: Tensor
+    weights: Tensor
+    scores: Tensor
 
 
 @dataclass(frozen=True)
@@ -69,17 +92,15 @@ class TextBatch:
 class HostModel(nn.Module, ABC):
     """Base class. `ABILITIES` names which of the questions below a host can be asked.
 
-    `MASKED_QUESTIONS`: a question is read with [MASK] where its answer would stand. `EXTRA_WORDS`: words that a
-    vocabulary must hold beside BERT's. `PAPER_SETTINGS`: by method, the settings of its paper for this host, where they
-    differ from the method's own defaults. `OPTIONAL`: which of its tensors a released file may lack (patterns of our
-    names, each lacking as a whole), and why.
+    `EXTRA_WORDS`: words that a vocabulary must hold beside BERT's. `PAPER_SETTINGS`: by method, the settings of its
+    paper for this host, where they differ from the method's own defaults. `OPTIONAL`: which of its tensors a released
+    file may lack (patterns of our names, each lacking as a whole), and why.
     """
 
     KIND: ClassVar[str] = "host"
     Config: ClassVar[type[HostConfig]]
     ABILITIES: ClassVar[frozenset[str]] = frozenset()
     EXTRA_WORDS: ClassVar[tuple[str, ...]] = ()
-    MASKED_QUESTIONS: ClassVar[bool] = False
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {}
     OPTIONAL: ClassVar[Lacking] = ()
     vision: nn.Module
@@ -89,6 +110,16 @@ class HostModel(nn.Module, ABC):
     def vocabulary_sizes(cls, vocabulary: dict[str, int]) -> dict[str, int]:
         """The fields of the config that a vocabulary decides."""
         return {"vocab_size": len(vocabulary)}
+
+    @property
+    def masked_questions(self) -> bool:
+        """Whether a question is read with [MASK] where its answer would stand."""
+        return False
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """Which questions this model answers with the heads it has."""
+        return self.ABILITIES
 
     @abstractmethod
     def released(self, name: str) -> Translation:
@@ -105,6 +136,18 @@ class HostModel(nn.Module, ABC):
 
     def filled(self, missing: Sequence[str]) -> None:
         """Derive what starts from other tensors; called after a released file was loaded, with what it lacked."""
+
+    def started_from(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """This model's state where it starts from that of the same host before fine-tuning.
+
+        What fine-tuning adds starts where the paper starts it. Raises HarnessError for tensors that do not fit.
+        """
+        own = self.state_dict()
+        for name, tensor in tensors.items():
+            if name not in own or own[name].shape != tensor.shape:
+                expected = tuple(own[name].shape) if name in own else "no such tensor"
+                raise HarnessError(f"weights to start from: {name} is {tuple(tensor.shape)}, expected {expected}")
+        return own | tensors
 
     def on_differing_double(self) -> str:
         """What to add to the refusal of a file in which the double of a tied tensor differs; begins with "; "."""
@@ -153,9 +196,32 @@ class HostModel(nn.Module, ABC):
         """Score (B, A) of each answer to the questions `texts`."""
         raise self.cannot("answer")
 
+    def answer_outputs(self, questions: TextBatch, image_states_BND: Tensor, targets: AnswerTargets) -> Tensor:
+        """Logits that `answer_losses` compares with the targets: of the answers' words (R, L, V), or classes (B, A)."""
+        raise self.cannot("answer")
+
+    def answer_losses(
+        self, outputs: Tensor, targets: AnswerTargets, soft: Tensor | None = None, alpha: float = 0.0
+    ) -> Tensor:
+        """Loss (B,) of each question; `soft`: a momentum twin's outputs, which count `alpha` as targets."""
+        raise self.cannot("answer")
+
+    def rank(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+        """Score (B,) by which retrieval orders pairs: the log-odds that they belong together."""
+        logits_B2 = self.match(texts, image_states_BND)
+        return logits_B2[:, 1] - logits_B2[:, 0]
+
+    def entail(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+        """Logits (B, 3) of hypotheses about images, in the order of ENTAILMENT_LABELS."""
+        raise self.cannot("entail")
+
+    def compare(self, texts: TextBatch, first_BND: Tensor, second_BND: Tensor) -> Tensor:
+        """Logits (B, 2) of statements about two images: column 1 says that the statement is true."""
+        raise self.cannot("compare")
+
     def cannot(self, ability: str) -> HarnessError:
         """The error of a host that is asked what it cannot do."""
-        able = ", ".join(sorted(self.ABILITIES)) or "nothing"
+        able = ", ".join(sorted(self.abilities)) or "nothing"
         return HarnessError(f"{type(self).__name__} cannot {ability}: it can {able}")
 
 

@@ -144,7 +144,7 @@ def load_released(model: Host, tensors: dict[str, Tensor], source: str) -> LoadR
     (`HostModel.filled`). Raises HarnessError for a file of another architecture (unknown names, other shapes, a tied
     double that differs) and for one that lacks what no kind of file may lack (`HostModel.lacking`).
     """
-    report = _fill(model, tensors, source, Part(model.released, ".+", model.lacking()))
+    report = fill_part(model, tensors, source, Part(model.released, ".+", model.lacking()))
     model.filled(report.missing)
     return report
 
@@ -155,10 +155,11 @@ def load_parts(model: Host, tensors: dict[str, Tensor], source: str, part: str) 
     The report accounts for every tensor of the file, and for every one of the part that the file does not hold.
     Raises HarnessError as `load_released` does, and for a part that the host cannot take from elsewhere.
     """
-    return _fill(model, tensors, source, model.part(part))
+    return fill_part(model, tensors, source, model.part(part))
 
 
-def _fill(model: Host, tensors: dict[str, Tensor], source: str, part: Part) -> LoadReport:
+def fill_part(model: Host, tensors: dict[str, Tensor], source: str, part: Part) -> LoadReport:
+    """Fill what a part holds from tensors as its `translate` places them; all else stays. Report and errors as above."""
     report, filled, tied = LoadReport(), dict[str, Tensor](), dict[str, str]()
     own = model.state_dict()
     unknown, misfits = [], []

@@ -151,15 +151,9 @@ class Run:
 
     def _pairs(self, batch: PairBatch) -> Pairs:
         before = self.tokenizer.truncated
-        ids, mask = self.tokenizer(batch.captions)
+        pairs = self.objective.read(batch, self.tokenizer)
         self._truncated += self.tokenizer.truncated - before
-        device = self.accelerator.device
-        return Pairs(
-            batch.pixels.to(device, self.dtype, non_blocking=True),
-            ids.to(device, non_blocking=True),
-            mask.to(device, non_blocking=True),
-            batch.sample_ids.to(device, non_blocking=True),
-        )
+        return pairs.to(self.accelerator.device, self.dtype)
 
     def _advance(self, pairs: Pairs) -> None:
         position, recipe = self.position, self.recipe

@@ -46,12 +46,15 @@ class Queue(nn.Module):
         self.register_buffer("columns", nn.functional.normalize(torch.randn(width, size), dim=0))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.int64))
 
+    def next_places(self, count: int) -> Tensor:
+        """The columns (count,) that the next features overwrite."""
+        return (self.pointer + torch.arange(count, device=self.pointer.device)) % self.columns.shape[1]
+
     @torch.no_grad()
     def enqueue(self, features_BP: Tensor) -> None:
         """Overwrite the oldest columns with the rows of a global batch; HarnessError where they outnumber the queue."""
         size, count = self.columns.shape[1], len(features_BP)
         if count > size:
             raise HarnessError(f"queue of {size} features: shorter than one global batch of {count}; lengthen it")
-        places = (self.pointer + torch.arange(count, device=self.pointer.device)) % size
-        self.columns.index_copy_(1, places, features_BP.T.to(self.columns.dtype))
+        self.columns.index_copy_(1, self.next_places(count), features_BP.T.to(self.columns.dtype))
         self.pointer.copy_((self.pointer + count) % size)

@@ -6,10 +6,12 @@ Source: Li et al. 2021, arXiv 2107.07651, sections 3.2 and 3.3. The momentum tow
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from harness.models.host import HostModel, TextBatch
 from harness.models.tokenizer import Specials
@@ -30,6 +32,17 @@ from harness.train.recipe import Recipe
 
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.001, 0.5
 H = TypeVar("H", bound=HostModel)
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Texts, the student's and the twin's image states, the contrast, and the logits that negatives are drawn by."""
+
+    texts: TextBatch
+    images: Tensor
+    images_m: Tensor
+    contrast: Tensor
+    logits: tuple[Tensor, Tensor]
 
 
 class MomentumContrast(Objective[H]):
@@ -60,8 +73,16 @@ class MomentumContrast(Objective[H]):
         images = twin.encode_image(pairs.pixels)
         return images, (twin.embed_image(images), twin.embed_text(twin.text_batch(pairs.ids, pairs.mask)))
 
+    def align(self, pairs: Pairs, moment: Moment) -> Aligned:
+        """The contrast of a batch, and what the other losses go on with."""
+        images_m, features_m = self.follow(pairs)
+        texts = self.host.text_batch(pairs.ids, pairs.mask)
+        images = self.encode_images(pairs.pixels, texts)
+        loss, logits = self.contrast((images, texts), features_m, moment.alpha, pairs)
+        return Aligned(texts, images, images_m, loss, logits)
+
     def contrast(
-        self, student: tuple[Tensor, TextBatch], momentum_features: tuple[Tensor, Tensor], alpha: float
+        self, student: tuple[Tensor, TextBatch], momentum_features: tuple[Tensor, Tensor], alpha: float, pairs: Pairs
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The mean of both directions, and the student's logits of its images and texts against the candidates.
 
@@ -74,23 +95,38 @@ class MomentumContrast(Objective[H]):
             current = everyone if self.everywhere else list(momentum_features)
             image_columns = torch.cat([current[0].T, self.image_queue.columns], dim=1)
             text_columns = torch.cat([current[1].T, self.text_queue.columns], dim=1)
-            own = self.own(len(images), images.device)
+            right = self.right_columns(pairs)
             targets = [
-                distilled_targets(features @ columns / self.temperature, own, alpha)
+                distilled_targets(features @ columns / self.temperature, right, alpha)
                 for features, columns in zip(momentum_features, (text_columns, image_columns))
             ]
         logits = images @ text_columns / self.temperature, texts @ image_columns / self.temperature
         loss = (soft_contrast(logits[0], targets[0]) + soft_contrast(logits[1], targets[1])) / 2
-        self.image_queue.enqueue(everyone[0])
-        self.text_queue.enqueue(everyone[1])
+        self.enqueue(everyone, pairs)
         count = len(current[0])
         return loss, (logits[0][:, :count], logits[1][:, :count])
 
+    def enqueue(self, features: list[Tensor], pairs: Pairs) -> None:
+        """Queue the global batch's features of images and texts."""
+        self.image_queue.enqueue(features[0])
+        self.text_queue.enqueue(features[1])
+
+    def right_candidates(self, pairs: Pairs) -> Tensor:
+        """Which of the batch's candidates are right for each pair, (B, G): its own."""
+        own = self.own(len(pairs.sample_ids), pairs.sample_ids.device)
+        count = len(own) * (ranks.world() if self.everywhere else 1)
+        return own[:, None] == torch.arange(count, device=own.device)
+
+    def right_columns(self, pairs: Pairs) -> Tensor:
+        """The same for the batch's candidates and the queue's columns, (B, G + Q): none of the queue's is right."""
+        right = self.right_candidates(pairs)
+        return F.pad(right, (0, self.image_queue.columns.shape[1]))
+
     def negatives(self, logits: tuple[Tensor, Tensor], pairs: Pairs, moment: Moment) -> tuple[Tensor, Tensor]:
         """Rows of a wrong text for each image and of a wrong image for each text, hard ones likelier, (B,) each."""
-        own = self.own(len(logits[0]), logits[0].device)
+        right = self.right_candidates(pairs)
         texts, images = (
-            hard_negatives(part, own, pairs.sample_ids, moment, purpose, self.NEGATIVE_FLOOR)
+            hard_negatives(part, right, pairs.sample_ids, moment, purpose, self.NEGATIVE_FLOOR)
             for part, purpose in zip(logits, (WRONG_TEXTS, WRONG_IMAGES))
         )
         return texts, images

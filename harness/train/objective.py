@@ -1,4 +1,4 @@
-"""A host in pre-training: one forward from images and texts to losses, whatever the host.
+"""A host in training: one forward from images and texts to losses, whatever the host.
 
 Shapes: B pairs of this process, G of all processes, L text tokens, N image tokens, P shared space, V vocabulary.
 """
@@ -6,16 +6,17 @@ Shapes: B pairs of this process, G of all processes, L text tokens, N image toke
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.data.pair_loader import PairBatch
 from harness.errors import HarnessError
 from harness.models.host import HostModel, TextBatch
-from harness.models.tokenizer import Specials
+from harness.models.tokenizer import Specials, Tokenizer
 from harness.models.towers import open_tower
 from harness.reduction import TokenReducer, encode
 from harness.train import ranks
@@ -24,7 +25,7 @@ from harness.train.recipe import Recipe
 
 IGNORED = -100
 # Purposes of draws, so that no two of them share their numbers.
-MASKS, MASK_KINDS, MASK_WORDS, WRONG_TEXTS, WRONG_IMAGES, MISMATCHES = range(6)
+MASKS, MASK_KINDS, MASK_WORDS, WRONG_TEXTS, WRONG_IMAGES, MISMATCHES, FALSE_TEXTS = range(7)
 Losses = dict[str, Tensor]
 H = TypeVar("H", bound=HostModel)
 
@@ -37,6 +38,10 @@ class Pairs:
     ids: Tensor
     mask: Tensor
     sample_ids: Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """The same on a device, numbers with fractions in `dtype`."""
+        return _moved(self, device, dtype)
 
 
 @dataclass(frozen=True)
@@ -62,15 +67,20 @@ class Objective(nn.Module, ABC, Generic[H]):
         self.host, self.reducer, self.specials, self.recipe = host, reducer, specials, recipe
         self.everywhere = recipe.negatives == "global"
 
+    def read(self, batch: PairBatch, tokenizer: Tokenizer) -> Pairs:
+        """A loader's batch as `forward` takes it, on the CPU."""
+        ids, mask = tokenizer(batch.captions)
+        return Pairs(batch.pixels, ids, mask, batch.sample_ids)
+
     @abstractmethod
-    def forward(self, pairs: Pairs, moment: Moment) -> Losses:
+    def forward(self, pairs: Any, moment: Moment) -> Losses:
         """The losses of a batch by name; their sum is trained on."""
 
     def prepare(self) -> None:
         """Leave out of training what these losses never reach."""
 
     def encode_images(self, pixels: Tensor, texts: TextBatch) -> Tensor:
-        """Tokens (B, N, D) of images, each reduced for its own caption."""
+        """Tokens (B, N, D) of images, each reduced for its own text."""
         return encode(open_tower(self.host.vision), self.reducer, pixels, self.host.guide(texts))
 
     def candidates(self, rows_B: Tensor, fill: float | int | None = None) -> Tensor:
@@ -130,19 +140,31 @@ def soft_contrast(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
     return -(logits_BC.log_softmax(dim=1) * targets_BC).sum(dim=1).mean()
 
 
-def distilled_targets(similarity_BC: Tensor, own_B: Tensor, alpha: float) -> Tensor:
-    """alpha * softmax(momentum similarity) + (1 - alpha) * one-hot of each row's own column."""
-    truth = torch.zeros_like(similarity_BC).scatter_(1, own_B[:, None], 1)
-    return alpha * similarity_BC.softmax(dim=1) + (1 - alpha) * truth
+def distilled_targets(similarity_BC: Tensor, right_BC: Tensor, alpha: float) -> Tensor:
+    """alpha * softmax(momentum similarity) + (1 - alpha) * the right columns of each row, in equal shares."""
+    right = right_BC.to(similarity_BC.dtype)
+    return alpha * similarity_BC.softmax(dim=1) + (1 - alpha) * right / right.sum(dim=1, keepdim=True)
 
 
 def hard_negatives(
-    logits_BC: Tensor, own_B: Tensor, sample_ids_B: Tensor, moment: Moment, purpose: int, floor: float = 0.0
+    logits_BC: Tensor, right_BC: Tensor, sample_ids_B: Tensor, moment: Moment, purpose: int, floor: float = 0.0
 ) -> Tensor:
-    """For each row another column (B,), drawn in proportion to softmax(logits) + `floor`."""
-    weights = logits_BC.detach().softmax(dim=1) + floor
-    weights = weights.scatter(1, own_B[:, None], 0)
-    # Where the softmax leaves nothing to the others, any of them will do.
-    others = torch.ones_like(weights).scatter(1, own_B[:, None], 0)
-    weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, others)
+    """For each row a column (B,) that is not right, drawn in proportion to softmax(logits) + `floor`.
+
+    Where the softmax leaves nothing to the wrong ones, any of them will do; where all are right, any but the first
+    right one, which stands for the row's own.
+    """
+    weights = (logits_BC.detach().softmax(dim=1) + floor).masked_fill(right_BC, 0)
+    own = torch.zeros_like(right_BC).scatter(1, right_BC.int().argmax(1, keepdim=True), True)
+    for others in (~right_BC, ~own):
+        weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, others.to(weights.dtype))
     return categorical(weights, uniform(sample_ids_B, 1, moment.seed, purpose, moment.step)[:, 0])
+
+
+def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
+    if is_dataclass(value) and not isinstance(value, type):
+        moved = {field.name: _moved(getattr(value, field.name), device, dtype) for field in fields(value)}
+        return replace(value, **moved)
+    return value

@@ -1,4 +1,4 @@
-"""Pre-training recipes: every number a run depends on beside its data, with the papers' recipes as presets."""
+"""Recipes: every number a training run depends on beside its data, with the papers' pre-training as presets."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from harness.errors import HarnessError
 
 
 class Recipe(BaseModel):
-    """How a host is pre-trained. Batch sizes are per process and micro-batch; steps are optimizer steps.
+    """How a host is trained. Batch sizes are per process and micro-batch; steps are optimizer steps.
 
     learning_rate rises linearly from warmup_rate over warmup_steps (or warmup_share of all steps), then falls to
     final_rate: `cosine` and `linear` over what is left, `exponential` by decay_rate each epoch, as BLIP's. multipliers:
     factor of the rate by the beginning of a parameter's name. alpha: weight of momentum distillation, reached
     linearly over alpha_ramp_epochs. crop: smallest and largest share of the image that a crop
-    keeps; none: the whole image.
+    keeps; none: the whole image. For fine-tuning: answer_list, how many of the training set's answers a closed list
+    made of them holds; false_texts, wrong texts that METER's retrieval ranks beside the right one; prompt, what
+    every caption begins with.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +51,9 @@ class Recipe(BaseModel):
     alpha_ramp_epochs: float = Field(default=1.0, ge=0)
     mask_rate: float = Field(default=0.15, gt=0, lt=1)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    answer_list: PositiveInt = 3128
+    false_texts: PositiveInt = 15
+    prompt: str = ""
 
     def rate(self, step: int, steps: int, steps_per_epoch: int) -> float:
         """The learning rate of optimizer step `step`, 0 .. `steps` - 1."""

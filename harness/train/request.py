@@ -1,4 +1,4 @@
-"""What a pre-training run is asked to do."""
+"""What a training run is asked to do."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Any
 SCENES = "scenes"
 
 
-@dataclass(frozen=True)
-class PretrainRequest:
-    """The options of `pretrain`; `recipe` and `sizes` hold what is changed in the model's recipe
-    and in its sizes.
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """The options that `pretrain` and `finetune` share; `recipe` holds what is changed in the model's recipe.
 
     `steps`: optimizer steps in all, in place of the recipe's epochs. `init`: weights to start from (a folder that
-    `pretrain` wrote, or a released file); `init_vision` and `init_text`: those of one side alone. `vocabulary`: words
-    of a vocabulary built from the captions.
-    `precision`: no, bf16 or fp16 (accelerate's). `recompute`: gradient checkpointing.
+    `pretrain` or `finetune` wrote, or a released file). `precision`: no, bf16 or fp16 (accelerate's). `recompute`:
+    gradient checkpointing.
     """
 
     model: str
@@ -29,13 +27,9 @@ class PretrainRequest:
     schedule: Any = None
     settings: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
-    sizes: dict[str, Any] = field(default_factory=dict)
     steps: int | None = None
     init: str | None = None
-    init_vision: str | None = None
-    init_text: str | None = None
     tokenizer: str | None = None
-    vocabulary: int | None = None
     seed: int = 0
     device: str = "auto"
     dtype: str = "float32"
@@ -46,3 +40,25 @@ class PretrainRequest:
     log_every: int = 10
     max_bad_share: float = 0.01
     quiet: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRequest(TrainRequest):
+    """The options of `pretrain`; `sizes` holds what is changed in the model's sizes.
+
+    `init_vision` and `init_text`: weights of one side alone. `vocabulary`: words of a vocabulary built from the
+    captions.
+    """
+
+    sizes: dict[str, Any] = field(default_factory=dict)
+    init_vision: str | None = None
+    init_text: str | None = None
+    vocabulary: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRequest(TrainRequest):
+    """The options of `finetune`; `answers`: a JSON file with the closed list of question answering."""
+
+    task: str
+    answers: Path | None = None

@@ -28,6 +28,12 @@ def encoded(image: Image.Image, form: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
+def view(image: Image.Image, caption: str, config: Augmentation, draw: int) -> tuple[torch.Tensor, str]:
+    """One image with one caption."""
+    pixels, texts = augment([image], [caption], config, draw)
+    return pixels[0], texts[0]
+
+
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [
@@ -48,7 +54,7 @@ def test_the_caption_follows_the_flip() -> None:
     config = PLAIN.model_copy(update={"scale_low": 1.0, "randaugment": False})
     said = set()
     for draw in range(40):
-        pixels, caption = augment(image, "white on the left", config, draw)
+        pixels, caption = view(image, "white on the left", config, draw)
         left, right = pixels[..., :2].mean(), pixels[..., -2:].mean()
         assert caption == ("white on the left" if left > right else "white on the right")
         said.add(caption)
@@ -57,17 +63,17 @@ def test_the_caption_follows_the_flip() -> None:
 
 def test_without_flip_the_caption_stays() -> None:
     config = PLAIN.model_copy(update={"flip": False})
-    assert {augment(noise(), "left", config, draw)[1] for draw in range(20)} == {"left"}
+    assert {view(noise(), "left", config, draw)[1] for draw in range(20)} == {"left"}
 
 
 def test_one_integer_fixes_the_view_and_the_global_generator_is_untouched() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first, _ = augment(noise(), "x", PLAIN, 2**64 - 1)
+    first, _ = view(noise(), "x", PLAIN, 2**64 - 1)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    again, _ = augment(noise(), "x", PLAIN, 2**64 - 1)
-    other, _ = augment(noise(), "x", PLAIN, 5)
+    again, _ = view(noise(), "x", PLAIN, 2**64 - 1)
+    other, _ = view(noise(), "x", PLAIN, 5)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -75,9 +81,9 @@ def test_one_integer_fixes_the_view_and_the_global_generator_is_untouched() -> N
 def test_views_have_the_size_and_the_normalisation_asked_for() -> None:
     config = Augmentation(size=24, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     plain = config.model_copy(update={"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)})
-    pixels, _ = augment(noise(), "x", config, 3)
+    pixels, _ = view(noise(), "x", config, 3)
     assert (pixels.shape, pixels.dtype) == ((3, 24, 24), torch.float32)
-    torch.testing.assert_close(pixels, (augment(noise(), "x", plain, 3)[0] - 0.5) / 0.25)
+    torch.testing.assert_close(pixels, (view(noise(), "x", plain, 3)[0] - 0.5) / 0.25)
 
 
 def test_crops_keep_within_the_scale() -> None:
@@ -85,7 +91,7 @@ def test_crops_keep_within_the_scale() -> None:
     config = PLAIN.model_copy(update={"size": 64, "flip": False, "randaugment": False})
     widths = []
     for draw in range(100):
-        row = augment(Image.fromarray(ramp), "x", config, draw)[0][0, 0] * 255
+        row = view(Image.fromarray(ramp), "x", config, draw)[0][0, 0] * 255
         widths.append(float(row[-1] - row[0]))
     assert min(widths) > 255 * (0.2 * 3 / 4) ** 0.5 - 8
     assert max(widths) > 200
@@ -143,3 +149,16 @@ def test_settings_out_of_range_are_refused() -> None:
         Augmentation(scale_low=0.5, scale_high=0.4)
     with pytest.raises(ValidationError):
         Augmentation(std=(0, 1, 1))
+
+
+def test_a_flip_mirrors_two_images_as_if_they_hung_side_by_side() -> None:
+    dark, light = Image.new("RGB", (16, 16)), Image.new("RGB", (16, 16), (255, 255, 255))
+    config = PLAIN.model_copy(update={"crop": False, "randaugment": False})
+    seen = {}
+    for draw in range(20):
+        pixels, texts = augment([dark, light], ["the left image is dark", "left"], config, draw)
+        seen[texts[0]] = (pixels.mean((1, 2, 3)).tolist(), texts[1])
+    assert seen == {
+        "the left image is dark": ([0.0, 1.0], "left"),
+        "the right image is dark": ([1.0, 0.0], "right"),
+    }

@@ -39,6 +39,11 @@ def texts(count: int, words: int, padding: int = 0) -> tuple[Tensor, Tensor]:
     return ids, torch.arange(count) * 31 - 7
 
 
+def right(own: Tensor, columns: Tensor) -> Tensor:
+    """Which columns are right where only a row's own is."""
+    return own[:, None] == torch.arange(columns.shape[1])
+
+
 def hidden(ids: Tensor, sample_ids: Tensor, moment: Moment = MOMENT) -> tuple[Tensor, Tensor]:
     return mask_words(ids, SPECIALS, sample_ids, moment, VOCABULARY)
 
@@ -96,7 +101,7 @@ def test_a_negative_is_never_the_pair_itself_however_alike_it_is() -> None:
     logits = torch.randn(64, 80, generator=torch.Generator().manual_seed(0)) + 1000 * torch.eye(64, 80)
     own = torch.arange(64)
     for step in range(50):
-        drawn = hard_negatives(logits, own, torch.arange(64), Moment(step=step), WRONG_TEXTS, floor=1e-4)
+        drawn = hard_negatives(logits, right(own, logits), torch.arange(64), Moment(step=step), WRONG_TEXTS, floor=1e-4)
         assert (drawn != own).all()
         assert drawn.min() >= 0
         assert drawn.max() < 80
@@ -106,26 +111,33 @@ def test_harder_negatives_are_likelier() -> None:
     rows = 20_000
     logits = torch.tensor([5.0, 0.0, math.log(3), -math.inf]).expand(rows, 4)
     own = torch.zeros(rows, dtype=torch.long)
-    drawn = hard_negatives(logits, own, torch.arange(rows), MOMENT, WRONG_IMAGES)
+    drawn = hard_negatives(logits, right(own, logits), torch.arange(rows), MOMENT, WRONG_IMAGES)
     shares = torch.bincount(drawn, minlength=4) / rows
     torch.testing.assert_close(shares, torch.tensor([0.0, 0.25, 0.75, 0.0]), atol=0.01, rtol=0)
 
 
 def test_where_the_softmax_leaves_nothing_any_other_is_drawn() -> None:
     logits = torch.tensor([0.0, -1e9, -1e9]).expand(3000, 3)
-    drawn = hard_negatives(logits, torch.zeros(3000, dtype=torch.long), torch.arange(3000), MOMENT, WRONG_TEXTS)
+    drawn = hard_negatives(
+        logits, right(torch.zeros(3000, dtype=torch.long), logits), torch.arange(3000), MOMENT, WRONG_TEXTS
+    )
     assert torch.bincount(drawn, minlength=3)[0] == 0
     assert (drawn == 1).float().mean().item() == pytest.approx(0.5, abs=0.04)
 
 
 def test_a_rows_negative_depends_on_its_sample_step_and_purpose_alone() -> None:
     logits, own, samples = torch.zeros(16, 16), torch.arange(16), torch.arange(16) + 100
-    drawn = hard_negatives(logits, own, samples, MOMENT, WRONG_TEXTS)
-    one = [hard_negatives(logits[at : at + 1], own[at : at + 1], samples[at : at + 1], MOMENT, 3) for at in range(16)]
+    drawn = hard_negatives(logits, right(own, logits), samples, MOMENT, WRONG_TEXTS)
+    one = [
+        hard_negatives(logits[at : at + 1], right(own, logits)[at : at + 1], samples[at : at + 1], MOMENT, 3)
+        for at in range(16)
+    ]
     assert WRONG_TEXTS == 3
     assert torch.equal(torch.cat(one), drawn)
-    assert not torch.equal(hard_negatives(logits, own, samples, MOMENT, WRONG_IMAGES), drawn)
-    assert not torch.equal(hard_negatives(logits, own, samples, Moment(seed=1, step=6), WRONG_TEXTS), drawn)
+    assert not torch.equal(hard_negatives(logits, right(own, logits), samples, MOMENT, WRONG_IMAGES), drawn)
+    assert not torch.equal(
+        hard_negatives(logits, right(own, logits), samples, Moment(seed=1, step=6), WRONG_TEXTS), drawn
+    )
 
 
 def test_word_losses_are_means_over_the_hidden_words() -> None:
@@ -152,8 +164,9 @@ def test_contrast_with_alpha_zero_is_cross_entropy_and_targets_sum_to_one() -> N
     similarity = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
     own = torch.tensor([2, 0, 5, 8])
     torch.testing.assert_close(
-        soft_contrast(similarity, distilled_targets(similarity, own, 0.0)), F.cross_entropy(similarity, own)
+        soft_contrast(similarity, distilled_targets(similarity, right(own, similarity), 0.0)),
+        F.cross_entropy(similarity, own),
     )
-    blended = distilled_targets(similarity, own, 0.4)
+    blended = distilled_targets(similarity, right(own, similarity), 0.4)
     torch.testing.assert_close(blended.sum(1), torch.ones(4))
     torch.testing.assert_close(blended[0, 2], 0.4 * similarity.softmax(1)[0, 2] + 0.6)

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.models.albef import Albef
-from harness.models.host import TextBatch
-from harness.train.momentum_contrast import MomentumContrast
+from harness.train.momentum_contrast import Aligned, MomentumContrast
 from harness.train.objective import Losses, Moment, Pairs, mask_words, soft_word_loss, word_loss
 
 
@@ -20,29 +19,25 @@ class AlbefObjective(MomentumContrast[Albef]):
     """Contrast, matching and masked words, each a mean over the global batch."""
 
     def forward(self, pairs: Pairs, moment: Moment) -> Losses:
-        host = self.host
-        images_m, features_m = self.follow(pairs)
-        texts = host.text_batch(pairs.ids, pairs.mask)
-        images = self.encode_images(pairs.pixels, texts)
-        contrast, logits = self.contrast((images, texts), features_m, moment.alpha)
+        found = self.align(pairs, moment)
         masked_ids, labels = mask_words(
-            pairs.ids, self.specials, pairs.sample_ids, moment, host.config.vocab_size, self.recipe.mask_rate
+            pairs.ids, self.specials, pairs.sample_ids, moment, self.host.config.vocab_size, self.recipe.mask_rate
         )
+        images = found.images, found.images_m
         return {
-            "contrast": contrast,
-            "matching": self.matching(texts, images, logits, pairs, moment),
-            "masked_words": self.masked_words(masked_ids, labels, pairs.mask, (images, images_m), moment.alpha),
+            "contrast": found.contrast,
+            "matching": self.matching(found, pairs, moment),
+            "masked_words": self.masked_words(masked_ids, labels, pairs.mask, images, moment.alpha),
         }
 
-    def matching(
-        self, texts: TextBatch, images: Tensor, logits: tuple[Tensor, Tensor], pairs: Pairs, moment: Moment
-    ) -> Tensor:
+    def matching(self, found: Aligned, pairs: Pairs, moment: Moment) -> Tensor:
         """Two-way cross-entropy over each pair, its image with a wrong text, and its text with a wrong image.
 
         A wrong image keeps the tokens that it was reduced to for its own caption.
         """
+        texts, images = found.texts, found.images
         count = len(images)
-        wrong_text, wrong_image = self.negatives(logits, pairs, moment)
+        wrong_text, wrong_image = self.negatives(found.logits, pairs, moment)
         length = texts.mask.shape[1]
         states = self.candidates(texts.states, 0.0)[wrong_text]
         mask = self.candidates(texts.mask, 0)[wrong_text]

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from harness.models.blip import Blip
 from harness.train import ranks
-from harness.train.momentum_contrast import MomentumContrast
+from harness.train.momentum_contrast import Aligned, MomentumContrast
 from harness.train.objective import Losses, Moment, Pairs
 
 
@@ -22,23 +22,25 @@ class BlipObjective(MomentumContrast[Blip]):
     NEGATIVE_FLOOR = 1e-4
 
     def forward(self, pairs: Pairs, moment: Moment) -> Losses:
-        _, features_m = self.follow(pairs)
-        texts = self.host.text_batch(pairs.ids, pairs.mask)
-        images = self.encode_images(pairs.pixels, texts)
-        contrast, logits = self.contrast((images, texts), features_m, moment.alpha)
-        words, counted = self.host.lm_loss_sum(pairs.ids, pairs.mask, images, smoothing=self.recipe.label_smoothing)
+        found = self.align(pairs, moment)
         return {
-            "contrast": contrast,
-            "matching": self.matching(images, logits, pairs, moment),
-            "caption": ranks.global_mean(words, counted),
+            "contrast": found.contrast,
+            "matching": self.matching(found, pairs, moment),
+            "caption": self.caption(found.images, pairs),
         }
 
-    def matching(self, images: Tensor, logits: tuple[Tensor, Tensor], pairs: Pairs, moment: Moment) -> Tensor:
+    def caption(self, images: Tensor, pairs: Pairs) -> Tensor:
+        """The mean loss of the captions' words, read off the images."""
+        words, counted = self.host.lm_loss_sum(pairs.ids, pairs.mask, images, smoothing=self.recipe.label_smoothing)
+        return ranks.global_mean(words, counted)
+
+    def matching(self, found: Aligned, pairs: Pairs, moment: Moment) -> Tensor:
         """Two-way cross-entropy over each pair, its image with a wrong text, and its text with a wrong image.
 
         A wrong image keeps the tokens that it was reduced to for its own caption.
         """
-        wrong_text, wrong_image = self.negatives(logits, pairs, moment)
+        images = found.images
+        wrong_text, wrong_image = self.negatives(found.logits, pairs, moment)
         ids = self.candidates(pairs.ids, self.specials.pad)[wrong_text]
         mask = self.candidates(pairs.mask, 0)[wrong_text]
         wide = ids.shape[1] - pairs.ids.shape[1]
