@@ -17,6 +17,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from harness import __version__
+from harness.cli_bench import throughput
 from harness.cli_check import checks
 from harness.cli_cost import cost
 from harness.cli_options import AsJson
@@ -96,6 +97,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "list": list_names,
     "cost": cost,
+    "throughput": throughput,
     "table": table,
     "plot": plot,
     "ablate": ablate,

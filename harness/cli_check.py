@@ -10,7 +10,7 @@ import typer
 from harness.cli_options import DEFAULT_RUNS
 
 checks = typer.Typer(
-    help="Check the environment, a method, golden files, weights, data or records.",
+    help="Check the environment, a method, golden files, weights, data, records or captions.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -71,3 +71,14 @@ def check_data(folder: Annotated[Path, typer.Argument(help="Folder of a data set
     from harness.check.data import lines
 
     _verdict(lines(folder))
+
+
+@checks.command("captions")
+def check_captions(
+    captions: Annotated[Path, typer.Argument(metavar="HYP", help="Captions, one a line.")],
+    references: Annotated[list[Path], typer.Argument(metavar="REF…", help="References: line i is of caption i.")],
+) -> None:
+    """Score captions by BLEU, METEOR, ROUGE-L, CIDEr and SPICE, as the COCO evaluation does."""
+    from harness.check.captions import lines
+
+    _verdict(lines(captions, references))

@@ -21,7 +21,9 @@ Ratios = Annotated[
     typer.Option("--ratios", help="Token ratios, as 0.5,0.7; left out: each method's paper setting."),
 ]
 Model = Annotated[str, typer.Option("--model", help="Host model (see: list models).")]
-Tasks = Annotated[str, typer.Option("--tasks", help="Tasks, comma-separated, or 'all'.")]
+Tasks = Annotated[
+    str, typer.Option("--tasks", help="Tasks, comma-separated, or 'all' that the weights and data allow.")
+]
 Data = Annotated[str, typer.Option("--data", help="Folder of a data set, or 'scenes', the built-in world.")]
 Protocol = Annotated[str, typer.Option("--protocol", help="inference, finetune or pretrain.")]
 ScheduleSpec = Annotated[
@@ -39,7 +41,8 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the records.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Weights = Annotated[
-    Optional[Path], typer.Option("--weights", help="Weights file, instead of those that ship with the model.")
+    Optional[Path],
+    typer.Option("--weights", help="A file or folder of weights, instead of those that ship with the model."),
 ]
 Settings = Annotated[
     Optional[list[str]],
@@ -77,13 +80,14 @@ AS_THEY_ARE = [
 
 def request(options: Mapping[str, Any]) -> Any:
     """A RunRequest from the parameters of `run` or `plan`; HarnessError for names and values that cannot be."""
+    from harness.able import chosen_tasks
     from harness.cell import RunRequest, expand
     from harness.schedule import parse_ratios, validated
 
     fields = {
         "methods": expand(options["method"], methods, without=("dense",)),
         "ratios": None if options["ratios"] is None else parse_ratios(options["ratios"]),
-        "tasks": expand(options["task_names"], tasks),
+        "tasks": chosen_tasks(*(options[name] for name in ("task_names", "model", "weights", "data"))),
         "task_options": _task_settings(options["set_task"]),
         "settings": parse_settings(options["settings"]),
         **{name: options[name] for name in AS_THEY_ARE},

@@ -33,10 +33,11 @@ Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU th
 SaveEvery = Annotated[int, typer.Option("--save-every", min=1, help="Steps between checkpoints.")]
 LogEvery = Annotated[int, typer.Option("--log-every", min=1, help="Steps between log entries.")]
 BadShare = Annotated[float, typer.Option("--max-bad-share", help="Share of an epoch's pairs that may be unreadable.")]
+Store = Annotated[str, typer.Option("--store", help="Dtype of the weights left: float32, float16 or bfloat16.")]
 # Options that reach a request as they are; the others are read first.
 AS_THEY_ARE = (
     *("model", "out", "root", "method", "ratio", "schedule", "steps", "init", "tokenizer", "seed", "device", "dtype"),
-    *("precision", "recompute", "workers", "save_every", "log_every", "max_bad_share", "quiet"),
+    *("precision", "recompute", "workers", "save_every", "log_every", "max_bad_share", "store", "quiet"),
 )
 
 
@@ -82,6 +83,7 @@ def pretrain(
     save_every: SaveEvery = 1000,
     log_every: LogEvery = 10,
     max_bad_share: BadShare = 0.01,
+    store: Store = "float32",
     quiet: Quiet = False,
 ) -> None:
     """Pre-train a host with any method; the same command again goes on from the last checkpoint.
@@ -101,7 +103,7 @@ def pretrain(
     from harness.train.pretrain import pretrain as train
     from harness.train.request import PretrainRequest
 
-    sides = {"init_vision": init_vision, "init_text": init_text, "vocabulary": vocabulary}
+    sides: dict[str, Any] = {"init_vision": init_vision, "init_text": init_text, "vocabulary": vocabulary}
     _tell(train(PretrainRequest(**wanted, **sides, sizes=parse_settings(size, "--size"))))
 
 
@@ -112,6 +114,9 @@ def finetune(
     data: Annotated[
         Optional[list[str]],
         typer.Option("--data", help="Folder of the annotated training set, or scenes; repeatable."),
+    ] = None,
+    split: Annotated[
+        Optional[str], typer.Option("--split", help="What to train on of a set with splits; left out: train.")
     ] = None,
     root: Root = None,
     method: OneMethod = "dense",
@@ -140,6 +145,7 @@ def finetune(
     save_every: SaveEvery = 1000,
     log_every: LogEvery = 10,
     max_bad_share: BadShare = 0.01,
+    store: Store = "float32",
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune a host on a task, with any method; the same command again goes on from the last checkpoint.
@@ -150,7 +156,7 @@ def finetune(
     from harness.train.finetune import finetune as train
     from harness.train.request import FinetuneRequest
 
-    _tell(train(FinetuneRequest(**_common(context.params), task=task, answers=answers)))
+    _tell(train(FinetuneRequest(**_common(context.params), task=task, split=split, answers=answers)))
 
 
 def _common(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from harness.errors import HarnessError
-from harness.models.build import skeleton, split_name
-from harness.models.checkpoints import load_model, weights_file
+from harness.errors import HarnessError, warn_on_stderr
+from harness.models.build import split_name
+from harness.models.checkpoints import load_model
 from harness.models.host import HostModel
+from harness.models.released import LoadReport
 from harness.models.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+REASONS_TOLD = 3
 
 
 @dataclass(frozen=True)
@@ -50,22 +55,41 @@ def pick_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def load_host(name: str, weights: Path | None, device: str, dtype: str) -> Host:
-    """The trained host on its device; raises HarnessError for unknown names and unusable weights."""
+def load_host(
+    name: str,
+    weights: Path | None,
+    device: str,
+    dtype: str,
+    image_size: int | None = None,
+    warn: Callable[[str], None] = warn_on_stderr,
+) -> Host:
+    """The trained host on its device; raises HarnessError for unknown names and unusable weights.
+
+    `image_size` other than the weights' interpolates their position table. `warn` is told, in one line, what became of
+    a released file's tensors.
+    """
     split_name(name)
     place, kind = pick_device(device), pick_dtype(dtype)
-    loaded = load_model(name, weights)
+    loaded = load_model(name, weights, image_size)
+    if loaded.report is not None:
+        warn(f"weights {loaded.weights}: {account(loaded.report)}")
     model = loaded.model.to(place, kind).eval()
     return Host(name, model, loaded.tokenizer, loaded.answers, place, kind)
 
 
-__all__ = [
-    "DTYPES",
-    "Host",
-    "load_host",
-    "pick_device",
-    "pick_dtype",
-    "skeleton",
-    "split_name",
-    "weights_file",
-]
+def account(report: LoadReport) -> str:
+    """One line on a released file: how many of its tensors were loaded, and what was not or was not there, and why."""
+    told = report.lines()[0]
+    if report.left_out:
+        told += f"; {len(report.left_out)} not loaded ({_reasons(report.left_out.values())})"
+    if report.missing:
+        reasons = _reasons(report.reasons[name] for name in report.missing)
+        told += f"; {len(report.missing)} not in the file, left as initialised ({reasons})"
+    return told
+
+
+def _reasons(reasons: Iterable[str]) -> str:
+    """The commonest of some reasons, with their counts."""
+    kinds = Counter(re.sub(r"^double of .+", "double of one that was", reason) for reason in reasons)
+    told = [f"{count}: {reason}" for reason, count in kinds.most_common(REASONS_TOLD)]
+    return "; ".join(told + ["…"] * (len(kinds) > REASONS_TOLD))

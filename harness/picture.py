@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from harness.data.scenes import BUILT_IN_WORLD
 from harness.data.transforms import load_images
 from harness.evaluation import encode_texts, survival
 from harness.hosts import load_host
@@ -17,7 +18,7 @@ from harness.progress import Progress
 from harness.reduction import Guide, Trace, encode
 from harness.registry import tasks
 from harness.render.patches import PatchExample, Stage
-from harness.runner import BUILT_IN_WORLD, data_folder
+from harness.runner import data_folder
 
 SHOWN_STAGES = 4
 

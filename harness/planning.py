@@ -9,14 +9,14 @@ from harness.cell import Cell, RunRequest
 from harness.cost.host import compare_memory, host_parts
 from harness.cost.report import cost_report
 from harness.errors import HarnessError
-from harness.hosts import pick_device, skeleton
+from harness.hosts import pick_device
 from harness.methods import make_reducer
-from harness.models.build import paper_settings
+from harness.models.build import paper_settings, skeleton
 from harness.models.host import HostModel
 from harness.models.towers import open_tower
 from harness.progress import SILENT, Progress
 from harness.registry import methods, models
-from harness.runner import plan_cells
+from harness.runner import plan_cells, planned_host
 from harness.schedule import check_ratio
 from harness.store import Store
 
@@ -26,7 +26,7 @@ def plan_rows(
 ) -> list[dict[str, Any]]:
     """One row per cell: label, key, whether its record is there, tokens per block, MACs and memory."""
     store = Store(out)
-    host = skeleton(request.model, request.image_size)
+    host = planned_host(request)
     costs: dict[str, dict[str, Any]] = {}
     rows = []
     cells = plan_cells(request, progress)

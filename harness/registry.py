@@ -2,7 +2,7 @@
 
 A method is a file of baselines/ (its name is the file's name) or an entry point of group `harness.methods`
 ("name = package.module:Class"); a task is a file of harness/tasks/; a study a YAML file of ablations/; a host
-model is a preset of a file of harness/models/ (its literal PRESETS: file albef.py, preset tiny: albef-tiny).
+model is a preset of a file of harness/models/ (a key of its PRESETS: file albef.py, preset tiny: albef-tiny).
 """
 
 from __future__ import annotations
@@ -118,17 +118,25 @@ def _hosts() -> Iterable[Entry]:
     for path in package_files("harness.models", "*.py"):
         source = path.read_text(encoding="utf-8")
         for node in ast.parse(source).body:
-            for preset in _presets(node):
+            for preset in _presets(node, path):
                 yield Entry(f"{path.stem}-{preset}", summary_of(source), f"harness.models.{path.stem}", path)
 
 
-def _presets(node: ast.stmt) -> Iterable[str]:
-    """The names in a module's literal `PRESETS = {...}`, annotated or not; nothing for other statements."""
-    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+def _presets(node: ast.stmt, path: Path) -> Iterable[str]:
+    """The keys of a module's `PRESETS = {"name": ...}`, annotated or not; nothing for other statements.
+
+    They are to be literal strings, read without import; what they stand for may be any expression.
+    """
+    if not isinstance(node, (ast.Assign, ast.AnnAssign)):
         return ()
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-    named = any(isinstance(target, ast.Name) and target.id == "PRESETS" for target in targets)
-    return tuple(ast.literal_eval(node.value)) if named else ()
+    if not any(isinstance(target, ast.Name) and target.id == "PRESETS" for target in targets):
+        return ()
+    keys = node.value.keys if isinstance(node.value, ast.Dict) else [None]
+    names = [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+    if len(names) < len(keys):
+        raise HarnessError(f"{path}, line {node.lineno}: PRESETS: expected a dict with literal strings as keys")
+    return names
 
 
 def _studies() -> Iterable[Entry]:

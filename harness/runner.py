@@ -27,14 +27,17 @@ from harness.cell import (
 )
 from harness.cost.budget import reducer_at_macs
 from harness.cost.report import cost_report
-from harness.data.scenes import scenes_folder
+from harness.data.scene_layout import IMAGE_SIZE as SCENE_SIZE
+from harness.data.scenes import BUILT_IN_WORLD, scenes_folder
 from harness.data.transforms import load_images
 from harness.environment import environment, hardware
 from harness.errors import HarnessError
 from harness.evaluation import VisionEncoder
-from harness.hosts import Host, load_host, pick_device, pick_dtype, skeleton, weights_file
+from harness.hosts import Host, load_host, pick_device, pick_dtype
 from harness.methods import make_reducer
-from harness.models.build import paper_settings
+from harness.models.build import paper_settings, skeleton
+from harness.models.checkpoints import find_weights, stated_sizes, weights_file
+from harness.models.host import HostModel
 from harness.models.towers import open_tower
 from harness.progress import SILENT, Progress
 from harness.reduction import TokenReducer
@@ -44,7 +47,6 @@ from harness.stats import quality
 from harness.store import Store
 from harness.task import Outcome, TaskData
 
-BUILT_IN_WORLD = "scenes"
 WORLD_COUNT = 1000
 WORLD_SEED = 0
 
@@ -54,10 +56,14 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
     check_choices(request.protocol, request.match)
     device = pick_device(request.device)
     pick_dtype(request.dtype)
-    host = skeleton(request.model, request.image_size)
+    host = planned_host(request)
     shape = open_tower(host.vision).shape
+    if request.data == BUILT_IN_WORLD and host.config.image_size != SCENE_SIZE:
+        raise HarnessError(
+            f"image size {host.config.image_size}: scenes are drawn, and told of, at {SCENE_SIZE} pixels"
+        )
     folder = data_folder(request.data, request.limit, progress)
-    weights = file_digest(request.weights or weights_file(request.model))
+    weights = file_digest(weights_of(request))
     shared = {
         "model": request.model,
         "weights": weights,
@@ -91,6 +97,16 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
                 cells.append(_cell(about, method, reducer, ratio, _spec(request.schedule), request.match))
                 bar.advance()
     return unique(cells)
+
+
+def weights_of(request: RunRequest) -> Path:
+    """The file of weights that a request is about."""
+    return weights_file(request.model) if request.weights is None else find_weights(request.weights)
+
+
+def planned_host(request: RunRequest) -> HostModel:
+    """The request's host at the sizes of its weights, without them."""
+    return skeleton(request.model, request.image_size, stated_sizes(request.model, weights_of(request)))
 
 
 def _cell(
@@ -141,8 +157,8 @@ class Bench:
     progress: Progress
 
     def __post_init__(self) -> None:
-        self.host: Callable[[str, str, str], Host] = cache(
-            lambda model, device, dtype: load_host(model, self.weights, device, dtype)
+        self.host: Callable[[str, str, str, int], Host] = cache(
+            lambda model, device, dtype, image_size: load_host(model, self.weights, device, dtype, image_size)
         )
         self._data: dict[tuple[Any, ...], TaskData] = {}
         self._costs: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -150,11 +166,7 @@ class Bench:
     def prepare(self, cell: Cell) -> None:
         """Load what the cell needs; HarnessError when the weights, the size or the data cannot be used."""
         try:
-            host = self.host(cell.model, cell.device, cell.dtype)
-            size = host.model.config.image_size
-            if cell.image_size != size:
-                raise HarnessError(f"image size {cell.image_size}: {cell.model}'s weights are for {size} pixels")
-            self.data(cell, host)
+            self.data(cell, self.host(cell.model, cell.device, cell.dtype, cell.image_size))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise  # Memory that runs out here runs out in the cell too, and is recorded there.
@@ -190,7 +202,7 @@ class Bench:
         """Measure one cell: the record without its deltas, and the per-sample outcomes."""
         started, clock = datetime.now(UTC), time.perf_counter()
         torch.manual_seed(cell.seed)
-        host = self.host(cell.model, cell.device, cell.dtype)
+        host = self.host(cell.model, cell.device, cell.dtype, cell.image_size)
         reducer = rebuild(cell, host).to(host.device)
         data = self.data(cell, host)
         encoder = VisionEncoder(host, reducer, data.images, cell.batch_size, self.progress)

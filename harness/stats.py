@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import bootstrap
 
 from harness.errors import HarnessError
+from harness.metrics.corpus import AGGREGATES, paired_corpus, summarise_corpus
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -73,19 +74,29 @@ def quality(
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """A record's `quality` from its samples (columns task, metric, sample, cluster, value) and dense's.
 
-    task -> metric -> {value, ci95, n, delta_to_dense, delta_ci95}; deltas are None without `dense`. Raises
-    HarnessError where a metric has no counterpart in dense or the samples differ.
+    task -> metric -> {value, ci95, n, delta_to_dense, delta_ci95}; deltas are None without `dense`. A metric of
+    AGGREGATES is computed from the column `parts`, any other is a mean. Raises HarnessError where a metric has no
+    counterpart in dense or the samples differ.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
     reference: dict[Any, pd.DataFrame] = {} if dense is None else dict(list(dense.groupby(["task", "metric"])))
     for (task, metric), rows in samples.groupby(["task", "metric"], sort=False):
-        entry = summarise(rows["value"].to_numpy(), rows["cluster"].to_numpy(), seed)
+        aggregate, clusters = AGGREGATES.get(str(metric)), rows["cluster"].to_numpy()
+        if aggregate is None:
+            entry = summarise(rows["value"].to_numpy(), clusters, seed)
+        else:
+            entry = summarise_corpus(np.stack(list(rows["parts"])), clusters, aggregate, seed)
         entry |= {"delta_to_dense": None, "delta_ci95": None}
         if dense is not None:
             if (task, metric) not in reference:
                 raise HarnessError(f"metric {metric} of {task}: dense has no samples of it; run dense with --force")
             by_id, dense_by_id = rows.set_index("sample"), reference[task, metric].set_index("sample")
-            pair = paired(by_id["value"], dense_by_id["value"], by_id["cluster"], seed)
+            if aggregate is None:
+                pair = paired(by_id["value"], dense_by_id["value"], by_id["cluster"], seed)
+            else:
+                _same_ids(by_id["value"], dense_by_id["value"], "dense's")
+                here, there = (np.stack(list(side["parts"])) for side in (by_id, dense_by_id.loc[by_id.index]))
+                pair = paired_corpus(here, there, clusters, aggregate, seed)
             entry |= {"delta_to_dense": pair["delta"], "delta_ci95": pair["ci95"]}
         found.setdefault(str(task), {})[str(metric)] = entry
     return found

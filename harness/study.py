@@ -9,11 +9,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from harness.able import chosen_tasks
 from harness.cell import Cell, RunRequest, expand, unique
 from harness.errors import HarnessError
 from harness.files import write_atomically
 from harness.progress import SILENT, Progress
-from harness.registry import methods, studies, tasks
+from harness.registry import methods, studies
 from harness.runner import plan_cells
 from harness.schedule import validated
 
@@ -64,7 +65,9 @@ def plan_study(
     cells: list[Cell] = []
     index: list[dict[str, Any]] = []
     shared = {**study.run, **options}
-    names = expand(str(shared.pop("tasks", "all")), tasks)
+    wanted = str(shared.pop("tasks", "all"))
+    plain = validated(RunRequest, {**shared, "methods": (), "tasks": ()}, "study")
+    names = chosen_tasks(wanted, plain.model, plain.weights, plain.data)
     for entry in study.cells:
         fields = {
             "tasks": names,

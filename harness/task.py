@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,14 +41,19 @@ class TaskData:
 
 @dataclass
 class Outcome:
-    """Per-sample outcomes by metric, each a list of (sample id, cluster id, value in 0..1), and diagnostics."""
+    """Per-sample outcomes by metric, each a list of (sample id, cluster id, value), and diagnostics.
+
+    A metric's value is the mean of the samples', in 0..1 for most; that of the metrics of harness.metrics.corpus's
+    AGGREGATES (BLEU, METEOR) comes from `parts`: metric -> (n, K), what each sample adds to it.
+    """
 
     task: str
-    outcomes: dict[str, tuple[Sequence[str], Sequence[str], np.ndarray]]
+    outcomes: Mapping[str, tuple[Sequence[str], Sequence[str], np.ndarray]]
     diagnostics: dict[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def frame(self) -> pd.DataFrame:
-        """The long format of the Parquet beside a record: task, metric, sample, cluster, value."""
+        """The long format of the Parquet beside a record: task, metric, sample, cluster, value, and parts if any."""
         parts = [
             pd.DataFrame(
                 {
@@ -58,6 +63,7 @@ class Outcome:
                     "cluster": list(clusters),
                     "value": np.asarray(values, dtype=np.float64),
                 }
+                | ({"parts": list(self.parts[metric])} if metric in self.parts else {})
             )
             for metric, (samples, clusters, values) in self.outcomes.items()
         ]
@@ -65,11 +71,16 @@ class Outcome:
 
 
 class Task(ABC):
-    """Base class. `Options` has the defaults of the default job; `metrics` are the names `evaluate` fills."""
+    """Base class. `Options` has the defaults of the default job; `metrics` are the names `evaluate` may fill.
+
+    `NEEDS`: abilities of a host, one of which it must have; `READS`: the field of an ImageTextSet it reads.
+    """
 
     KIND: ClassVar[str] = "task"
     Options: ClassVar[type[TaskOptions]] = TaskOptions
     metrics: ClassVar[tuple[str, ...]] = ()
+    NEEDS: ClassVar[frozenset[str]] = frozenset()
+    READS: ClassVar[str] = ""
 
     @abstractmethod
     def load(self, folder: Any, limit: int | None) -> ImageTextSet:

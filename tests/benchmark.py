@@ -1,6 +1,6 @@
-"""Prints what the README promises about time: the main job, --help, list, and pairs encoded per second.
+"""Prints what the README promises about time: the main job, --help, list, pairs encoded per second, and re-ranking.
 
-Run it by hand (`python tests/benchmark.py`); it is not a test, because machines differ.
+Run it by hand (`python tests/benchmark.py [commands|reranking]`); it is not a test, because machines differ.
 """
 
 from __future__ import annotations
@@ -12,6 +12,22 @@ import sys
 import tempfile
 import time
 from statistics import median
+
+import torch
+
+from harness.data.scenes import scenes_folder
+from harness.data.transforms import load_images
+from harness.evaluation import VisionEncoder, encode_texts
+from harness.hosts import load_host
+from harness.methods import make_reducer
+from harness.metrics.ranking import shortlists
+from harness.models.towers import open_tower
+from harness.progress import SILENT
+from harness.tasks.retrieval import Retrieval, chosen_captions, reranked, similarities
+
+SCENES = 200
+RERANKED = (4, 8, 16, 32)
+RUNS = 3
 
 
 def timed(*words: str, runs: int = 1) -> tuple[float, str]:
@@ -26,8 +42,8 @@ def timed(*words: str, runs: int = 1) -> tuple[float, str]:
     return median(seconds), out
 
 
-def main() -> None:
-    """Measure and print."""
+def commands() -> None:
+    """Time of the main job, of the same job again, and of the commands that only list."""
     for words in (("--help",), ("list",)):
         print(f"{' '.join(words):<12}{timed(*words, runs=7)[0]:8.2f} s")
     with tempfile.TemporaryDirectory() as folder:
@@ -41,6 +57,36 @@ def main() -> None:
             print(f"  {cell}{spent:8.1f} s  {encoded:>6} encodings, {encoded / spent:6.0f} a second")
         again, _ = timed("run", "--method", "elip", "--ratios", "0.5,0.7", "--out", folder, "--json")
         print(f"{'again':<12}{again:8.1f} s")
+
+
+@torch.no_grad()
+def reranking() -> None:
+    """Time of re-ranking, dense, against the number of pairs: it is to grow in step with it."""
+    host = load_host("albef-tiny", None, "cpu", "float32")
+    annotations = Retrieval().load(scenes_folder(SCENES, 0), SCENES)
+    captions, _ = chosen_captions(annotations, 1)
+    config = host.model.config
+    images = load_images(annotations.images, config.image_size, config.mean, config.std)
+    reducer = make_reducer("dense", open_tower(host.model.vision).shape)
+    encoder = VisionEncoder(host, reducer, images, 64, SILENT)
+    texts = encode_texts(host, [caption.text for caption in captions], 256)
+    of_texts, of_images = shortlists(similarities(encoder, texts), max(RERANKED))
+    reranked(encoder, texts, of_texts.best(1), of_images.best(1))
+    print(f"re-ranking {SCENES} scenes, {torch.get_num_threads()} threads")
+    for k in RERANKED:
+        seconds, pairs = [], 0
+        for _ in range(RUNS):
+            started = time.perf_counter()
+            _, pairs = reranked(encoder, texts, of_texts.best(k), of_images.best(k))
+            seconds.append(time.perf_counter() - started)
+        print(f"  k = {k:<3}{pairs:>6} pairs{median(seconds):8.2f} s{pairs / median(seconds):8.0f} pairs/s")
+
+
+def main() -> None:
+    """Measure and print what was asked for, or everything."""
+    for part in (commands, reranking):
+        if part.__name__ in (sys.argv[1:] or [part.__name__]):
+            part()
 
 
 if __name__ == "__main__":

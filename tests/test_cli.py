@@ -1,22 +1,24 @@
 """The command line as a user meets it: exit statuses, one line per failure, nothing lost, nothing recomputed."""
 
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from harness import __version__
 from harness.cli import main
 from harness.data.scenes import write_scenes
-from harness.hosts import weights_file
+from harness.models.checkpoints import weights_file
 
 COUNT = 12
 
@@ -29,12 +31,17 @@ def world(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def harness(capsys, monkeypatch):
-    """Call the command line: (exit status, stdout, stderr). Latency is measured in five short runs."""
+def time_shortly(patch: pytest.MonkeyPatch) -> None:
+    """Measure latency in five short runs."""
     from harness.cost.latency import measure_latency
 
-    monkeypatch.setattr("harness.cost.report.measure_latency", partial(measure_latency, runs=5, seconds=0.0))
+    patch.setattr("harness.cost.report.measure_latency", partial(measure_latency, runs=5, seconds=0.0))
+
+
+@pytest.fixture
+def harness(capsys, monkeypatch):
+    """Call the command line: (exit status, stdout, stderr)."""
+    time_shortly(monkeypatch)
 
     def call(*words: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as caught:
@@ -45,8 +52,30 @@ def harness(capsys, monkeypatch):
     return call
 
 
+TASKS = ("--tasks", "retrieval,vqa")
+
+
 def small(world: Path, out: Path, *words: str) -> tuple[str, ...]:
-    return ("run", "--method", "elip", "--ratios", "0.5", "--data", str(world), "--out", str(out), *words)
+    return ("run", "--method", "elip", "--ratios", "0.5", "--data", str(world), "--out", str(out), *TASKS, *words)
+
+
+@pytest.fixture(scope="module")
+def finished(world, tmp_path_factory) -> tuple[Path, str]:
+    """The records of `small`, dense and elip in both tasks, and what that run printed as JSON."""
+    out = tmp_path_factory.mktemp("finished") / "runs"
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        time_shortly(patch)
+        with redirect_stdout(printed), pytest.raises(SystemExit) as caught:
+            main([*small(world, out, "--json")])
+    assert caught.value.code == 0
+    return out, printed.getvalue()
+
+
+@pytest.fixture
+def records(finished, tmp_path) -> Path:
+    """Those records in a folder of the test's own."""
+    return shutil.copytree(finished[0], tmp_path / "runs")
 
 
 REFUSED = {
@@ -58,7 +87,8 @@ REFUSED = {
         ["--set", "vision_weight=2"],
         "vision_weight: Input should be less than or equal to 1",
     ),
-    "setting without value": (["--set", "vision_weight"], "expected name=value"),
+    "setting without value": (["--set", "vision_weight"], "--set 'vision_weight': expected name=value"),
+    "task option without value": (["--set-task", "retrieval"], "--set-task 'retrieval': expected name=value"),
     "setting that is no YAML": (["--set", "vision_weight=["], "is no number, word or list"),
     "budget given twice": (["--set", "keep_tokens=40,30,20"], "keep_tokens sets the budget already"),
     "unknown task option": (["--set-task", "retrieval.depth=3"], "depth: unknown setting"),
@@ -107,8 +137,14 @@ def test_bad_input_is_one_line_and_status_2(case, harness, world, tmp_path):
     assert err.count("\n") == 1
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_cuda_where_there_is_none(harness, world, tmp_path):
+def test_an_option_without_its_value_is_told_by_its_own_name(harness):
+    for option in ("--size", "--recipe", "--set"):
+        status, _, err = harness("pretrain", option, "depth")
+        assert (status, err) == (2, f"error: {option} 'depth': expected name=value\n")
+
+
+def test_cuda_where_there_is_none(harness, world, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     status, _, err = harness(*small(world, tmp_path, "--device", "cuda"))
     assert (status, "no such CUDA device here; use --device cpu" in err) == (2, True)
 
@@ -121,10 +157,9 @@ def test_unknown_options_and_commands_are_one_line(harness):
         assert err.count("\n") == 1
 
 
-def test_commands_not_built_refuse_in_one_line(harness):
-    for command in ("finetune", "evaluate", "report"):
-        status, _, err = harness(command)
-        assert (status, "not built yet" in err) == (2, True)
+def test_a_command_not_built_refuses_in_one_line(harness):
+    status, _, err = harness("report")
+    assert (status, "not built yet" in err) == (2, True)
 
 
 @pytest.mark.parametrize("kind", ["truncated", "text", "another model"])
@@ -150,7 +185,7 @@ def test_damaged_data(damage, harness, tmp_path):
         for path in folder.rglob("*.json"):
             path.unlink()
     else:
-        picture = sorted(folder.rglob("*.png"))[1]
+        picture = sorted((folder / "images").glob("*.png"))[1]
         picture.unlink() if damage == "missing image" else picture.write_bytes(b"not a picture")
     status, _, err = harness(*small(folder, tmp_path / "runs"))
     assert status == 2
@@ -164,50 +199,49 @@ def test_out_that_cannot_be_written(harness, world, tmp_path):
     assert "cannot be written" in err
 
 
-def test_run_measures_dense_beside_the_method_and_a_second_run_computes_nothing(harness, world, tmp_path):
-    words = small(world, tmp_path, "--json")
-    status, out, err = harness(*words)
-    assert (status, err) == (0, "")
-    records = json.loads(out)
-    assert [(record["spec"]["method"], record["spec"]["task"]) for record in records] == [
+def test_run_measures_dense_beside_the_method_and_a_second_run_computes_nothing(harness, world, finished):
+    folder, printed = finished
+    done = json.loads(printed)
+    assert [(record["spec"]["method"], record["spec"]["task"]) for record in done] == [
         ("dense", "retrieval"),
         ("elip", "retrieval"),
         ("dense", "vqa"),
         ("elip", "vqa"),
     ]
-    assert all(record["status"] == "done" for record in records)
-    elip = records[1]
+    assert all(record["status"] == "done" for record in done)
+    elip = done[1]
     assert elip["quality"]["retrieval"]["t2i_r1"]["delta_to_dense"] == 0  # the first stage has no text: all tokens
     assert elip["diagnostics"]["fallback"].startswith("all tokens")
     assert elip["cost"]["encodings"]["pairs"] == elip["diagnostics"]["pairs_reranked"] == COUNT**2
     assert elip["cost"]["encodings"]["images"] == COUNT
-    assert records[0]["cost"]["encodings"]["pairs"] == 0
+    assert done[0]["cost"]["encodings"]["pairs"] == 0
     assert elip["cost"]["tokens_per_mlp"][-1] < 65
-    assert records[0]["quality"]["retrieval"]["t2i_r1"]["delta_to_dense"] is None
+    assert done[0]["quality"]["retrieval"]["t2i_r1"]["delta_to_dense"] is None
     kept = elip["diagnostics"]["mentioned_kept_per_block"]
     assert kept[0] == 1
     assert kept[-1] < 1
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    status, again, _ = harness(*words)
-    assert json.loads(again) == records
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == stamps
+    stamps = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    status, again, err = harness(*small(world, folder, "--json"))
+    assert (status, err) == (0, "")
+    assert json.loads(again) == done
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == stamps
 
 
-def test_force_computes_again_and_agrees(harness, world, tmp_path):
-    words = small(world, tmp_path, "--tasks", "vqa", "--json")
+def test_force_computes_again_and_agrees(harness, world, records):
+    words = small(world, records, "--tasks", "vqa", "--json")
     first = json.loads(harness(*words)[1])
     second = json.loads(harness(*words, "--force")[1])
     assert [record["quality"] for record in first] == [record["quality"] for record in second]
-    assert first[1]["run"]["started"] <= second[1]["run"]["started"]
+    assert all(before["run"] != after["run"] for before, after in zip(first, second))
 
 
-def test_plan_tells_cells_tokens_and_what_is_there(harness, world, tmp_path):
-    words = [*small(world, tmp_path, "--tasks", "vqa")]
-    harness(*words)
-    status, out, _ = harness("plan", *words[1:], "--json")
+def test_plan_tells_cells_tokens_and_what_is_there(harness, world, records):
+    for path in records.glob("elip*"):
+        path.unlink()
+    status, out, _ = harness("plan", *small(world, records, "--tasks", "vqa", "--json")[1:])
     rows = json.loads(out)
     assert status == 0
-    assert [row["done"] for row in rows] == [True, True]
+    assert [row["done"] for row in rows] == [True, False]
     assert rows[0]["tokens_per_mlp"] == [65] * 12
     assert rows[1]["forward_to_dense"] > 0
 
@@ -247,13 +281,12 @@ def test_plan_loads_no_weights(harness, world, tmp_path, monkeypatch):
     assert harness("plan", *small(world, tmp_path)[1:])[0] == 0
 
 
-def test_tables_and_figures_of_records(harness, world, tmp_path):
-    harness(*small(world, tmp_path / "runs"))
+def test_tables_and_figures_of_records(harness, records, tmp_path):
     for form in ("text", "csv", "md", "latex"):
-        status, out, _ = harness("table", "--runs", tmp_path / "runs", "--format", form)
+        status, out, _ = harness("table", "--runs", records, "--format", form)
         assert status == 0
         assert "elip" in out
-    status, out, _ = harness("plot", "--runs", tmp_path / "runs", "--out", tmp_path / "figures", "--no-patches")
+    status, out, _ = harness("plot", "--runs", records, "--out", tmp_path / "figures", "--no-patches")
     assert status == 0
     assert all(Path(line).stat().st_size > 0 for line in out.splitlines())
     assert {Path(line).suffix for line in out.splitlines()} == {".svg", ".png"}
@@ -321,15 +354,14 @@ def test_check_golden_fails_with_status_1(harness, tmp_path):
     assert (status, "FAIL" in out) == (1, True)
 
 
-def test_check_data_and_results(harness, world, tmp_path):
+def test_check_data_and_results(harness, world, records):
     status, out, _ = harness("check", "data", world)
     assert (status, f"{COUNT} images" in out) == (0, True)
-    harness(*small(world, tmp_path, "--tasks", "vqa"))
-    status, out, _ = harness("check", "results", tmp_path)
-    assert (status, "2 of them were measured by this very code" in out) == (0, True)
-    path = next(tmp_path.glob("elip*.json"))
+    status, out, _ = harness("check", "results", records)
+    assert (status, "4 of them were measured by this very code" in out) == (0, True)
+    path = next(records.glob("elip-0.5-vqa*.json"))
     path.write_text(path.read_text().replace('"value": ', '"value": 1'))
-    assert harness("check", "results", tmp_path)[0] == 1
+    assert harness("check", "results", records)[0] == 1
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(world, tmp_path, monkeypatch):
@@ -456,8 +488,7 @@ def test_a_study_that_was_not_run_or_is_malformed(harness, tmp_path, monkeypatch
     assert harness("ablate", "keep_ratio")[0] == 2
 
 
-def test_the_picture_of_kept_patches(harness, world, tmp_path, monkeypatch):
+def test_the_picture_of_kept_patches(harness, world, records, tmp_path, monkeypatch):
     monkeypatch.setattr("harness.picture.data_folder", lambda *_: world)
-    harness(*small(world, tmp_path / "runs", "--tasks", "vqa"))
-    assert harness("plot", "--runs", tmp_path / "runs", "--out", tmp_path / "figures")[0] == 0
+    assert harness("plot", "--runs", records, "--out", tmp_path / "figures")[0] == 0
     assert (tmp_path / "figures" / "patches.png").stat().st_size > 10_000

@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hatchling import build
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "baselines", "ablations")
@@ -12,12 +13,11 @@ PACKAGES = ("harness", "baselines", "ablations")
 
 @pytest.fixture(scope="module")
 def wheel_names(tmp_path_factory):
-    hatchling = pytest.importorskip("hatchling.build")
     before = Path.cwd()
     os.chdir(ROOT)
     try:
         folder = tmp_path_factory.mktemp("wheel")
-        name = hatchling.build_wheel(str(folder))
+        name = build.build_wheel(str(folder))
     finally:
         os.chdir(before)
     with zipfile.ZipFile(folder / name) as wheel:

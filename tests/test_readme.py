@@ -15,7 +15,7 @@ from harness.cli import main
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"<!-- (?:table|output): python -m harness ([^\n]*?) -->\n(.*?)<!-- end -->", README, re.DOTALL)
-FROM_RECORDS = [(words, block) for words, block in BLOCKS if words.startswith(("table", "cost"))]
+FROM_RECORDS = [(words, block) for words, block in BLOCKS if words.startswith(("table", "cost", "throughput"))]
 
 
 def test_the_example_dropped_into_baselines_is_a_method(monkeypatch, tmp_path, capsys):
@@ -53,6 +53,12 @@ def test_every_block_is_filled():
 def test_pictures_and_folders_that_it_names_exist():
     for path in re.findall(r"\]\(((?:results|harness)/[^)]*)\)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_the_minutes_of_training_are_those_of_the_recipe():
+    record = json.loads((ROOT / "harness" / "assets" / "albef-tiny" / "recipe.json").read_text(encoding="utf-8"))
+    about = README[README.index("**albef-tiny** is") :]
+    assert re.findall(r"(\d+) minutes", about) == [str(round(record["seconds"] / 60))]
 
 
 def test_methods_it_names_exist():

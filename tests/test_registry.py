@@ -99,3 +99,13 @@ def test_a_file_without_exactly_one_class_says_so(monkeypatch, tmp_path):
         entry = registry.Entry(name, "", name)
         with pytest.raises(HarnessError, match=f"found {count}"):
             registry.Registry("method", lambda entry=entry: [entry], registry.methods._load).get(name)
+
+
+def test_presets_are_read_by_their_keys_alone(monkeypatch, tmp_path):
+    (tmp_path / "one.py").write_text('"""One."""\nPRESETS = {"tiny": {"mean": MEAN}, "base": dict(SIZES)}\n')
+    monkeypatch.setattr(registry, "package_folder", lambda package: tmp_path)
+    assert registry.models.names() == ["one-base", "one-tiny"]
+    for value in ("dict(tiny={})", "{TINY: {}}", "{**TINY}"):
+        (tmp_path / "one.py").write_text(f'"""One."""\nPRESETS = {value}\n')
+        with pytest.raises(HarnessError, match=r"one\.py, line 2: PRESETS: expected a dict with literal strings"):
+            registry.models.names()

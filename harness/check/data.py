@@ -1,29 +1,173 @@
-"""What a data folder holds, by content: counted, with the command that evaluates it."""
+"""What a data folder holds, by content: counted, what is missing or odd, and the commands that evaluate it."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
-from harness.data.formats import ImageTextSet
+from harness.check.data_pairs import pairs_report, pretrain_command, shards_report
+from harness.check.data_report import Report, check_images, counted, spread
+from harness.data.formats import captions, classes, entailment, nlvr2, questions
+from harness.data.formats.files import text_lines
+from harness.data.formats.findings import Findings, Tally
+from harness.data.formats.kinds import Found, Kind
+from harness.data.formats.records import ImageTextSet
+from harness.data.formats.source import Source
 from harness.errors import HarnessError
+from harness.models.host import ENTAILMENT_LABELS
+from harness.progress import Progress
 from harness.registry import tasks
 
-
-def counted(found: ImageTextSet) -> str:
-    """How much there is of everything."""
-    return f"{len(found.images)} images, {len(found.captions)} captions, {len(found.questions)} questions"
+SHOWN_FILES = 8
+# The weights that ship with the harness write no text.
+OTHER_HOSTS = {"captioning": "blip-base --weights FILE"}
 
 
 def lines(folder: Path) -> list[tuple[str, bool]]:
-    """One line per task whose annotations are there; not good when no task can read the folder."""
-    found: list[tuple[str, bool]] = []
-    reasons = []
-    for name in tasks.names():
-        try:
-            loaded = tasks.get(name)().load(folder, None)
-        except HarnessError as error:
-            reasons.append(f"{name}: {error}")
-            continue
-        found.append((f"{name:<12}{counted(loaded)}", True))
-        found.append((f"{'':<12}python -m harness run --method elip --tasks {name} --data {folder}", True))
-    return found or [(f"{folder}: nothing a task can read ({'; '.join(reasons)})", False)]
+    """What a folder, or one annotation file, holds; not good: what makes a set unusable, or that there is none."""
+    source = Source(folder)
+    unreadable = [one for one in source.found if one.kind is Kind.UNREADABLE and source.file in (None, one.path)]
+    if unreadable:
+        return [(f"unusable: {one.reason}", False) for one in unreadable]
+    reports = inspect(source, Progress())
+    found = [line for report in reports for line in report.lines()]
+    told = {path for report in reports for path in report.files}
+    others = [] if source.file else [one for one in source.found if one.path not in told]
+    found += [(f"also there: {_title(one, source)}", True) for one in others[:SHOWN_FILES]]
+    if len(others) > SHOWN_FILES:
+        found.append((f"also there: {counted(len(others) - SHOWN_FILES, 'more file')}", True))
+    if not reports:
+        holds = f"{counted(len(source.listing.images), 'image')}, {counted(len(source.listing.others), 'other file')}"
+        found.append((f"{folder}: no annotations that a command reads ({holds}); keep files as published", False))
+    return found
+
+
+def inspect(source: Source, progress: Progress) -> list[Report]:
+    """A report of every set that is there; of several splits, of the one that evaluations use."""
+    here = [one for one in source.found if source.file in (None, one.path)]
+    kinds = {one.kind for one in here}
+    reports = [_task_report(source, one, progress) for one in TASK_SETS if kinds & set(one.kinds)]
+    reports += [pairs_report(one, source.root, progress) for one in here if one.kind is Kind.PAIRS]
+    shards = [one.path for one in here if one.kind is Kind.SHARDS]
+    if shards:
+        reports.append(shards_report(shards, source.root, progress))
+    sentences = [one for one in here if one.kind is Kind.SENTENCES]
+    if sentences and not reports:
+        names = ", ".join(str(one.path.relative_to(source.root)) for one in sentences)
+        told = f"{counted(len(text_lines(sentences[0].path)), 'line')} each: hypotheses or references of captions"
+        use = "no images, so no task reads them; from Python: harness.metrics.captions.caption_scores"
+        reports.append(Report(f"{Kind.SENTENCES.value}: {names}", [one.path for one in sentences], [told, use]))
+    return reports
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Kinds of files that make a set for `tasks`: how one of them is chosen and read, and what is said of it."""
+
+    kinds: tuple[Kind, ...]
+    tasks: tuple[str, ...]
+    choose: Callable[[Source, str | None], tuple[Found, object]]
+    read: Callable[[Source, Findings], ImageTextSet]
+    counts: Callable[[ImageTextSet], list[str]]
+
+
+def _task_report(source: Source, wanted: TaskSet, progress: Progress) -> Report:
+    tally = Tally()
+    files = [one for one in source.found if one.kind in wanted.kinds]
+    report = Report(wanted.kinds[0].value, [one.path for one in files])
+    try:
+        chosen, partner = wanted.choose(source, None)
+        report.title = _title(chosen, source, partner if isinstance(partner, tuple) else ())
+        report.files = [chosen.path, *([partner.path] if isinstance(partner, Found) else [])]
+        data = wanted.read(source, tally)
+    except HarnessError as error:
+        tally.fault("", str(error))
+    else:
+        first, *others = wanted.counts(data)
+        report.counts = [f"{counted(len(data.images), 'image')}, {first}", *others]
+        check_images(data.images, tally, progress)
+        report.commands = _commands(source, chosen, wanted.tasks)
+    report.findings = list(tally.found.values())
+    return report
+
+
+def _title(one: Found, source: Source, read: tuple[str, ...] = ()) -> str:
+    """What a file is, and of which splits; of several, which are `read`."""
+    title = f"{one.kind.value}: {one.path.relative_to(source.root)}"
+    if len(one.splits) < 2:
+        return title + "".join(f", split {split}" for split in one.splits)
+    splits = ", ".join(one.splits)
+    return f"{title}, split {'+'.join(read)} of {splits}" if read else f"{title}, splits {splits}"
+
+
+def _commands(source: Source, chosen: Found, names: tuple[str, ...]) -> list[str]:
+    known = set(tasks.names())
+    commands = [
+        f"python -m harness run --method elip --model {OTHER_HOSTS.get(name, 'albef-tiny')} --tasks {name} "
+        f"--data {quote(str(source.root))}"
+        for name in names
+        if name in known
+    ]
+    if chosen.kind in (Kind.COCO_CAPTIONS, Kind.CAPTION_LIST):
+        commands.append(pretrain_command(str(chosen.path)))
+    return commands
+
+
+def _captions(data: ImageTextSet) -> list[str]:
+    return [f"{counted(len(data.captions), 'caption')}, {spread((one.image for one in data.captions), 'captions')}"]
+
+
+def _questions(data: ImageTextSet) -> list[str]:
+    answers = [(one.id, answer) for one in data.questions for answer in one.answers]
+    each = spread((key for key, _ in answers), "answers")
+    listed = f"a list of {counted(len(data.answers), 'answer')} to rank" if data.answers else ""
+    different = counted(len({answer for _, answer in answers}), "different answer")
+    return [f"{counted(len(data.questions), 'question')}, {each}, {different}", listed]
+
+
+def _entailment(data: ImageTextSet) -> list[str]:
+    found = Counter(one.label for one in data.hypotheses)
+    labels = ", ".join(f"{found[label]:,} {name}" for label, name in enumerate(ENTAILMENT_LABELS))
+    return [f"{counted(len(data.hypotheses), 'sentence')}: {labels}"]
+
+
+def _statements(data: ImageTextSet) -> list[str]:
+    true = sum(one.label for one in data.statements)
+    pairs, groups = len({one.images for one in data.statements}), len({one.group for one in data.statements})
+    labels = f"{true:,} true, {len(data.statements) - true:,} false"
+    told = f"{counted(len(data.statements), 'statement')} of {counted(groups, 'sentence')}: {labels}"
+    return [f"{counted(pairs, 'pair')}, {told}"]
+
+
+def _classes(data: ImageTextSet) -> list[str]:
+    each = spread((one.label for one in data.classified), "images")
+    named = f"named {', '.join(data.classes[:3])}{', …' if len(data.classes) > 3 else ''}"
+    return [f"{counted(len(data.classes), 'class', 'classes')}, {each}", named, _templates(data)]
+
+
+def _templates(data: ImageTextSet) -> str:
+    return counted(len(data.templates), "template") if data.templates else ""
+
+
+TASK_SETS = (
+    TaskSet(
+        (*captions.KINDS, Kind.CAPTION_REFERENCES),
+        ("retrieval", "captioning"),
+        captions.choose_captions,
+        captions.read_captions,
+        _captions,
+    ),
+    TaskSet(
+        (*questions.KINDS, Kind.VQA_ANNOTATIONS),
+        ("vqa",),
+        questions.choose_questions,
+        questions.read_questions,
+        _questions,
+    ),
+    TaskSet(entailment.KINDS, ("entailment",), entailment.choose_entailment, entailment.read_entailment, _entailment),
+    TaskSet(nlvr2.KINDS, ("nlvr2",), nlvr2.choose_nlvr2, nlvr2.read_nlvr2, _statements),
+    TaskSet(classes.KINDS, ("classification",), classes.choose_classes, classes.read_classes, _classes),
+)

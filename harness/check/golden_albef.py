@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.check.golden_file import Golden, difference, elip_settings
+from harness.check.golden_file import Golden, difference, elip_settings, host_sizes
 from harness.errors import HarnessError
 from harness.methods import make_reducer
 from harness.models.albef import Albef, AlbefConfig
@@ -22,26 +22,12 @@ from harness.train.recipe import recipe_of
 
 def albef_config(config: dict[str, Any]) -> AlbefConfig:
     """The sizes of a golden file's model."""
-    vision, bert = config["vision"], config["bert"]
+    bert = config["bert"]
     return AlbefConfig(
-        image_size=vision["img_size"],
-        patch_size=vision["patch_size"],
-        width=vision["embed_dim"],
-        depth=vision["depth"],
-        heads=vision["num_heads"],
-        mlp_ratio=vision["mlp_ratio"],
-        vision_eps=vision["norm_eps"],
-        vocab_size=bert["vocab_size"],
-        text_length=bert["max_position_embeddings"],
         text_layers=config["fusion_layer"],
         fusion_layers=bert["num_hidden_layers"] - config["fusion_layer"],
-        text_heads=bert["num_attention_heads"],
-        text_mlp=bert["intermediate_size"],
-        text_eps=bert["layer_norm_eps"],
         token_types=bert["type_vocab_size"],
-        projection=config["projection_dim"],
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
+        **host_sizes(config, "bert"),
     )
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.check.golden_file import Golden, difference, elip_settings
+from harness.check.golden_file import Golden, difference, elip_settings, host_sizes
 from harness.errors import HarnessError
 from harness.methods import make_reducer
-from harness.models.blip import Blip, BlipConfig
+from harness.models.blip import Blip
+from harness.models.blip_text import BlipConfig
 from harness.models.released import load_released
 from harness.models.towers import open_tower
 from harness.reduction import encode
@@ -22,27 +23,13 @@ def blip_config(config: dict[str, Any]) -> BlipConfig:
     if vision["embed_dim"] != med["hidden_size"]:
         raise HarnessError(f"BLIP golden: text width {med['hidden_size']}, expected the ViT's {vision['embed_dim']}")
     return BlipConfig(
-        image_size=vision["img_size"],
-        patch_size=vision["patch_size"],
-        width=vision["embed_dim"],
-        depth=vision["depth"],
-        heads=vision["num_heads"],
-        mlp_ratio=vision["mlp_ratio"],
-        vision_eps=vision["norm_eps"],
-        vocab_size=med["vocab_size"],
-        text_length=med["max_position_embeddings"],
+        **host_sizes(config, "med"),
         text_layers=med["num_hidden_layers"],
-        text_heads=med["num_attention_heads"],
-        text_mlp=med["intermediate_size"],
-        text_eps=med["layer_norm_eps"],
-        projection=config["projection_dim"],
         pad_id=special["pad"],
         cls_id=special["cls"],
         sep_id=special["sep"],
         dec_id=special["dec"],
         enc_id=special["enc"],
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
     )
 
 
@@ -63,7 +50,7 @@ def check_blip(golden: Golden) -> dict[str, float]:
         reduced = encode(tower, reducer, inputs["image"], model.guide(texts))
         grounded = model.ground(outputs["encoder_input_ids"], texts.mask, reduced)
         written, labels = outputs["decoder_input_ids"], outputs["decoder_labels"]
-        loss = model.lm_loss(written, texts.mask, reduced, labels, smoothing=config["label_smoothing"])
+        total, count = model.lm_loss_sum(written, texts.mask, reduced, labels, smoothing=config["label_smoothing"])
         compare("text_embeds", texts.states)
         compare("image_embeds_dense", model.encode_image(inputs["image"]))
         compare("image_embeds_elip", reduced)
@@ -72,5 +59,5 @@ def check_blip(golden: Golden) -> dict[str, float]:
         compare("fusion_states", grounded)
         compare("itm_logits", model.match_logits(grounded))
         compare("lm_logits", model.decode(written, texts.mask, reduced))
-        compare("loss_lm", loss.view_as(outputs["loss_lm"]))
+        compare("loss_lm", (total / count).view_as(outputs["loss_lm"]))
     return errors

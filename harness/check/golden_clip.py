@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.check.golden_file import Golden, difference, elip_settings
+from harness.check.golden_file import AS_READ, Golden, difference, elip_settings
 from harness.methods import make_reducer
 from harness.models.clip import Clip, ClipConfig
 from harness.models.released import load_released
@@ -34,8 +34,7 @@ def clip_config(config: dict[str, Any], weights: dict[str, Tensor]) -> ClipConfi
         vocab_size=1,
         text_length=1,
         end_id=0,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
+        **AS_READ,
     )
 
 

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from harness.errors import HarnessError
 
+# A golden file's images are as the model reads them.
+AS_READ: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
 
 @dataclass(frozen=True)
 class Golden:
@@ -39,6 +42,30 @@ def read_golden(path: Path) -> Golden:
         raise HarnessError(
             f"{path}: not a golden file (safetensors with a JSON config in its metadata): {error}"
         ) from error
+
+
+def host_sizes(config: dict[str, Any], text: str) -> dict[str, Any]:
+    """The sizes of a golden file's ViT and of its BERT, described under `text`, as ALBEF's and BLIP's configs say them.
+
+    How many of the BERT's layers do what is left to the host.
+    """
+    vision, bert = config["vision"], config[text]
+    return {
+        "image_size": vision["img_size"],
+        "patch_size": vision["patch_size"],
+        "width": vision["embed_dim"],
+        "depth": vision["depth"],
+        "heads": vision["num_heads"],
+        "mlp_ratio": vision["mlp_ratio"],
+        "vision_eps": vision["norm_eps"],
+        "vocab_size": bert["vocab_size"],
+        "text_length": bert["max_position_embeddings"],
+        "text_heads": bert["num_attention_heads"],
+        "text_mlp": bert["intermediate_size"],
+        "text_eps": bert["layer_norm_eps"],
+        "projection": config["projection_dim"],
+        **AS_READ,
+    }
 
 
 def elip_settings(config: dict[str, Any]) -> dict[str, Any]:

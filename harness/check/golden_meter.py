@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.check.golden_file import Golden, difference, elip_settings
+from harness.check.golden_file import AS_READ, Golden, difference, elip_settings
 from harness.methods import make_reducer
 from harness.models.meter import Meter, MeterConfig
 from harness.models.released import load_released
@@ -38,9 +38,8 @@ def meter_config(config: dict[str, Any], weights: dict[str, Tensor]) -> MeterCon
         fusion_layers=config["cross_modal_layers"],
         fusion_mlp=weights["cross_modal_text_layers.0.intermediate.dense.bias"].numel(),
         fusion_eps=config["cross_modal_norm_eps"],
-        answers=weights["vqa_classifier.3.bias"].numel(),
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
+        answer_classes=weights["vqa_classifier.3.bias"].numel(),
+        **AS_READ,
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
+from harness.able import able_tasks
 from harness.cell import RunRequest
-from harness.data.scenes import oracle_recall
+from harness.data.scenes import BUILT_IN_WORLD, oracle_recall
 from harness.evaluation import VisionEncoder
 from harness.hosts import load_host
 from harness.methods import make_reducer
@@ -15,50 +18,67 @@ from harness.registry import tasks
 from harness.runner import Bench, plan_cells
 
 VQA_FLOOR, OVER_BLANK_FLOOR, ORACLE_FLOOR, ORACLE_SHARE_FLOOR = 0.90, 0.30, 0.60, 0.60
+CIDER_FLOOR, CIDER_OVER_BLANK_FLOOR = 1.0, 0.5
+Lines = list[tuple[str, bool]]
 
 
-def measure(model: str) -> dict[str, float]:
-    """VQA accuracy, the same with blank images, text-to-image R@1 after re-ranking, and the oracle's R@1."""
-    request = RunRequest(methods=("dense",), model=model, tasks=("retrieval", "vqa"), device="cpu")
+def lines(model: str) -> Lines:
+    """(line, good) for each floor of each task that the weights can do on scenes."""
+    request = RunRequest(methods=("dense",), model=model, tasks=able_tasks(model, None, BUILT_IN_WORLD), device="cpu")
     host = load_host(model, None, "cpu", "float32")
     bench = Bench(None, Progress())
-    found: dict[str, float] = {}
+    reducer = make_reducer("dense", open_tower(host.model.vision).shape)
+    found: Lines = []
     for cell in plan_cells(request, bench.progress):
-        data = bench.data(cell, host)
-        task = tasks.get(cell.task)()
-        variants = [("", {}), ("_blank", {"blank_images": True})] if cell.task == "vqa" else [("", {})]
-        for suffix, options in variants:
-            encoder = VisionEncoder(
-                host,
-                make_reducer("dense", open_tower(host.model.vision).shape),
-                data.images,
-                64,
-                bench.progress,
-            )
+        data, task = bench.data(cell, host), tasks.get(cell.task)()
+        seen = {}
+        for name, images in (("", data.images), ("blank", torch.zeros_like(data.images))):
+            if name and cell.task == "retrieval":
+                continue  # blank images are all alike: nothing to be ranked
+            encoder = VisionEncoder(host, reducer, images, 64, bench.progress)
             with torch.no_grad():
-                outcome = task.evaluate(encoder, data, task.Options.model_validate(options))
-            found.update({metric + suffix: float(values.mean()) for metric, (_, _, values) in outcome.outcomes.items()})
-        if cell.task == "retrieval":
-            found["oracle_t2i_r1"] = oracle_recall(len(data.images))
+                outcome = task.evaluate(encoder, data, task.Options())
+            seen[name] = {metric: float(values.mean()) for metric, (_, _, values) in outcome.outcomes.items()}
+        if cell.task in FLOORS:
+            found += FLOORS[cell.task](seen, len(data.images))
     return found
 
 
-def lines(model: str) -> list[tuple[str, bool]]:
-    """(line, good) for each floor."""
-    found = measure(model)
-    vqa, blank, oracle, recall = (
-        found["vqa_accuracy"],
-        found["vqa_accuracy_blank"],
-        found["oracle_t2i_r1"],
-        found["t2i_r1_rerank"],
-    )
-    over, share = vqa - blank, recall / oracle
+def _retrieval(seen: dict[str, dict[str, float]], images: int) -> Lines:
+    oracle, recall = oracle_recall(images), seen[""]["t2i_r1_rerank"]
+    share = recall / oracle
     return [
-        (f"VQA accuracy {vqa:.1%} (floor {VQA_FLOOR:.0%})", vqa >= VQA_FLOOR),
-        (f"above blank images ({blank:.1%}) by {over:.1%} (floor {OVER_BLANK_FLOOR:.0%})", over >= OVER_BLANK_FLOOR),
         (f"oracle's text-to-image R@1 {oracle:.1%} (floor {ORACLE_FLOOR:.0%})", oracle >= ORACLE_FLOOR),
         (
             f"text-to-image R@1, re-ranked, {recall:.1%}, of the oracle's {share:.1%} (floor {ORACLE_SHARE_FLOOR:.0%})",
             share >= ORACLE_SHARE_FLOOR,
         ),
     ]
+
+
+def _vqa(seen: dict[str, dict[str, float]], images: int) -> Lines:
+    vqa, blank = seen[""]["vqa_accuracy"], seen["blank"]["vqa_accuracy"]
+    over = vqa - blank
+    return [
+        (f"VQA accuracy {vqa:.1%} (floor {VQA_FLOOR:.0%})", vqa >= VQA_FLOOR),
+        (f"above blank images ({blank:.1%}) by {over:.1%} (floor {OVER_BLANK_FLOOR:.0%})", over >= OVER_BLANK_FLOOR),
+    ]
+
+
+def _captioning(seen: dict[str, dict[str, float]], images: int) -> Lines:
+    cider, blank = seen[""]["cider"], seen["blank"]["cider"]
+    over = cider - blank
+    return [
+        (f"captions' CIDEr {cider:.3f} (floor {CIDER_FLOOR:g})", cider >= CIDER_FLOOR),
+        (
+            f"above blank images ({blank:.3f}) by {over:.3f} (floor {CIDER_OVER_BLANK_FLOOR:g})",
+            over >= CIDER_OVER_BLANK_FLOOR,
+        ),
+    ]
+
+
+FLOORS: dict[str, Callable[[dict[str, dict[str, float]], int], Lines]] = {
+    "retrieval": _retrieval,
+    "vqa": _vqa,
+    "captioning": _captioning,
+}

@@ -6,7 +6,7 @@ Vision is the student's tower with its scoring; momentum is all that the twin co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -24,7 +24,6 @@ from harness.methods import make_reducer
 from harness.models.attention import ATTENTION_PATHS, attention_path
 from harness.models.build import build_host
 from harness.models.tokenizer import Specials
-from harness.models.towers import open_tower
 from harness.reduction import TokenReducer
 from harness.train.objective import Moment, Objective, Pairs
 from harness.train.objectives import make_objective
@@ -43,6 +42,8 @@ PARTS = {
 }
 # What a data-free host reads: it has no words, only their number.
 NO_WORDS = Specials(pad=0, begin=1, end=2, mask=3, unknown=4)
+# By method of the objective, what its twin was found to say.
+Known = dict[str, Any]
 _part: ContextVar[str] = ContextVar("part", default=OTHER)
 
 
@@ -63,36 +64,59 @@ def host_parts(name: str, reducer: TokenReducer[Any], image_size: int | None = N
     }
 
 
-def host_memory(
-    name: str, reducer: TokenReducer[Any], gib: float, image_size: int | None = None
-) -> dict[str, dict[str, Any]]:
-    """By attention path, the memory of a pre-training step of the whole host in float32, and the largest batch.
-
-    Each entry: train_mib_per_image, train_mib_fixed (weights, gradients, AdamW, twin, queues), train_mib_batch_free,
-    largest_batch in `gib` GiB.
-    """
-    objective = meta_objective(name, reducer, image_size)
-    found = {}
-    for path in ATTENTION_PATHS:
-        fit = _memory_fit(objective, path)
-        found[path] = {
-            "train_mib_per_image": fit.mib_per_image,
-            "train_mib_fixed": fit.mib_fixed,
-            "train_mib_batch_free": fit.mib_batch_free,
-            "largest_batch": largest_batch(fit, gib),
-        }
-    return found
-
-
 def compare_memory(name: str, reducer: TokenReducer[Any], gib: float, image_size: int | None = None) -> dict[str, Any]:
-    """A pre-training step of the whole host beside dense, by attention path; `gain` of the largest batches."""
-    reduced = host_memory(name, reducer, gib, image_size)
-    dense = host_memory(name, dense_like(name, image_size), gib, image_size)
+    """Memory of a pre-training step of the whole host in float32, reduced and dense, by attention path.
+
+    Each of "reduced" and "dense": train_mib_per_image, train_mib_fixed (weights, gradients, AdamW, twin, queues),
+    train_mib_batch_free, largest_batch in `gib` GiB. "gain": the quotient of the largest batches, None where dense
+    has none.
+    """
+    fits = host_memory(name, {"reduced": reducer, "dense": make_reducer("dense", reducer.shape)}, image_size)
     compared: dict[str, Any] = {"gib": gib}
     for path in ATTENTION_PATHS:
-        before, after = dense[path]["largest_batch"], reduced[path]["largest_batch"]
-        compared[path] = {"reduced": reduced[path], "dense": dense[path], "gain": after / before if before else None}
+        entries = {
+            label: {
+                "train_mib_per_image": fit[path].mib_per_image,
+                "train_mib_fixed": fit[path].mib_fixed,
+                "train_mib_batch_free": fit[path].mib_batch_free,
+                "largest_batch": largest_batch(fit[path], gib),
+            }
+            for label, fit in fits.items()
+        }
+        before, after = entries["dense"]["largest_batch"], entries["reduced"]["largest_batch"]
+        compared[path] = {**entries, "gain": after / before if before else None}
     return compared
+
+
+def host_memory(
+    name: str, reducers: Mapping[str, TokenReducer[Any]], image_size: int | None = None
+) -> dict[str, dict[str, MemoryFit]]:
+    """For each reducer, by attention path, the memory of a pre-training step of the whole host in float32.
+
+    Math attention runs on meta tensors. What fused attention saves less are maps and masks of single pairs, so that the
+    difference grows with the batch: one more run, of the smaller batch, tells it. That run is on fake CPU tensors
+    (FakeTensorMode), for which torch takes its fused kernel; it takes several times as long as one on meta tensors.
+    """
+    objective = meta_objective(name, next(iter(reducers.values())), image_size)
+    twins: list[Known] = [{} for _ in BATCHES]
+    math = {}
+    for label, reducer in reducers.items():
+        objective.reducer = reducer
+        math[label] = [_saved(objective, batch, "math", known) for batch, known in zip(BATCHES, twins)]
+    found = {}
+    small, large = BATCHES
+    with FakeTensorMode():
+        fake, known = skeleton(objective, "cpu"), Known()
+        for label, reducer in reducers.items():
+            fake.reducer = skeleton(reducer, "cpu")
+            fused = _saved(fake, small, "fused", known)
+            difference = (math[label][0] - fused) * large // small
+            objective.reducer = reducer
+            found[label] = {
+                "fused": _fit([fused, math[label][1] - difference], objective, "fused"),
+                "math": _fit(math[label], objective, "math"),
+            }
+    return found
 
 
 def meta_objective(name: str, reducer: TokenReducer[Any], image_size: int | None = None) -> Objective[Any]:
@@ -100,12 +124,6 @@ def meta_objective(name: str, reducer: TokenReducer[Any], image_size: int | None
     with torch.device("meta"):
         host = build_host(name, image_size=image_size)
         return make_objective(name, host, reducer, NO_WORDS, recipe_of(name, {}))
-
-
-def dense_like(name: str, image_size: int | None = None) -> TokenReducer[Any]:
-    """Dense in the host's tower."""
-    with torch.device("meta"):
-        return make_reducer("dense", open_tower(build_host(name, image_size=image_size).vision).shape)
 
 
 def _pairs(objective: Objective[Any], batch: int, device: str, dtype: torch.dtype = torch.float32) -> Pairs:
@@ -129,17 +147,18 @@ def _count(objective: Objective[Any], batch: int) -> Counts:
     return attempt("meta")
 
 
-def _memory_fit(objective: Objective[Any], path: str) -> MemoryFit:
-    with FakeTensorMode():
-        saved = [_saved(skeleton(objective, "cpu"), batch, path) for batch in BATCHES]
+def _fit(saved: list[int], objective: Objective[Any], path: str) -> MemoryFit:
     slope = (saved[1] - saved[0]) / (BATCHES[1] - BATCHES[0])
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in objective.buffers()) / MIB
     free = (saved[0] - BATCHES[0] * slope) / MIB
     return MemoryFit(slope / MIB, free, fixed_mib(objective) + buffers, path, "estimated")
 
 
-def _saved(objective: Objective[Any], batch: int, path: str) -> int:
-    """Bytes saved by one training forward, having checked which attention was taken."""
+def _saved(objective: Objective[Any], batch: int, path: str, known: Known) -> int:
+    """Bytes saved by one training forward, having checked which attention was taken.
+
+    `known`: what the twin was found to say of as many pairs.
+    """
     objective.train()
     if path == "fused":
         # Fused kernels on a GPU keep a seed instead of a dropout mask; the CPU's kernel refuses dropout altogether.
@@ -147,10 +166,11 @@ def _saved(objective: Objective[Any], batch: int, path: str) -> int:
             dropout = getattr(module, "dropout", None)
             if isinstance(dropout, nn.Dropout) and hasattr(module, "query"):
                 dropout.p = 0.0
-    pairs, counter = _pairs(objective, batch, "cpu"), MacCounter(_part.get, OTHER)
-    with _parts_of(objective), torch.enable_grad(), attention_path(path), counter:
+    pairs = _pairs(objective, batch, str(next(objective.parameters()).device))
+    counter = MacCounter(_part.get, OTHER)
+    with _parts_of(objective, known), torch.enable_grad(), attention_path(path), counter:
         total = saved_bytes(lambda: objective(pairs, Moment(alpha=0.4)), objective)
-    # The twin saves nothing for backward: how it attends does not matter here.
+    # How the twin attends does not matter here.
     fused = sum(times for (_, part), times in counter.fused.items() if part != "momentum")
     maps = sum(times for part, times in counter.maps.items() if part != "momentum")
     if (fused == 0 or maps > 0) if path == "fused" else (fused > 0 or maps == 0):
@@ -159,22 +179,38 @@ def _saved(objective: Objective[Any], batch: int, path: str) -> int:
 
 
 @contextmanager
-def _parts_of(objective: Objective[Any]) -> Iterator[None]:
-    """Products of the objective inside are labelled with the part that computes them."""
+def _parts_of(objective: Objective[Any], known: Known | None = None) -> Iterator[None]:
+    """Products of the objective inside are labelled with the part that computes them.
+
+    With `known` the twin computes only what is not there yet: it saves nothing for backward, and what it says depends
+    neither on the method nor on the attention path.
+    """
     owners: list[tuple[Any, str, str]] = [(objective, "encode_images", "vision")]
     owners += [(objective.host, method, part) for method, part in PARTS.items() if hasattr(objective.host, method)]
-    owners += [
-        (owner, method, "momentum")
-        for owner, method in ((objective, "follow"), (objective, "twin_words"))
-        if hasattr(owner, method)
-    ]
+    twin = [method for method in ("follow", "twin_words") if hasattr(objective, method)]
+    owners += [(objective, method, "momentum") for method in twin]
     for owner, method, part in owners:
         owner.__dict__[method] = _labelled(getattr(owner, method), part)
+    if known is not None:
+        for method in twin:
+            objective.__dict__[method] = _recalled(objective.__dict__[method], method, known)
     try:
         yield
     finally:
         for owner, method, _ in owners:
             del owner.__dict__[method]
+
+
+def _recalled(call: Callable[..., Any], name: str, known: Known) -> Callable[..., Any]:
+    """The call, made only where its result is not `known` yet."""
+
+    @wraps(call)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        if name not in known:
+            known[name] = call(*args, **kwargs)
+        return known[name]
+
+    return inner
 
 
 def _labelled(call: Callable[..., Any], part: str) -> Callable[..., Any]:

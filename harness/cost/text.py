@@ -21,7 +21,7 @@ def render_cost(report: Mapping[str, Any]) -> str:
         "",
         *_macs(report),
         "",
-        *_memory(report["memory"]),
+        *_memory(report["memory"], of="vision tower alone" if report["parts"] else ""),
     ]
     if report.get("host"):
         lines += ["", *_host(report["host"])]
@@ -53,14 +53,11 @@ def _macs(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _memory(memory: Mapping[str, Any]) -> list[str]:
+def _memory(memory: Mapping[str, Any], of: str = "") -> list[str]:
+    """Training memory, and the largest batch where one was asked for; `of`: the part of a model it is of."""
     per_image, fixed = memory["train_mib_per_image"], memory["train_mib_fixed"]
-    lines = [
-        (
-            f"training memory     {per_image:.1f} MiB per image + {fixed:.0f} MiB"
-            f"  ({memory['source']}, {memory['attention']} attention)"
-        )
-    ]
+    how = ", ".join(filter(None, (of, memory["source"], f"{memory['attention']} attention")))
+    lines = [f"training memory     {per_image:.1f} MiB per image + {fixed:.0f} MiB  ({how})"]
     if "peak_mib_per_image" in memory:
         peak, gap = memory["peak_mib_per_image"], memory["gap"]
         lines.append(f"  allocator's peak  {peak:.1f} MiB per image ({gap:+.1%})")
@@ -70,7 +67,7 @@ def _memory(memory: Mapping[str, Any]) -> list[str]:
         lines.append(f"    saved           {saved:.1f} {held}, {saved - per_image:+.1f} to what was counted")
         lines.append(f"    temporary       {temporary:+.1f} MiB per image from there to the peak, in the {place} pass")
     if "largest_batch" in memory:
-        lines.append(f"  largest batch     {memory['largest_batch']} in {memory['gib']:g} GiB")
+        lines.append(f"  largest batch     {memory['largest_batch']} in {memory['gib']:g} GiB" + (of and f"  ({of})"))
     return lines
 
 

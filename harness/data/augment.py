@@ -54,7 +54,7 @@ class Augmentation(BaseModel):
 def augment(
     images: Sequence[Image.Image], texts: Sequence[str], augmentation: Augmentation, draw: int
 ) -> tuple[Tensor, list[str]]:
-    """A training view of what belongs together: images, float32 (I, 3, size, size), and texts, fixed by the 64-bit draw.
+    """A training view of images, float32 (I, 3, size, size), and texts that belong together, fixed by the 64-bit draw.
 
     A flip mirrors the whole: the images one by one and their order, and the words left and right in every text.
     """

@@ -1,8 +1,10 @@
-"""The built-in world on disk: scenes as PNG files with COCO captions and VQA v2 questions, and its oracle.
+"""The built-in world on disk: scenes as PNG files with annotations for every task, and its oracle.
 
-`scene_layout` says what a scene is and draws it, `scene_text` what is said of it. Files are written once, in the
-cache folder, and read by the same loaders as the real sets. Extra fields: "patches" of captions and questions
-(the patch indices, 0..63 row-major, of the objects they speak of) and "objects" of images.
+`scene_layout` says what a scene is and draws it, `scene_text` and `scene_statements` what is said of it. Captions are
+COCO's, questions VQA v2's, hypotheses and statements ALBEF's lists, which name image files of any format and place;
+classes are folders. Files are written once, in the cache folder, and read by the same loaders as the real sets. Extra
+fields: "patches" of captions, questions and hypotheses (the patch indices, 0..63 row-major, of the objects they speak
+of), "objects" of images, and "group" of statements (that of the two that are one sentence).
 """
 
 from __future__ import annotations
@@ -22,12 +24,20 @@ import numpy.typing as npt
 import platformdirs
 from PIL import Image
 
-from harness.data.scene_layout import COLOUR_NAMES, SHAPES, Scene, make_scenes, render
+from harness.data.scene_classes import TEMPLATES, class_name, class_scenes
+from harness.data.scene_layout import COLOUR_NAMES, SHAPES, SPLITS, Scene, make_scenes, render
+from harness.data.scene_statements import hypotheses, statements
 from harness.data.scene_text import Claim, caption_patches, caption_text, captions, holds, questions
 from harness.errors import HarnessError
 from harness.progress import SILENT, Bar, Progress
 
+BUILT_IN_WORLD = "scenes"
+# The fields of an ImageTextSet that the world's files fill.
+WORLD_HOLDS = frozenset({"captions", "questions", "hypotheses", "statements", "classified"})
 QUESTIONS_PER_SCENE = 2
+# Each class has one image, and one more for so many scenes, of either split: a linear probe is fitted on train.
+SCENES_PER_CLASS_IMAGE = 500
+CLASSES = "classes"
 MARKER = "complete.json"
 _APPLICATION = "vlm-token-harness"
 _ANSWERS_PER_QUESTION = 10
@@ -58,10 +68,12 @@ def write_scenes(
     questions_each: int = QUESTIONS_PER_SCENE,
     progress: Progress = SILENT,
 ) -> None:
-    """Write scenes 0 .. `count` - 1 of a split: images/, captions_SPLIT.json, questions_ and annotations_SPLIT.json.
+    """Write scenes 0 .. `count` - 1 of a split, and images of classes for both splits.
 
-    Everything is written beside `folder` and renamed, so that it is whole or absent; older scenes there are replaced.
-    Raises HarnessError where the place cannot be written or holds something else.
+    images/, captions_SPLIT.json, questions_ and annotations_SPLIT.json, ve_SPLIT.json, nlvr_SPLIT.json, and
+    classes/{train,val}/COLOUR_SHAPE/ beside classes/templates.txt. Everything is written beside `folder` and renamed,
+    so that it is whole or absent; older scenes there are replaced. Raises HarnessError where the place cannot be
+    written or holds something else.
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MARKER).is_file():
         raise HarnessError(f"{folder}: holds something other than whole scenes; delete it or name another folder")
@@ -70,7 +82,9 @@ def write_scenes(
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
             draft = Path(name) / "draft"
             with progress.bar("scenes", count) as bar:
-                _write_files(draft, list(make_scenes(seed, split, count)), split, questions_each, bar)
+                marker = _write_files(draft, list(make_scenes(seed, split, count)), split, questions_each, bar)
+            marker["classes_sha256"] = _write_classes(draft / CLASSES, seed, 1 + count // SCENES_PER_CLASS_IMAGE)
+            (draft / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
             if (folder / MARKER).is_file() and _same(folder / MARKER, draft / MARKER):
                 return
             if folder.exists():
@@ -127,6 +141,24 @@ def vqa_v2(scenes: Iterable[Scene], split: str, questions_each: int) -> tuple[di
     return about | {"questions": asked}, about | {"annotations": answered}
 
 
+def albef_ve(scenes: Iterable[Scene]) -> list[dict[str, Any]]:
+    """ALBEF's list of hypotheses about scenes, with the patches of the objects that each may mean."""
+    return [
+        {"image": Path(file_name(scene)).stem, "sentence": one.text, "label": one.label, "patches": list(one.patches)}
+        for scene in scenes
+        for one in hypotheses(scene)
+    ]
+
+
+def albef_nlvr(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
+    """ALBEF's list of statements about two scenes each, with the group of each."""
+    return [
+        {"images": [file_name(one.left), file_name(one.right)], "sentence": one.text}
+        | {"label": str(one.label), "group": one.group}
+        for one in statements(scenes)
+    ]
+
+
 def file_name(scene: Scene) -> str:
     """A scene's image file, named by its id as COCO's are."""
     return f"{scene.index:012d}.png"
@@ -159,7 +191,8 @@ def oracle_recall(count: int, seed: int = 0, split: str = "val") -> float:
     return oracle_recalls(count, seed, split)[0]
 
 
-def _write_files(folder: Path, scenes: list[Scene], split: str, questions_each: int, bar: Bar) -> None:
+def _write_files(folder: Path, scenes: list[Scene], split: str, questions_each: int, bar: Bar) -> dict[str, Any]:
+    """Write images and annotations; returns their digests."""
     (folder / "images").mkdir(parents=True)
     pixels = hashlib.sha256()
     for scene in scenes:
@@ -168,13 +201,29 @@ def _write_files(folder: Path, scenes: list[Scene], split: str, questions_each: 
         Image.fromarray(picture).save(folder / "images" / file_name(scene))
         bar.advance()
     asked, answered = vqa_v2(scenes, split, questions_each)
-    texts = {"captions": coco_captions(scenes), "questions": asked, "annotations": answered}
-    marker = {"pixels_sha256": pixels.hexdigest(), "count": len(scenes)}
+    texts: dict[str, Any] = {"captions": coco_captions(scenes), "questions": asked, "annotations": answered}
+    texts |= {"ve": albef_ve(scenes), "nlvr": albef_nlvr(scenes)}
+    marker: dict[str, Any] = {"pixels_sha256": pixels.hexdigest(), "count": len(scenes)}
     for name, content in texts.items():
         text = json.dumps(content)
         (folder / f"{name}_{split}.json").write_text(text, encoding="utf-8")
         marker[f"{name}_sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+    return marker
+
+
+def _write_classes(folder: Path, seed: int, each: int) -> str:
+    """Write `each` images of every class for both splits, and the templates; returns the digest of both."""
+    templates = "".join(f"{text}\n" for text in TEMPLATES)
+    digest = hashlib.sha256(templates.encode())
+    for split in SPLITS:
+        for number, scene in enumerate(class_scenes(seed, split, each)):
+            picture, name = render(scene), class_name(scene)
+            digest.update(picture.tobytes())
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            # Noise hardly gets smaller with more effort.
+            Image.fromarray(picture).save(folder / split / name / f"{name}_{number % each}.png", compress_level=1)
+    (folder / "templates.txt").write_text(templates, encoding="utf-8")
+    return digest.hexdigest()
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -185,6 +234,6 @@ def _same(one: Path, other: Path) -> bool:
 def _generator_digest() -> str:
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for name in ("scene_layout.py", "scene_text.py", "scenes.py"):
-        digest.update((here / name).read_bytes())
+    for name in ("scene_layout", "scene_text", "scene_statements", "scene_classes", "scenes"):
+        digest.update((here / f"{name}.py").read_bytes())
     return digest.hexdigest()[:10]

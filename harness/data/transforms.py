@@ -6,11 +6,12 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,15 +34,18 @@ _UNREADABLE = (
     RuntimeError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
 )
-_SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+_WIDE = ("I", "F")
 
 
 def open_image(source: Path | bytes, name: str) -> Image.Image:
     """An image file, or its bytes, decoded: RGB, turned as its EXIF says; `name` is used in errors.
 
+    Transparency is dropped and the colour beneath it kept, as convert("RGB") of ALBEF's and BLIP's released programs
+    does. Grey of more than eight bits is scaled, not clipped: 16 bits by 65,535; integers and floats of 32 bits, which
+    have no white of their own, from the image's least to its greatest value.
     Raises HarnessError for what is missing, no whole image, or of more pixels than Pillow's MAX_IMAGE_PIXELS.
     """
     with _pillow_warnings():
@@ -57,6 +61,15 @@ def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
         return _resized(path, size)
 
 
+def faults_of(images: Iterable[tuple[Path | bytes, str]], threads: int = 8) -> Iterator[str | None]:
+    """What hinders each image file, or the bytes of one, from being read, as far as its header says; None for nothing.
+
+    Each comes with the name that is used in the text.
+    """
+    with _pillow_warnings(), ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(_header_fault, images)
+
+
 @contextmanager
 def _pillow_warnings() -> Iterator[None]:
     """Ignore Pillow's remarks on files that it reads well, and let too many pixels be an error.
@@ -70,11 +83,29 @@ def _pillow_warnings() -> Iterator[None]:
 
 
 def _decoded(source: Path | bytes, name: str) -> Image.Image:
+    with _explained(source, name), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        return _eight_bit(ImageOps.exif_transpose(file)).convert("RGB")
+
+
+def _header_fault(image: tuple[Path | bytes, str]) -> str | None:
+    source, name = image
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            return _eight_bit(ImageOps.exif_transpose(file)).convert("RGB")
+        with _explained(source, name), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source):
+            return None
+    except HarnessError as error:
+        return str(error)
+
+
+@contextmanager
+def _explained(source: Path | bytes, name: str) -> Iterator[None]:
+    try:
+        yield
+    except _TOO_LARGE as error:
+        limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
+        raise HarnessError(f"image {name}: has more than {limit}; make it smaller or leave it out") from error
     except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        empty = not source if isinstance(source, bytes) else source.is_file() and source.stat().st_size == 0
+        reason = "it is empty" if empty else str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HarnessError(f"image {name}: cannot be read ({reason}); fetch it again or leave it out") from error
 
 
@@ -86,10 +117,23 @@ def _resized(path: Path, size: int) -> npt.NDArray[np.uint8]:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """What Pillow's conversion to RGB would spoil: 16-bit grey, which it clips, and palettes with transparency."""
+    """What Pillow's conversion to RGB would spoil: grey of more than eight bits, and palettes with transparency."""
     if image.mode in _SIXTEEN_BIT:
-        return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode in _WIDE:
+        return Image.fromarray(_stretched(np.asarray(image)))
     return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+
+
+def _stretched(grey_HW: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Pixels of 32 bits as eight. Integers that 16 bits could hold are taken for such: Pillow reads 16-bit PGM so."""
+    low, high = float(grey_HW.min()), float(grey_HW.max())
+    if not np.isfinite([low, high]).all():
+        raise ValueError("some pixels are no numbers")
+    if grey_HW.dtype.kind == "i" and low >= 0 and high <= 65535:
+        return (grey_HW // 257).astype(np.uint8)
+    span = high - low or 1.0
+    return np.rint((grey_HW.astype(np.float64) - low) * (255 / span)).astype(np.uint8)
 
 
 def normalise(images_BHWC: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -2,27 +2,32 @@
 
 Align before fuse (Li et al. 2021, arXiv 2107.07651): the class tokens of both sides are projected into one
 space (image-text contrast), then the second half of the BERT reads the image tokens through cross-attention
-and answers whether text and image match, or what stands at a masked position.
+and answers whether text and image match, or what stands at a masked position. A model that is fine-tuned for a task
+(`AlbefConfig.task`) has its head beside these (harness.models.albef_heads).
 
 Shapes: B pairs, C channels, H x W pixels, N image tokens with the class token, L text tokens,
-D width of both sides, P size of the shared space, V vocabulary, A answers.
+D width of both sides, P size of the shared space, V vocabulary, A answers of a closed list, R answers of annotators.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness import recompute
 from harness.errors import HarnessError
+from harness.models.albef_heads import AnswerDecoder, State, adapted, classifier, share_keys_and_values
+from harness.models.albef_names import OPTIONAL, WORD_HEAD, released_name, stated_sizes
+from harness.models.answers import answer_word_losses
 from harness.models.bert import TextEmbeddings, attention_mask, bert_layers, run_layers, word_transform
-from harness.models.host import HostConfig, HostModel, TextBatch, timm_vision, vision_transformer
-from harness.models.released import Lacking, NotAWeight, Part, Table, Tied, Translation, of_bert, translate
+from harness.models.host import AnswerTargets, HostConfig, HostModel, TextBatch, timm_vision, vision_transformer
+from harness.models.pixels import CLIP_MEAN, CLIP_STD
+from harness.models.released import Part, Translation, of_bert
 from harness.models.tokenizer import MASK, TextTokenizer, Tokenizer
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -57,54 +62,28 @@ PRESETS: dict[str, dict[str, Any]] = {
         "token_types": 2,
         "dropout": 0.1,
         "init_std": 0.02,
-        "mean": [0.48145466, 0.4578275, 0.40821073],
-        "std": [0.26862954, 0.26130258, 0.27577711],
+        "mean": CLIP_MEAN,
+        "std": CLIP_STD,
         "tokenizer": "bert-base-uncased",
     },
 }
 
 
-TRAINING_STATE = NotAWeight("state of pre-training")
-RELEASED: Table = (
-    (r"(visual_encoder|vision_proj|text_encoder|text_proj|text_decoder|cls_head)_m\..+", TRAINING_STATE),
-    (r"image_queue|text_queue|queue_ptr|idx_queue|ptr_queue", TRAINING_STATE),
-    (r"text_encoder\.(?:bert\.)?embeddings\.position_ids", NotAWeight("0, 1, 2, ...")),
-    (r"visual_encoder\.(.+)", r"vision.\1"),
-    (r"vision_proj\.(.+)", r"image_projection.\1"),
-    (r"text_proj\.(.+)", r"text_projection.\1"),
-    (r"temp", "temperature"),
-    (r"itm_head\.(.+)", r"match_head.\1"),
-    (r"text_encoder\.(?:bert\.)?embeddings\.word_embeddings\.weight", "embeddings.words.weight"),
-    (r"text_encoder\.(?:bert\.)?embeddings\.position_embeddings\.weight", "embeddings.positions.weight"),
-    (r"text_encoder\.(?:bert\.)?embeddings\.token_type_embeddings\.weight", "embeddings.types.weight"),
-    (r"text_encoder\.(?:bert\.)?embeddings\.LayerNorm\.(.+)", r"embeddings.norm.\1"),
-    (r"text_encoder\.cls\.predictions\.transform\.dense\.(.+)", r"mlm_transform.0.\1"),
-    (r"text_encoder\.cls\.predictions\.transform\.LayerNorm\.(.+)", r"mlm_transform.2.\1"),
-    (r"text_encoder\.cls\.predictions\.bias", "mlm_bias"),
-    (r"text_encoder\.cls\.predictions\.decoder\.weight", Tied("embeddings.words.weight")),
-    (r"text_encoder\.cls\.predictions\.decoder\.bias", Tied("mlm_bias")),
-    (r"text_decoder\..+", NotAWeight("the released question answering's decoder, which this host has not")),
-    (r"cls_head\..+", NotAWeight("the released entailment's head, which this host has not")),
-)
-# The names of what only some released files hold; fine-tuned ones have no "bert." in their names.
-WORD_HEAD = r"mlm_transform\..+|mlm_bias"
-OPTIONAL: Lacking = (
-    (WORD_HEAD, "fine-tuned files hold no head for masked words"),
-    (r"(image|text)_projection\..+|temperature", "files of question answering and entailment hold no contrast"),
-    (r"match_head\..+", "files of question answering and entailment hold no matching head"),
-)
-WORD_TABLE = re.compile(r"text_encoder\.(?:bert\.)?embeddings\.word_embeddings\.weight")
+# By task, what a model fine-tuned for it is asked instead of answers.
+ASKED = {"entailment": "entail", "nlvr2": "compare"}
 
 
 class AlbefConfig(HostConfig):
     """Sizes of an ALBEF; the text side's heads and MLP channels are by default the vision side's.
 
-    `positions`: rows of the position table, by default `text_length`; `dropout`: of the text side.
+    `positions`: rows of the position table, by default `text_length`; `dropout`: of the text side. `fusion_layers`: of
+    the pre-trained model, of which task "nlvr2" has two each and the answer decoder of task "vqa" one.
     """
 
     text_layers: int
     fusion_layers: int
     projection: int
+    task: Literal["retrieval", "vqa", "entailment", "nlvr2"] | None = None
     positions: int | None = None
     token_types: int = 0
     dropout: float = 0.0
@@ -115,7 +94,7 @@ class AlbefConfig(HostConfig):
 
 
 class Albef(HostModel):
-    """Vision tower, text encoder, fusion encoder and the three heads (contrast, matching, masked words)."""
+    """Vision tower, text encoder, fusion encoder, the three heads (contrast, matching, masked words), and a task's."""
 
     Config = AlbefConfig
     vision: VisionTransformer
@@ -126,38 +105,47 @@ class Albef(HostModel):
         super().__init__()
         self.config = config
         self.vision = vision_transformer(config)
-        self.embeddings = TextEmbeddings(
-            config.vocab_size,
-            config.positions or config.text_length,
-            config.width,
-            types=config.token_types,
-            eps=config.text_eps,
-            dropout=config.dropout,
-        )
+        self.embeddings = self._embeddings()
         self.text = self._layers(config.text_layers, cross_attention=False)
-        self.fusion = self._layers(config.fusion_layers, cross_attention=True)
+        self.fusion = self._layers(config.fusion_layers * (2 if config.task == "nlvr2" else 1), cross_attention=True)
+        if config.task == "nlvr2":
+            share_keys_and_values(self.fusion)
         self.image_projection = nn.Linear(config.width, config.projection)
         self.text_projection = nn.Linear(config.width, config.projection)
         self.temperature = nn.Parameter(torch.tensor(0.07))
         self.match_head = nn.Linear(config.width, 2)
         self.mlm_transform = word_transform(config.width, config.text_eps)
         self.mlm_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.decoder = self._decoder() if config.task == "vqa" else None
+        classes = {"entailment": 3, "nlvr2": 2}.get(config.task or "")
+        self.task_head = classifier(config.width, classes) if classes else None
 
     @property
     def masked_questions(self) -> bool:
         return self.config.task != "vqa"
 
+    @property
+    def abilities(self) -> frozenset[str]:
+        return frozenset({"contrast", "match", ASKED.get(self.config.task or "", "answer")})
+
     def released(self, name: str) -> Translation:
-        layer = re.fullmatch(r"text_encoder\.(?:bert\.)?encoder\.layer\.(\d+)\.(.+)", name)
-        if layer is None:
-            return translate(name, RELEASED)
-        index = int(layer[1]) - self.config.text_layers
-        return f"text.{layer[1]}.{layer[2]}" if index < 0 else f"fusion.{index}.{layer[2]}"
+        return released_name(name, self.config.text_layers, self.config.task)
 
     @classmethod
     def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        tables = [table for name, table in tensors.items() if WORD_TABLE.fullmatch(name)]
-        return {"vocab_size": len(tables[0])} if tables else {}
+        return stated_sizes(tensors)
+
+    def filled(self, missing: Sequence[str]) -> None:
+        if any(name.startswith("decoder.") for name in missing):
+            held = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("decoder.")}
+            self.load_state_dict(self.started_from(held))
+
+    def started_from(self, tensors: State) -> State:
+        """As the base class; what each task's heads start from says `harness.models.albef_heads.adapted`."""
+        return super().started_from(adapted(tensors, self.config.task, self.config.fusion_layers))
+
+    def on_differing_double(self) -> str:
+        return ", as in files before NLVR2: those need a model without task" if self.config.task == "nlvr2" else ""
 
     def part(self, name: str) -> Part:
         if name == "vision":
@@ -173,6 +161,21 @@ class Albef(HostModel):
             rf"(embeddings|text|fusion)\..+|{WORD_HEAD}",
             lacking,
         )
+
+    def _embeddings(self) -> TextEmbeddings:
+        config = self.config
+        return TextEmbeddings(
+            config.vocab_size,
+            config.positions or config.text_length,
+            config.width,
+            types=config.token_types,
+            eps=config.text_eps,
+            dropout=config.dropout,
+        )
+
+    def _decoder(self) -> AnswerDecoder:
+        layers = self._layers(self.config.fusion_layers, cross_attention=True)
+        return AnswerDecoder(self._embeddings(), layers, self.config.text_eps)
 
     def _layers(self, count: int, cross_attention: bool) -> nn.ModuleList:
         config = self.config
@@ -207,8 +210,22 @@ class Albef(HostModel):
         return F.normalize(self.text_projection(text_states_BLD[:, 0]), dim=-1)
 
     def fuse(self, text_states_BLD: Tensor, text_mask_BL: Tensor, image_states_BND: Tensor) -> Tensor:
-        """Fused states (B, L, D): text states that have read the image tokens (B, N, D), all of them valid."""
-        return run_layers(self.fusion, text_states_BLD, attention_mask(text_mask_BL), image_states_BND)
+        """Fused states (B, L, D): text states that have read the image tokens (B, N, D), all of them valid.
+
+        Where fusion layers stand in pairs, these are the layers for the first image.
+        """
+        layers = self.fusion[::2] if self.config.task == "nlvr2" else self.fusion
+        return run_layers(layers, text_states_BLD, attention_mask(text_mask_BL), image_states_BND)
+
+    def fuse_two(self, texts: TextBatch, first_BND: Tensor, second_BND: Tensor) -> Tensor:
+        """Fused states (B, L, D) of texts about two images: layers 2k read the first, layers 2k + 1 the second.
+
+        As in the released program (models/xbert.py), with task "nlvr2" alone.
+        """
+        states_BLD, mask = texts.states, attention_mask(texts.mask)
+        for index, layer in enumerate(self.fusion):
+            states_BLD = recompute.block(layer, states_BLD, mask, (first_BND, second_BND)[index % 2])
+        return states_BLD
 
     def match_logits(self, fused_BLD: Tensor) -> Tensor:
         """Matching logits (B, 2) from the fused [CLS]: column 1 says that text and image belong together."""
@@ -228,15 +245,54 @@ class Albef(HostModel):
     def match(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
         return self.match_logits(self.fuse(texts.states, texts.mask, image_states_BND))
 
-    def answers(self, tokenizer: Tokenizer, answers: Sequence[str]) -> Tensor:
-        """Token ids (A,) of single-word answers; HarnessError for other answers and vocabularies."""
+    def entail(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+        if self.task_head is None or self.config.task != "entailment":
+            raise self.cannot("entail")
+        logits_B3: Tensor = self.task_head(self.fuse(texts.states, texts.mask, image_states_BND)[:, 0])
+        return logits_B3
+
+    def compare(self, texts: TextBatch, first_BND: Tensor, second_BND: Tensor) -> Tensor:
+        if self.task_head is None or self.config.task != "nlvr2":
+            raise self.cannot("compare")
+        logits_B2: Tensor = self.task_head(self.fuse_two(texts, first_BND, second_BND)[:, 0])
+        return logits_B2
+
+    def answer_outputs(self, questions: TextBatch, image_states_BND: Tensor, targets: AnswerTargets) -> Tensor:
+        """Logits (R, L, V) of the word behind each token of the targets' answers, with whose [CLS] the decoder starts.
+
+        HarnessError without a decoder, which task "vqa" alone has.
+        """
+        if self.decoder is None:
+            raise HarnessError("Albef has no answer decoder before it is fine-tuned on vqa; build it with task vqa")
+        fused_BLD = self.fuse(questions.states, questions.mask, image_states_BND)
+        rows = targets.rows
+        outputs_RLV: Tensor = self.decoder(targets.ids, targets.mask, fused_BLD[rows], questions.mask[rows])
+        return outputs_RLV
+
+    def answer_losses(
+        self, outputs: Tensor, targets: AnswerTargets, soft: Tensor | None = None, alpha: float = 0.0
+    ) -> Tensor:
+        return answer_word_losses(outputs, targets, soft, alpha)
+
+    def answers(self, tokenizer: Tokenizer, answers: Sequence[str]) -> Any:
+        """Ids and mask (A, L) of "[CLS] answer [SEP]" for the decoder of task "vqa".
+
+        Without it, token ids (A,) of single-word answers; HarnessError for other answers and vocabularies.
+        """
+        if self.decoder is not None:
+            return tokenizer(answers)
         if not isinstance(tokenizer, TextTokenizer) or tokenizer.specials.mask != MASK:
             raise HarnessError(f"answers are ranked at [MASK], expected as token {MASK} of a vocabulary file")
         return tokenizer.answer_ids(answers)
 
-    def answer_scores(self, texts: TextBatch, image_states_BND: Tensor, answers: Tensor) -> Tensor:
-        """Score (B, A) of each single-word answer (token ids (A,)) at the questions' [MASK]."""
+    def answer_scores(self, texts: TextBatch, image_states_BND: Tensor, answers: Any) -> Tensor:
+        """Score (B, A) of each answer by the decoder of task "vqa" (`AnswerDecoder.scores`).
+
+        Without it, the logit of each single-word answer (token ids (A,)) at the questions' [MASK].
+        """
         fused_BLD = self.fuse(texts.states, texts.mask, image_states_BND)
+        if self.decoder is not None:
+            return self.decoder.scores(fused_BLD, texts.mask, answers)
         rows = torch.arange(len(fused_BLD), device=fused_BLD.device)
         masked = (texts.ids == MASK).int().argmax(1)
         return self.mlm_logits(fused_BLD[rows, masked])[:, answers]

@@ -43,10 +43,14 @@ def build_host(name: str, **changes: Any) -> HostModel:
     return host_class(name)(host_config(name, **changes))
 
 
-def skeleton(name: str, image_size: int | None = None) -> HostModel:
-    """The host on the meta device: shapes without weights. HarnessError for a size its patches do not divide."""
+def skeleton(name: str, image_size: int | None = None, sizes: Mapping[str, Any] | None = None) -> HostModel:
+    """The host on the meta device: shapes without weights, `image_size` before that of `sizes`.
+
+    HarnessError for a size its patches do not divide.
+    """
+    asked = {} if image_size is None else {"image_size": image_size}
     with torch.device("meta"):
-        return build_host(name, image_size=image_size).eval()
+        return build_host(name, **{**(sizes or {}), **asked}).eval()
 
 
 def paper_settings(

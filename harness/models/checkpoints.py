@@ -90,7 +90,6 @@ def find_weights(source: Path | str) -> Path:
 def read_answers(folder: Path) -> tuple[str, ...]:
     """The closed answer list in a folder of weights, from its config.json; empty where there is none."""
     listed = _read_config(folder).get("answers", ())
-    # METER's sizes hold a number of answers under the same name.
     return tuple(listed) if isinstance(listed, list) else ()
 
 
@@ -168,6 +167,26 @@ def load_state(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path)
         more = f" and {len(complaints) - 3} more" if len(complaints) > 3 else ""
         raise HarnessError(f"weights {source}: of another model: {'; '.join(complaints[:3])}{more}")
     model.load_state_dict({key: value.float() for key, value in tensors.items()})
+
+
+def stated_sizes(name: str, path: Path) -> dict[str, Any]:
+    """The sizes that a host's weights state, read without loading them; none for a released file.
+
+    HarnessError where the file is not whole or another architecture's.
+    """
+    if is_released(path):
+        return {}
+    if not path.is_file():
+        raise HarnessError(f"weights {path}: no such file; name a file or folder of weights with --weights")
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise HarnessError(
+            f"weights {path}: not a whole safetensors file ({reason}); save or fetch it again"
+        ) from error
+    return dict(_stated_sizes(name, metadata, path))
 
 
 def load_model(

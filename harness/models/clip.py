@@ -21,6 +21,7 @@ from harness.models.attention import TRANSFORMERS_NAME
 from harness.models.bert import causal_mask
 from harness.models.clip_vision import block_names, clip_vision, draw_blocks, post_norm, visual_names
 from harness.models.host import HostConfig, HostModel, TextBatch
+from harness.models.pixels import CLIP_MEAN, CLIP_STD
 from harness.models.released import Lacking, NotAWeight, Part, Split, Table, Translation, Transposed, translate
 from harness.reduction import Guide
 
@@ -56,8 +57,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vocab_size": 49408,
         "text_length": 77,
         "end_id": 49407,
-        "mean": [0.48145466, 0.4578275, 0.40821073],
-        "std": [0.26862954, 0.26130258, 0.27577711],
+        "mean": CLIP_MEAN,
+        "std": CLIP_STD,
         "tokenizer": "openai/clip-vit-base-patch16",
     },
     "base": {
@@ -74,8 +75,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vocab_size": 49408,
         "text_length": 77,
         "end_id": 49407,
-        "mean": [0.48145466, 0.4578275, 0.40821073],
-        "std": [0.26862954, 0.26130258, 0.27577711],
+        "mean": CLIP_MEAN,
+        "std": CLIP_STD,
         "tokenizer": "openai/clip-vit-base-patch16",
     },
 }

@@ -21,7 +21,6 @@ from harness.models.released import Lacking, NotAWeight, Part, Translation
 from harness.models.tokenizer import Tokenizer
 from harness.reduction import Guide
 
-
 TaskName = Literal["retrieval", "vqa", "entailment", "nlvr2", "captioning"]
 # The order of the classes of visual entailment, as in ALBEF's and METER's released programs.
 ENTAILMENT_LABELS = ("contradiction", "neutral", "entailment")
@@ -171,6 +170,10 @@ class HostModel(nn.Module, ABC):
     def text_batch(self, ids_BL: Tensor, mask_BL: Tensor) -> TextBatch:
         """Texts with their states."""
         return TextBatch(ids_BL, mask_BL, self.encode_text(ids_BL, mask_BL))
+
+    def normed(self, image_states_BND: Tensor) -> Tensor:
+        """Image states after the tower's last norm, which some hosts' states are already."""
+        return image_states_BND
 
     def guide(self, texts: TextBatch) -> Guide:
         """What the text side offers to a text-guided method, without gradient."""

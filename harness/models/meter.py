@@ -10,19 +10,22 @@ V vocabulary, A answers.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from harness import recompute
 from harness.errors import HarnessError
 from harness.models.bert import TextEmbeddings, attention_mask, bert_layers, run_layers, word_transform
-from harness.models.clip_vision import clip_vision, post_norm, visual_names
-from harness.models.host import HostConfig, HostModel, TextBatch
-from harness.models.released import Lacking, NotAWeight, Part, Split, Table, Translation, of_bert, translate
+from harness.models.clip_vision import clip_vision, post_norm
+from harness.models.host import AnswerTargets, HostConfig, HostModel, TextBatch
+from harness.models.meter_names import INHERITED, LAST_BLOCK, OPTIONAL, RELEASED, inherited
+from harness.models.pixels import CLIP_MEAN, CLIP_STD
+from harness.models.released import NotAWeight, Part, Translation, of_bert, translate
 from harness.models.tokenizer import Tokenizer
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -37,7 +40,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vocab_size": 157,
         "padding_id": 0,
         "text_length": 48,
-        "answers": 20,
+        "answer_classes": 20,
         "mean": [0.5, 0.5, 0.5],
         "std": [0.25, 0.25, 0.25],
     },
@@ -53,63 +56,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "padding_id": 1,
         "text_length": 50,
         "positions": 514,
-        "answers": 3129,
+        "answer_classes": 3129,
         "dropout": 0.1,
         "init_std": 0.02,
-        "mean": [0.48145466, 0.4578275, 0.40821073],
-        "std": [0.26862954, 0.26130258, 0.27577711],
+        "mean": CLIP_MEAN,
+        "std": CLIP_STD,
         "tokenizer": "roberta-base",
     },
 }
-
-LAST_BLOCK = NotAWeight("CLIP's last block, which METER does not use")
-RELEASED: Table = (
-    (r"text_transformer\.pooler\..+", NotAWeight("RoBERTa's pooler, which METER does not use")),
-    (r"text_transformer\.embeddings\.(position_ids|token_type_ids)", NotAWeight("numbers of the positions")),
-    (r"vit_model\.visual\.proj", NotAWeight("CLIP's projection, which METER does not use")),
-    (
-        r"vit_model\.(token_embedding|positional_embedding|transformer|ln_final|text_projection|logit_scale)(\..+)?",
-        NotAWeight("CLIP's text side, which METER does not use"),
-    ),
-    *visual_names(r"vit_model\.visual"),
-    (r"text_transformer\.embeddings\.word_embeddings\.weight", "embeddings.words.weight"),
-    (r"text_transformer\.embeddings\.position_embeddings\.weight", "embeddings.positions.weight"),
-    (r"text_transformer\.embeddings\.token_type_embeddings\.weight", "embeddings.types.weight"),
-    (r"text_transformer\.embeddings\.LayerNorm\.(.+)", r"embeddings.norm.\1"),
-    (r"text_transformer\.encoder\.layer\.(.+)", r"text.\1"),
-    (r"cross_modal_(text|image)_transform\.(.+)", r"\1_transform.\2"),
-    (r"cross_modal_(text|image)_layers\.(.+)", r"\1_fusion.\2"),
-    (r"cross_modal_(text|image)_pooler\.dense\.(.+)", r"\1_pooler.0.\2"),
-    # Two rows; three after fine-tuning on pairs of images.
-    (r"token_type_embeddings\.weight", Split(("types.text", "types.image", "types.second_image"))),
-    (r"itm_score\.fc\.(.+)", r"match_head.\1"),
-    (r"mlm_score\.transform\.dense\.(.+)", r"mlm_transform.0.\1"),
-    (r"mlm_score\.transform\.LayerNorm\.(.+)", r"mlm_transform.2.\1"),
-    (r"mlm_score\.decoder\.weight", "mlm_decoder.weight"),
-    (r"mlm_score\.bias", "mlm_decoder.bias"),
-    (r"vqa_classifier\.(.+)", r"answer_head.\1"),
-    (r"snli_classifier\.(.+)", r"entailment_head.\1"),
-    (r"nlvr2_classifier\.(.+)", r"pair_head.\1"),
-    (r"rank_output\.(.+)", r"rank_head.\1"),
-)
-
-OPTIONAL: Lacking = (
-    (r"match_head\..+", "files of fine-tuning hold the heads of their task"),
-    (r"mlm_(transform|decoder)\..+", "files of fine-tuning hold no head for masked words"),
-    (r"answer_head\..+", "only files of question answering hold it"),
-    (r"entailment_head\..+", "only files of entailment hold it"),
-    (r"pair_head\..+", "only files of NLVR2 hold it"),
-    (r"types\.second_image", "only files of NLVR2 hold it; it starts as the first image's"),
-    (r"rank_head\.weight", "only files of retrieval hold it; it starts as the matching head's"),
-    (r"rank_head\.bias", "only files of retrieval hold it; it starts as the matching head's"),
-)
 
 
 class MeterConfig(HostConfig):
     """Sizes of a METER; text and co-attention have by default the vision side's heads and MLP channels.
 
     `positions`: rows of the position table, by default as many as `text_length` needs after the padding's own;
-    `answers`: classes of the VQA head; `dropout`: of text and co-attention, `text_eps`: of the RoBERTa's norms.
+    `answer_classes`: of the VQA head; `dropout`: of text and co-attention, `text_eps`: of the RoBERTa's norms.
     """
 
     vision_eps: float = 1e-5
@@ -117,7 +78,7 @@ class MeterConfig(HostConfig):
     text_layers: int
     fusion_layers: int
     padding_id: int
-    answers: int
+    answer_classes: int
     positions: int | None = None
     token_types: int = 1
     text_heads: int | None = None
@@ -145,7 +106,7 @@ class Meter(HostModel):
     """
 
     Config = MeterConfig
-    ABILITIES = frozenset({"match", "answer"})
+    ABILITIES = frozenset({"match", "answer", "entail", "compare"})
     OPTIONAL = OPTIONAL
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {
         "elip": {"schedule": {"begin": [2, 4, 9], "keep": [0.9, 0.7, 0.45], "lookahead": [2, 5, 2]}},
@@ -180,7 +141,7 @@ class Meter(HostModel):
         self.match_head = nn.Linear(2 * width, 2)
         self.mlm_transform = word_transform(width, config.fusion_eps)
         self.mlm_decoder = nn.Linear(width, config.vocab_size)
-        self.answer_head = classifier(2 * width, 2 * width, config.answers)
+        self.answer_head = classifier(2 * width, 2 * width, config.answer_classes)
         self.entailment_head = classifier(2 * width, 2 * width, 3)
         self.pair_head = classifier(4 * width, 2 * width, 2)
         self.rank_head = nn.Linear(2 * width, 1)
@@ -212,7 +173,11 @@ class Meter(HostModel):
 
     @classmethod
     def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        return {"answers": len(tensors["vqa_classifier.3.bias"])} if "vqa_classifier.3.bias" in tensors else {}
+        """The answers of a file that has a head for them; and that it was fine-tuned on retrieval if it ranks."""
+        sizes: dict[str, Any] = {"task": "retrieval"} if "rank_output.weight" in tensors else {}
+        if "vqa_classifier.3.bias" in tensors:
+            sizes["answer_classes"] = len(tensors["vqa_classifier.3.bias"])
+        return sizes
 
     def filled(self, missing: Sequence[str]) -> None:
         self.inherit(missing)
@@ -230,19 +195,23 @@ class Meter(HostModel):
         return self.released(f"text_transformer.{name}")
 
     @torch.no_grad()
-    def inherit(self, missing: Sequence[str] = ("rank_head.weight", "rank_head.bias", "types.second_image")) -> None:
+    def inherit(self, missing: Iterable[str] = INHERITED) -> None:
         """Start what fine-tuning adds from what pre-training has learnt, where a file did not hold it.
 
-        The ranking head starts as the matching head's row for "belong together", the second image's type as the
-        first's (meter_module.py, "Downstream"). `missing`: names that a file lacked (LoadReport.missing).
+        `missing`: names that a file lacked (LoadReport.missing).
         """
-        sources = {
-            "rank_head.weight": self.match_head.weight[1:],
-            "rank_head.bias": self.match_head.bias[1:],
-            "types.second_image": self.types["image"],
-        }
-        for name in sources.keys() & set(missing):
-            self.get_parameter(name).copy_(sources[name])
+        heirs = inherited(self.state_dict())
+        for name in heirs.keys() & set(missing):
+            self.get_parameter(name).copy_(heirs[name])
+
+    def started_from(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As `HostModel.started_from`; an answer head of another number of classes starts anew."""
+        classes = tensors.get("answer_head.3.bias")
+        anew = classes is not None and len(classes) != self.config.answer_classes
+        kept = {name: value for name, value in tensors.items() if not (anew and name.startswith("answer_head."))}
+        state = super().started_from(kept)
+        added = {"retrieval": r"rank_head\..+", "nlvr2": r"types\.second_image"}.get(self.config.task, "")
+        return state | {name: value for name, value in inherited(state).items() if re.fullmatch(added, name)}
 
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """RoBERTa's states (B, L, D) of token ids (B, L) with mask (B, L), true where a token stands."""
@@ -297,8 +266,7 @@ class Meter(HostModel):
         scores_B1: Tensor = self.rank_head(cls_BE)
         return scores_B1.squeeze(-1)
 
-    def pair_logits(self, texts: TextBatch, first_BND: Tensor, second_BND: Tensor) -> Tensor:
-        """Logits (B, 2) of a statement about two images (NLVR2): column 1 says that it is true."""
+    def compare(self, texts: TextBatch, first_BND: Tensor, second_BND: Tensor) -> Tensor:
         first = self.co_attend(texts, first_BND)
         second = self.co_attend(texts, second_BND, "second_image")
         logits_B2: Tensor = self.pair_head(torch.cat([first.cls, second.cls], dim=-1))
@@ -307,15 +275,43 @@ class Meter(HostModel):
     def match(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
         return self.match_logits(self.co_attend(texts, image_states_BND).cls)
 
+    def rank(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+        """The ranking head's score (B,) after fine-tuning on retrieval, else the matching head's log-odds."""
+        if self.config.task != "retrieval":
+            return super().rank(texts, image_states_BND)
+        return self.rank_scores(self.co_attend(texts, image_states_BND).cls)
+
+    def entail(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+        return self.entailment_logits(self.co_attend(texts, image_states_BND).cls)
+
     def answers(self, tokenizer: Tokenizer, answers: Sequence[str]) -> Tensor:
         """The classifier's columns (A,) of the answers it was trained with, which are all of them in its order."""
-        if len(answers) != self.config.answers:
-            raise HarnessError(f"{len(answers)} answers: this model's classifier has {self.config.answers}")
+        if len(answers) != self.config.answer_classes:
+            raise HarnessError(f"{len(answers)} answers: this model's classifier has {self.config.answer_classes}")
         return torch.arange(len(answers))
 
     def answer_scores(self, texts: TextBatch, image_states_BND: Tensor, answers: Tensor) -> Tensor:
         """Score (B, A) of some of the VQA head's answers, given by their classes (A,)."""
         return self.answer_logits(self.co_attend(texts, image_states_BND).cls)[:, answers]
+
+    def answer_outputs(self, questions: TextBatch, image_states_BND: Tensor, targets: AnswerTargets) -> Tensor:
+        """Logits (B, A) of every class of the VQA head."""
+        return self.answer_logits(self.co_attend(questions, image_states_BND).cls)
+
+    def answer_losses(
+        self, outputs: Tensor, targets: AnswerTargets, soft: Tensor | None = None, alpha: float = 0.0
+    ) -> Tensor:
+        """Binary cross-entropy against each answer's worth, summed over the classes (meter/modules/objectives.py).
+
+        `soft` (B, A): a momentum twin's logits, whose sigmoid is a second target.
+        """
+        losses_B = class_losses(outputs, targets.scores)
+        return losses_B if soft is None else (1 - alpha) * losses_B + alpha * class_losses(outputs, soft.sigmoid())
+
+
+def class_losses(logits_BA: Tensor, worth_BA: Tensor) -> Tensor:
+    """Binary cross-entropy (B,), summed over classes that are each worth 0..1."""
+    return F.binary_cross_entropy_with_logits(logits_BA, worth_BA.to(logits_BA.dtype), reduction="none").sum(1)
 
 
 def classifier(inputs: int, hidden: int, classes: int) -> nn.Sequential:

@@ -159,7 +159,7 @@ def load_parts(model: Host, tensors: dict[str, Tensor], source: str, part: str) 
 
 
 def fill_part(model: Host, tensors: dict[str, Tensor], source: str, part: Part) -> LoadReport:
-    """Fill what a part holds from tensors as its `translate` places them; all else stays. Report and errors as above."""
+    """Fill what a part holds from tensors as its `translate` places them; report and errors as of `load_parts`."""
     report, filled, tied = LoadReport(), dict[str, Tensor](), dict[str, str]()
     own = model.state_dict()
     unknown, misfits = [], []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -76,6 +76,10 @@ class TextTokenizer:
         self.truncated += sum(len(row) > limit for row in pieces)
         return _padded([[begin, *row[:limit], end] for row in pieces], self.specials.pad)
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids up to the one that ends it, without special tokens or spaces before punctuation."""
+        return _decoded(self._bert, ids, self.specials.end)
+
     def save(self, folder: Path) -> None:
         """Write the vocabulary to folder/vocab.txt."""
         words = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
@@ -105,6 +109,17 @@ def _padded(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
     return ids_BL.view(len(rows), length), torch.arange(length) < lengths_B1
 
 
+def _decoded(inner: Any, ids: Sequence[int], end: int) -> str:
+    """What transformers decodes from the ids before the first `end`.
+
+    "a man ' s hat ." becomes "a man's hat.", as with the release of transformers that the released captioners used.
+    """
+    words = list(ids)
+    place = words.index(end) if end in words else len(words)
+    text: str = inner.decode(words[:place], skip_special_tokens=True, clean_up_tokenization_spaces=True)
+    return text.strip()
+
+
 class Tokenizer(Protocol):
     """Texts to padded ids (B, L) and mask (B, L), at most `max_length` tokens, `truncated` of them so far cut."""
 
@@ -113,6 +128,9 @@ class Tokenizer(Protocol):
     truncated: int
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]: ...
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids up to the one that ends it."""
+
     def save(self, folder: Path) -> None:
         """Write what `open_tokenizer` needs to a folder."""
 
@@ -149,6 +167,10 @@ class HubTokenizer:
         self.truncated += sum(len(row) > self.max_length for row in rows)
         cut = [row if len(row) <= self.max_length else [*row[: self.max_length - 1], row[-1]] for row in rows]
         return _padded(cut, self.specials.pad)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids up to the one that ends it, without special tokens or spaces before punctuation."""
+        return _decoded(self._inner, ids, self.specials.end)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files to folder/tokenizer."""

@@ -22,6 +22,10 @@ CONTEXT = ("model", "weights", "protocol", "data", "limit", *PLACE, "image_size"
 PER_TASK = {"task", "task_options", "data_digest", "batch_size", "code"}
 PER_RATIO = {"schedule", "attention_tokens", "mlp_tokens"}
 ERRORS = {"failed": "failed", "out_of_memory": "no memory"}
+# Parts of a metric that is shown itself.
+DETAIL = re.compile(
+    r"vqa_(yes_no|number|other)|entailment_(?!accuracy).+|bleu_[123]|top5|(probe_)?mean_per_class|probe_top5"
+)
 RANK = re.compile(r"^(?P<way>t2i|i2t)_r(?P<rank>\d+)(?P<rerank>_rerank)?$")
 
 
@@ -59,8 +63,9 @@ def metrics_of(frame: pd.DataFrame) -> list[str]:
 
 
 def headline_metrics(frame: pd.DataFrame) -> list[str]:
-    """The metrics shown unless others are asked for: of the recalls, R@1 only."""
-    return [name for name in metrics_of(frame) if not (match := RANK.match(name)) or match["rank"] == "1"]
+    """The metrics shown unless others are asked for: of the recalls R@1 only, and no parts of metrics shown."""
+    whole = [name for name in metrics_of(frame) if not DETAIL.fullmatch(name)]
+    return [name for name in whole if not (match := RANK.match(name)) or match["rank"] == "1"]
 
 
 def title_of(metric: str) -> str:

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.data.formats import ImageTextSet, load_questions
+from harness.data.formats import ImageTextSet, Question, load_questions
 from harness.errors import HarnessError
 from harness.evaluation import VisionEncoder, batches, encode_texts
+from harness.metrics.vqa import ANSWER_TYPES, answer_type, vqa_accuracy
 from harness.task import Outcome, Task, TaskData, TaskOptions
+
+BY_TYPE = {"yes/no": "vqa_yes_no", "number": "vqa_number", "other": "vqa_other"}
 
 
 class VQAOptions(TaskOptions):
@@ -23,11 +26,14 @@ class VQAOptions(TaskOptions):
 class VQA(Task):
     """Each host ranks the answers its own way (`answer_scores`): ALBEF's tiny preset by the word at a [MASK].
 
-    Text-guided methods encode the image anew for each question.
+    Text-guided methods encode the image anew for each question. `vqa_yes_no`, `vqa_number` and `vqa_other` are the
+    accuracy of the questions of one answer type; a set without such questions has no such metric.
     """
 
     Options = VQAOptions
-    metrics = ("vqa_accuracy",)
+    NEEDS = frozenset({"answer"})
+    READS = "questions"
+    metrics = ("vqa_accuracy", *BY_TYPE.values())
 
     def load(self, folder: Any, limit: int | None) -> ImageTextSet:
         return load_questions(folder, limit)
@@ -53,29 +59,28 @@ class VQA(Task):
                 states = encoder.pair_states(owners[rows], asked)
                 picks += host.model.answer_scores(asked, states, answers).argmax(1).tolist()
                 bar.advance(len(rows))
-        values = np.array(
-            [vqa_accuracy(host.answers[pick], question.answers) for pick, question in zip(picks, questions)]
-        )
-        samples = [str(question.id) for question in questions]
         names = data.names
         clusters = [names[place[question.image]] for question in questions]
+        outcomes = accuracies([host.answers[pick] for pick in picks], questions, clusters)
         diagnostics = encoder.mentioned(owners, texts, [question.patches for question in questions])
-        return Outcome("vqa", {"vqa_accuracy": (samples, clusters, values)}, diagnostics)
+        return Outcome("vqa", outcomes, diagnostics)
+
+
+def accuracies(
+    given: Sequence[str], questions: Sequence[Question], clusters: Sequence[str]
+) -> dict[str, tuple[Sequence[str], Sequence[str], np.ndarray]]:
+    """Outcomes by metric: of all questions, and of those of each answer type that there are."""
+    values = np.array([vqa_accuracy(answer, question.answers) for answer, question in zip(given, questions)])
+    samples = np.array([str(question.id) for question in questions])
+    kinds = np.array([question.answer_type or answer_type(question.answers) for question in questions])
+    chosen = {"vqa_accuracy": np.ones(len(values), dtype=bool)}
+    chosen |= {BY_TYPE[kind]: kinds == kind for kind in ANSWER_TYPES if (kinds == kind).any()}
+    return {
+        metric: (samples[rows].tolist(), np.array(clusters)[rows].tolist(), values[rows])
+        for metric, rows in chosen.items()
+    }
 
 
 def on_device(value: Any, device: torch.device) -> Any:
     """A tensor, or a tuple of them, on a device."""
     return tuple(part.to(device) for part in value) if isinstance(value, tuple) else value.to(device)
-
-
-def vqa_accuracy(answer: str, truths: Sequence[str]) -> float:
-    """VQA v2's accuracy: mean over the leave-one-out sets of truths of min(matches / 3, 1); both sides lower-cased.
-
-    With fewer than two truths there is nothing to leave out: plain agreement.
-    """
-    given = answer.strip().lower()
-    matches = [truth.strip().lower() == given for truth in truths]
-    if len(matches) < 2:
-        return float(any(matches))
-    total = sum(matches)
-    return float(np.mean([min((total - match) / 3, 1.0) for match in matches]))

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.data.formats import load_questions
-from harness.data.pairs import PairRef
 from harness.errors import HarnessError
 from harness.models.build import build_host
 from harness.models.checkpoints import LoadedModel, load_model
@@ -19,9 +16,7 @@ from harness.train.finetune_recipes import finetune_recipe
 from harness.train.pretrain import untouched, with_scenes
 from harness.train.request import FinetuneRequest
 from harness.train.session import Session
-
-# Tasks whose training data are image-caption pairs, as pre-training's are.
-CAPTION_TASKS = ("retrieval", "captioning")
+from harness.train.task_data import TaskData, task_data
 
 
 def finetune(request: FinetuneRequest) -> dict[str, Any]:
@@ -36,10 +31,10 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     if done is not None:
         return done
     start = load_model(request.model, request.init, recipe.image_size, request.tokenizer)
-    sources = with_scenes(session)
-    refs = () if request.task in CAPTION_TASKS else task_pairs(request.task, sources, request.root)
-    loader = session.loader(start.model.config, sources if request.task in CAPTION_TASKS else (), refs)
-    answers = _answers(request, recipe.answer_list, start, refs) if request.task == "vqa" else ()
+    data, answers = task_data(request.task, with_scenes(session), request.root, request.split), tuple[str, ...]()
+    loader = session.loader(start.model.config, data.sources, data.refs)
+    if request.task == "vqa":
+        answers = _answers(request, recipe.answer_list, start, data)
     host = task_host(request.model, request.task, start.model, len(answers), recipe.dropout).train()
     objective = make_downstream(
         request.model, request.task, host, session.reducer(host), start.tokenizer.specials, recipe, answers
@@ -47,35 +42,6 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     told = [] if start.report is None else start.report.lines()
     extra = {"answers": list(answers)} if answers else {}
     return session.train(objective, loader, start.tokenizer, told, **extra)
-
-
-def task_pairs(task: str, sources: Sequence[str], root: Path | None = None) -> tuple[PairRef, ...]:
-    """Images, texts and what is to be learnt about them, of annotated folders.
-
-    A question's target is what its annotators answered, a statement's its class.
-    """
-    found: list[PairRef] = []
-    for source in sources:
-        if task == "vqa":
-            found += [
-                PairRef(f"{one.image.name}#{one.id}", one.image, (one.text,), one.answers)
-                for one in load_questions(source).questions
-            ]
-        elif task == "entailment":
-            from harness.data.formats import load_entailment
-
-            found += [
-                PairRef(f"{one.image.name}#{one.id}", one.image, (one.text,), one.label)
-                for one in load_entailment(source).hypotheses
-            ]
-        else:
-            from harness.data.formats import load_nlvr2
-
-            found += [
-                PairRef(str(one.id), one.images[0], (one.text,), one.label, one.images[1])
-                for one in load_nlvr2(source).statements
-            ]
-    return tuple(found)
 
 
 def task_host(name: str, task: str, start: HostModel, answers: int = 0, dropout: float | None = None) -> HostModel:
@@ -94,17 +60,19 @@ def task_host(name: str, task: str, start: HostModel, answers: int = 0, dropout:
     if answers and "answer_classes" in sizes:
         sizes["answer_classes"] = answers
     host = build_host(name, **sizes)
-    host.load_state_dict(host.started_from(start.state_dict()))
+    state = start.state_dict()
+    goes_on = start.config.task == task and not answers
+    host.load_state_dict(state if goes_on else host.started_from(state))
     return host
 
 
-def _answers(request: FinetuneRequest, most: int, start: LoadedModel, refs: Sequence[PairRef]) -> tuple[str, ...]:
-    """The closed list: the file's; else that of the weights; else the training set's most frequent answers."""
+def _answers(request: FinetuneRequest, most: int, start: LoadedModel, data: TaskData) -> tuple[str, ...]:
+    """The closed list: the file's, the data's, that of weights fine-tuned on it, or the most frequent answers."""
     if request.answers is not None:
         return read_answer_list(request.answers)
-    if start.answers:
-        return start.answers
-    return frequent_answers([ref.target for ref in refs if isinstance(ref.target, tuple)], most)
+    if data.answers or start.model.config.task == "vqa":
+        return data.answers or start.answers
+    return frequent_answers([ref.target for ref in data.refs if isinstance(ref.target, tuple)], most)
 
 
 def read_answer_list(path: Path) -> tuple[str, ...]:

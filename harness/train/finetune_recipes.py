@@ -71,7 +71,7 @@ _TINY: dict[str, Any] = {
     "queue_size": 1024,
     "alpha": 0.0,
 }
-_TINY_TASKS = {task: _TINY for task in ("retrieval", "vqa", "entailment", "nlvr2", "captioning")}
+_TINY_TASKS = dict.fromkeys(("retrieval", "vqa", "entailment", "nlvr2", "captioning"), _TINY)
 FINETUNE_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "albef-base": {
         "retrieval": _ALBEF | {"epochs": 5, "learning_rate": 1e-5, "queue_size": 65536},

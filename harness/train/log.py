@@ -6,7 +6,9 @@ Losses leave the device only here.
 from __future__ import annotations
 
 import json
+import os
 import resource
+import socket
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -21,6 +23,41 @@ from harness.files import explained, write_atomically
 LOG_FILE = "log.jsonl"
 
 
+class EventFile:
+    """Scalars for TensorBoard, written where they are told; OSError where the disk is full.
+
+    Its own EventFileWriter writes from a thread, whose failure is a traceback on stderr beside the error's one line.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+
+        self._event, self._summary = Event, Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / name).open("wb")
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        # TensorBoard forgets what earlier files hold from this step on.
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+        self._records.flush()
+
+    def add(self, step: int, scalars: dict[str, float]) -> None:
+        """Write scalars by name and flush them."""
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._write(step=step, summary=self._summary(value=values))
+        self._records.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, **fields: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+
+
 class TrainLog:
     """The log of one run; on ranks other than 0 every call does nothing."""
 
@@ -28,7 +65,7 @@ class TrainLog:
         self.folder, self.total, self.active = folder, total_steps, active
         self.shown = active and not quiet
         self._bar: Any = None
-        self._board: Any = None
+        self._board: EventFile | None = None
         self._since = (time.perf_counter(), 0)
 
     def open(self, step: int) -> None:
@@ -36,8 +73,6 @@ class TrainLog:
         self._since = (time.perf_counter(), step)
         if not self.active:
             return
-        from torch.utils.tensorboard.writer import SummaryWriter
-
         with explained(f"{self.folder}: cannot be written", "choose another --out"):
             self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / LOG_FILE
@@ -47,7 +82,7 @@ class TrainLog:
             kept = [line for line in lines if _step(line, path) <= step]
             write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
         with self._explained("tensorboard"):
-            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+            self._board = EventFile(self.folder / "tensorboard", step + 1)
         if self.shown and sys.stderr.isatty():
             self._open_bar(step)
 
@@ -62,9 +97,9 @@ class TrainLog:
         entry = {"step": step, "epoch": epoch, "learning_rate": rate, "images_per_s": round(per_s, 2)}
         self._write(entry | {"memory_mib": round(memory, 1), "losses": values})
         scalars = {f"loss/{name}": value for name, value in values.items()}
-        with self._explained("tensorboard"):
-            for name, value in (scalars | {"learning_rate": rate, "images_per_s": per_s}).items():
-                self._board.add_scalar(name, value, step)
+        if self._board is not None:
+            with self._explained("tensorboard"):
+                self._board.add(step, scalars | {"learning_rate": rate, "images_per_s": per_s})
         spoken = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         status = f"{spoken}  {per_s:.1f} images/s  {memory:.0f} MiB"
         if self._bar is not None:

@@ -98,7 +98,7 @@ class Objective(nn.Module, ABC, Generic[H]):
 def select_words(ids_BL: Tensor, specials: Specials, sample_ids_B: Tensor, moment: Moment, rate: float) -> Tensor:
     """Which words are hidden, (B, L): each ordinary token with probability `rate`."""
     drawn = uniform(sample_ids_B, ids_BL.shape[1], moment.seed, MASKS, moment.epoch)
-    ordinary = torch.isin(ids_BL, torch.tensor(specials.never_masked, device=ids_BL.device), invert=True)
+    ordinary = torch.stack([ids_BL != token for token in specials.never_masked]).all(0)
     return (drawn < rate) & ordinary
 
 

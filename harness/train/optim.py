@@ -33,6 +33,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
         lr=0.0,
         betas=recipe.betas,
         eps=recipe.eps,
+        fused=True,
     )
 
 

@@ -20,7 +20,7 @@ from harness.progress import Progress
 from harness.registry import models
 from harness.train import ranks
 from harness.train.objectives import make_objective
-from harness.train.recipe import Recipe, recipe_of
+from harness.train.recipe import recipe_of
 from harness.train.request import SCENES, PretrainRequest
 from harness.train.session import Session
 from harness.train.vocabulary import build_vocabulary
@@ -35,7 +35,7 @@ SCENES_UNTOUCHED: dict[str, Any] = {"crop": None, "flip": False, "randaugment": 
 def pretrain(request: PretrainRequest) -> dict[str, Any]:
     """Run a pre-training to its end, from its last checkpoint where there is one; returns what recipe.json holds.
 
-    Writes model.safetensors (float32), the tokenizer, config.json, recipe.json, log.jsonl, tensorboard/ and
+    Writes model.safetensors, the tokenizer, config.json, recipe.json, log.jsonl, tensorboard/ and
     checkpoints/ to the request's folder. Raises HarnessError for anything the run cannot go on with.
     """
     recipe = recipe_of(request.model, untouched(request.data) | request.recipe)

@@ -15,7 +15,7 @@ class TrainRequest:
 
     `steps`: optimizer steps in all, in place of the recipe's epochs. `init`: weights to start from (a folder that
     `pretrain` or `finetune` wrote, or a released file). `precision`: no, bf16 or fp16 (accelerate's). `recompute`:
-    gradient checkpointing.
+    gradient checkpointing. `store`: the dtype of the weights that are left.
     """
 
     model: str
@@ -39,6 +39,7 @@ class TrainRequest:
     save_every: int = 1000
     log_every: int = 10
     max_bad_share: float = 0.01
+    store: str = "float32"
     quiet: bool = False
 
 
@@ -58,7 +59,10 @@ class PretrainRequest(TrainRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRequest(TrainRequest):
-    """The options of `finetune`; `answers`: a JSON file with the closed list of question answering."""
+    """The options of `finetune`; `answers`: a JSON file with the closed list of question answering; `split`: what to
+    train on, by default train.
+    """
 
     task: str
+    split: str | None = None
     answers: Path | None = None

@@ -38,8 +38,9 @@ from harness.train.request import TrainRequest
 DONE_FILE = "recipe.json"
 WHOLE = (1.0, 1.0)
 PRECISIONS = ("no", "bf16", "fp16")
+STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Options that change neither the result nor the order of samples; the recipe stands there with all its numbers.
-_FREE = {"out", "workers", "save_every", "log_every", "quiet", "max_bad_share", "device", "recipe"}
+_FREE = {"out", "workers", "save_every", "log_every", "quiet", "max_bad_share", "device", "recipe", "store"}
 
 
 class Session:
@@ -141,7 +142,7 @@ class Session:
 
     def _finish(self, run: Run, told: Sequence[str], extra: dict[str, Any]) -> dict[str, Any]:
         request, out, host = self.request, self.request.out, run.objective.host
-        digest = save_weights(host, out / WEIGHTS_FILE, request.model, torch.float32)
+        digest = save_weights(host, out / WEIGHTS_FILE, request.model, STORED[request.store])
         run.tokenizer.save(out)
         family, preset = split_name(request.model)
         config = {"architecture": family, "preset": preset, **host.config.model_dump(mode="json"), **extra}
@@ -159,6 +160,7 @@ class Session:
             "truncated_captions": position.truncated,
             "seconds": round(position.seconds, 1),
             "weights_sha256": digest,
+            "stored": request.store,
             "start": list(told),
         }
         write_atomically(out / DONE_FILE, (json.dumps(record, indent=2) + "\n").encode())
@@ -171,6 +173,8 @@ def _accelerator(request: TrainRequest, recipe: Recipe, unused_parameters: bool)
         raise HarnessError(f"--precision {request.precision}: expected one of {', '.join(PRECISIONS)}")
     if request.precision == "fp16" and device.type == "cpu":
         raise HarnessError("--precision fp16 on a CPU: its products need a GPU; use --precision bf16 or no")
+    if request.store not in STORED:
+        raise HarnessError(f"--store {request.store}: expected one of {', '.join(STORED)}")
     if request.dtype != "float32" and request.precision != "no":
         raise HarnessError(f"--dtype {request.dtype} with --precision {request.precision}: choose one of them")
     # Queues are the same on every rank already; torch 2.13 renamed the option that leaves them alone.

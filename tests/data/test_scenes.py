@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +33,6 @@ from harness.data.scene_text import (
     holds,
     questions,
 )
-from harness.errors import HarnessError
 
 PIXELS = "6fddac8d480bc1d7abd06a30a5ff255f6d86ab2937bb7aea732b6f4ae8bd5971"
 TEXTS = "abb8c4901a5020781c7ff054751b04e48022598cde77ce6c54f6f19891f0d8cf"
@@ -172,29 +170,3 @@ def test_oracle_shares_ties_fairly() -> None:
 
 def test_oracle_reaches_its_floor() -> None:
     assert files.oracle_recall(300) > 0.6
-
-
-def test_folder_is_written_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
-    folder = files.scenes_folder(3, 5)
-    before = (folder / files.MARKER).stat().st_mtime_ns
-    assert files.scenes_folder(3, 5) == folder
-    assert (folder / files.MARKER).stat().st_mtime_ns == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]
-    assert len(list((folder / "images").iterdir())) == 3
-
-
-def test_older_scenes_are_replaced_but_nothing_else_is(tmp_path: Path) -> None:
-    files.write_scenes(tmp_path / "world", "val", 3, 5)
-    files.write_scenes(tmp_path / "world", "val", 2, 5)
-    assert len(list((tmp_path / "world" / "images").iterdir())) == 2
-    with pytest.raises(HarnessError, match="holds something other than whole scenes"):
-        files.write_scenes(tmp_path, "val", 1, 0)
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    monkeypatch.setenv("HARNESS_CACHE", str(blocked))
-    with pytest.raises(HarnessError, match=r"cannot be written.*HARNESS_CACHE"):
-        files.scenes_folder(1, 0)

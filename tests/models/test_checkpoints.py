@@ -232,7 +232,7 @@ def their_blip() -> BlipForImageTextRetrieval:
         "hidden_size": 96,
         "encoder_hidden_size": 96,
         "intermediate_size": 384,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 5,
         "num_attention_heads": 3,
         "vocab_size": 41,
         "max_position_embeddings": 48,

@@ -14,7 +14,8 @@ from harness.errors import HarnessError
 from harness.methods import make_reducer
 from harness.models.checkpoints import VOCABULARY_FILE, assets_of
 from harness.models.host import TextBatch
-from harness.models.meter import LAST_BLOCK, PRESETS, Meter, MeterConfig, build_meter
+from harness.models.meter import PRESETS, Meter, MeterConfig, build_meter
+from harness.models.meter_names import LAST_BLOCK
 from harness.models.released import LoadReport, load_released
 from harness.models.tokenizer import TextTokenizer
 from harness.models.towers import open_tower
@@ -77,7 +78,7 @@ def test_shapes(model: Meter, tokenizer: TextTokenizer, images: Tensor) -> None:
     assert model.match(texts, states).shape == (3, 2)
     assert model.mlm_logits(found.text).shape == (3, length, model.config.vocab_size)
     assert model.entailment_logits(found.cls).shape == (3, 3)
-    assert model.pair_logits(texts, states, states).shape == (3, 2)
+    assert model.compare(texts, states, states).shape == (3, 2)
     chosen = torch.tensor([4, 0])
     expected = model.answer_logits(found.cls)[:, [4, 0]]
     assert torch.equal(model.answer_scores(texts, states, chosen), expected)
@@ -216,7 +217,7 @@ def test_positions_are_interpolated_to_another_resolution(golden: Golden) -> Non
         ({"width": 48}, "expected"),
         ({"depth": 9}, "no such tensor"),
         ({"text_layers": 2}, "no such tensor"),
-        ({"answers": 12}, "vqa_classifier.3"),
+        ({"answer_classes": 12}, "vqa_classifier.3"),
     ],
 )
 def test_a_file_of_another_size_is_refused_in_one_line(golden: Golden, change: dict[str, int], reason: str) -> None:
@@ -243,5 +244,5 @@ def test_its_own_weights_are_named_alike_under_every_release_of_transformers(mod
 
 
 def test_it_refuses_contrast(model: Meter) -> None:
-    with pytest.raises(HarnessError, match="Meter cannot contrast: it can answer, match"):
+    with pytest.raises(HarnessError, match="Meter cannot contrast: it can answer, compare, entail, match"):
         model.embed_image(torch.zeros(1, 65, 96))

@@ -216,7 +216,7 @@ def test_sizes_are_read_from_the_tensors() -> None:
         model, weights = opened(name)
         assert kind.sizes_for(weights)["vocab_size"] == model.config.vocab_size
     model, weights = opened("meter")
-    assert meter.Meter.sizes_for(weights) == {"answers": model.config.answers}
+    assert meter.Meter.sizes_for(weights) == {"answer_classes": model.config.answer_classes}
     assert meter.Meter.sizes_for({"a": torch.zeros(1)}) == albef.Albef.sizes_for({}) == {}
 
 

@@ -1,19 +1,22 @@
-"""The official VQA accuracy, on answers counted by hand."""
+"""Accuracies by answer type."""
 
-import pytest
+from pathlib import Path
 
-from harness.tasks.vqa import vqa_accuracy
-
-
-@pytest.mark.parametrize(("matches", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
-def test_leave_one_out_mean(matches, expected):
-    assert vqa_accuracy("red", ["red"] * matches + ["blue"] * (10 - matches)) == pytest.approx(expected)
+from harness.data.formats import Question
+from harness.tasks.vqa import VQA, accuracies
 
 
-def test_case_and_spaces_do_not_matter():
-    assert vqa_accuracy(" Red", ["red "] * 10) == 1.0
+def asked(number, answer):
+    return Question(number, Path(f"/data/{number}.png"), "what?", (answer,) * 10)
 
 
-def test_a_single_truth_is_plain_agreement():
-    assert vqa_accuracy("red", ["red"]) == 1.0
-    assert vqa_accuracy("red", ["blue"]) == 0.0
+def test_every_answer_type_that_occurs_has_its_accuracy():
+    questions = [asked(0, "yes"), asked(1, "no"), asked(2, "red"), asked(3, "blue")]
+    found = accuracies(["yes", "yes", "red", "blue"], questions, ["a", "b", "c", "d"])
+    assert {metric: values.tolist() for metric, (_, _, values) in found.items()} == {
+        "vqa_accuracy": [1, 0, 1, 1],
+        "vqa_yes_no": [1, 0],
+        "vqa_other": [1, 1],
+    }
+    assert found["vqa_other"][:2] == (["2", "3"], ["c", "d"])
+    assert set(found) < set(VQA.metrics)

@@ -40,9 +40,9 @@ class Captioned(Pairs):
 
 
 def captioned(batch: PairBatch, tokenizer: Tokenizer) -> Captioned:
-    """A batch whose pairs of one image share an id: a pair's key is its image's name and a number."""
+    """A batch whose pairs of one image share an id: a key is the image's name and a number."""
     ids, mask = tokenizer(batch.captions)
-    images = torch.tensor([sample_id(key.rpartition("#")[0]) for key in batch.keys])
+    images = torch.tensor([sample_id(key.rpartition("#")[0] or key) for key in batch.keys])
     return Captioned(batch.pixels, ids, mask, batch.sample_ids, images)
 
 

@@ -1,0 +1,1 @@
+"""Metrics as pure functions: captions against references, answers against annotators' answers, ranks of right items."""

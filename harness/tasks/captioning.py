@@ -1,0 +1,99 @@
+"""Image captioning: one caption per image by beam search, scored against the image's references as for COCO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor
+
+from harness.data.formats import ImageTextSet, load_captions
+from harness.errors import HarnessError
+from harness.evaluation import VisionEncoder, batches
+from harness.metrics.captions import METRICS, caption_scores
+from harness.metrics.java import java_path
+from harness.models.build import host_class
+from harness.models.tokenizer import Tokenizer
+from harness.registry import models
+from harness.task import Outcome, Task, TaskData, TaskOptions
+
+SHOWN = 20
+
+
+class CaptioningOptions(TaskOptions):
+    """Beam search as BLIP's released configuration for COCO has it; lengths in tokens, with the first and the prompt.
+
+    prompt: what every caption begins with and what is left out of it; BLIP's released captioners were trained with
+    "a picture of ".
+    """
+
+    beams: PositiveInt = 3
+    max_length: PositiveInt = 20
+    min_length: NonNegativeInt = 5
+    prompt: str = ""
+
+
+class Captioning(Task):
+    """The images are seen without a text, so text-guided methods fall back as they say.
+
+    Every image has one caption, whatever the batch it was written in, and all its references. SPICE is left out, with
+    the reason, where its parser is not installed.
+    """
+
+    Options = CaptioningOptions
+    NEEDS = frozenset({"caption"})
+    READS = "captions"
+    metrics = METRICS
+
+    def load(self, folder: Any, limit: int | None) -> ImageTextSet:
+        return load_captions(folder, limit)
+
+    def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
+        assert isinstance(options, CaptioningOptions)
+        if "caption" not in encoder.host.model.abilities:
+            raise cannot_caption(encoder.host.name)
+        java_path("the metrics of captioning")
+        captions = written(encoder, options)
+        texts: dict[Any, list[str]] = {image: [] for image in data.annotations.images}
+        for reference in data.annotations.captions:
+            texts[reference.image].append(reference.text)
+        scores = caption_scores(captions, list(texts.values()))
+        names = data.names
+        outcomes = {metric: (names, names, values) for metric, values in scores.samples.items()}
+        diagnostics = {"captions": dict(zip(names[:SHOWN], captions)), "absent": scores.absent}
+        return Outcome("captioning", outcomes, diagnostics, scores.parts)
+
+
+def written(encoder: VisionEncoder, options: CaptioningOptions) -> list[str]:
+    """One caption per image of the encoder, without the prompt."""
+    host = encoder.host
+    model: Any = host.model
+    states = encoder.image_states()
+    prompt = prompt_ids(host.tokenizer, options.prompt)
+    found: list[str] = []
+    with encoder.progress.bar("captions", len(states)) as bar:
+        for part in batches(len(states), encoder.batch_size):
+            ids_BL = model.caption(
+                states[part],
+                prompt,
+                beams=options.beams,
+                max_length=options.max_length,
+                min_length=options.min_length,
+            )
+            found += [host.tokenizer.decode(row) for row in ids_BL.tolist()]
+            bar.advance(part.stop - part.start)
+    return found
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> Tensor | None:
+    """The prompt's word pieces (words,) without special tokens, or None for an empty one."""
+    ids_1L, mask_1L = tokenizer([prompt])
+    words = ids_1L[mask_1L][1:-1]
+    return words.to(torch.int64) if len(words) else None
+
+
+def cannot_caption(name: str) -> HarnessError:
+    """The error of a host without a text decoder, with the hosts that have one."""
+    able = [host for host in models.names() if "caption" in host_class(host).ABILITIES]
+    return HarnessError(f"captioning: {name} writes no text; hosts that do: {', '.join(able)}")
