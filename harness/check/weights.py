@@ -22,9 +22,10 @@ CIDER_FLOOR, CIDER_OVER_BLANK_FLOOR = 1.0, 0.5
 Lines = list[tuple[str, bool]]
 
 
-def lines(model: str) -> Lines:
-    """(line, good) for each floor of each task that the weights can do on scenes."""
-    request = RunRequest(methods=("dense",), model=model, tasks=able_tasks(model, None, BUILT_IN_WORLD), device="cpu")
+def lines(model: str, limit: int | None = None) -> Lines:
+    """(line, good) for each floor of each task that the weights can do on scenes, or on the first `limit` of them."""
+    names = able_tasks(model, None, BUILT_IN_WORLD)
+    request = RunRequest(methods=("dense",), model=model, tasks=names, device="cpu", limit=limit)
     host = load_host(model, None, "cpu", "float32")
     bench = Bench(None, Progress())
     reducer = make_reducer("dense", open_tower(host.model.vision).shape)

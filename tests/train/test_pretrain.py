@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from harness.errors import HarnessError
 from harness.methods import make_reducer
@@ -176,3 +177,29 @@ def test_a_run_stopped_between_its_last_checkpoint_and_its_weights_only_writes_t
     assert (again["weights_sha256"], again["steps"]) == (record["weights_sha256"], 6)
     assert (tmp_path / "model.safetensors").is_file()
     assert (tmp_path / "log.jsonl").read_text() == log
+
+
+def test_words_come_from_shards_where_there_is_nothing_else(ask: Any, shards: str, tmp_path: Path) -> None:
+    asked = ask("clip", tmp_path / "out", data=(shards,), steps=1, vocabulary=None)
+    pretrain(asked)
+    words = (asked.out / "vocab.txt").read_text().split()
+    assert {"red", "dog", "street"} <= set(words)
+
+
+def test_a_tower_is_taken_from_another_host_and_a_text_side_by_a_blip_alone(ask: Any, tmp_path: Path) -> None:
+    first = ask("albef", tmp_path / "albef", steps=1, recipe={"learning_rate": 1e-12})
+    pretrain(first)
+    taken = ask("blip", tmp_path / "blip", steps=1, init_vision=str(first.out), recipe={"learning_rate": 1e-12})
+    pretrain(taken)
+    one, other = (load_model(f"{name}-tiny", tmp_path / name).model.vision.state_dict() for name in ("albef", "blip"))
+    assert max((one[name] - other[name]).abs().max().item() for name in one) < 1e-6
+    with pytest.raises(HarnessError, match="only a BLIP can take its text side from an ALBEF"):
+        pretrain(ask("meter", tmp_path / "meter", steps=1, init_text=str(first.out)))
+
+
+def test_weights_are_left_in_the_dtype_asked_for(ask: Any, tmp_path: Path) -> None:
+    asked = ask("clip", tmp_path / "out", steps=1, store="float16")
+    assert pretrain(asked)["stored"] == "float16"
+    assert {tensor.dtype for tensor in load_file(asked.out / "model.safetensors").values()} == {torch.float16}
+    with pytest.raises(HarnessError, match="--store int8: expected one of float32, float16, bfloat16"):
+        pretrain(ask("clip", tmp_path / "other", store="int8"))
