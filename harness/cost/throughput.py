@@ -94,7 +94,10 @@ def measure_throughput(
         timed = _time_steps(run, steps, AUTOCAST.get(request.precision, run.dtype), progress)
     pairs = recipe.batch_size * recipe.accumulate
     figures = against_product(timed, pairs, sum(part["train_step_gmacs"] for part in parts.values()))
-    rate = figures["step"]["pairs_per_s"]
+    loaded = None
+    if loader is not None:
+        loaded = loader_part(loader_rate(loader, loader_seconds), loader.workers, figures["step"]["pairs_per_s"])
+        loaded["pairs_per_epoch"] = loader.samples
     return {
         "model": request.model,
         "method": request.method,
@@ -109,7 +112,7 @@ def measure_throughput(
         "parts": parts,
         **figures,
         "peak_mib": timed.peak_mib,
-        "loader": None if loader is None else loader_part(loader_rate(loader, loader_seconds), loader.workers, rate),
+        "loader": loaded,
         "run": provenance(request.seed, session.accelerator.device),
     }
 

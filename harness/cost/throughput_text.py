@@ -52,8 +52,11 @@ def render_throughput(report: dict[str, Any]) -> str:
 def _loader_lines(loader: dict[str, Any]) -> list[str]:
     workers, needed = loader["workers"], loader["workers_needed"]
     place = f"{workers} workers" if workers else "in the training process"
+    step, load = 1 / loader["model_images_per_s"], 1 / loader["images_per_s"]
+    seconds = loader["pairs_per_epoch"] * (max(step, load) if workers else step + load)
     verdict = "is the bottleneck" if loader["bottleneck"] else "is not the bottleneck"
     return [
         f"loader alone        {loader['images_per_s']:.1f} images/s, {place}",
         f"the loader {verdict}: steps wait {loader['wait_share']:.1%} of the time; --workers {needed} feeds this model",
+        f"an epoch            {loader['pairs_per_epoch']} pairs, {seconds / 60:.1f} min at these rates",
     ]

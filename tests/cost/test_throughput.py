@@ -17,6 +17,7 @@ from harness.cli import main
 from harness.cost import throughput
 from harness.cost.flops import operator_name, tensors
 from harness.cost.throughput import TimedRun, against_product, loader_part, measure_throughput, product_rate
+from harness.cost.throughput_text import _loader_lines, read_throughput
 from harness.errors import HarnessError
 from harness.models.build import build_host
 from harness.train.recipe import recipe_of
@@ -215,3 +216,17 @@ def test_a_batch_that_memory_does_not_hold_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(TimedRun, "step", full)
     with pytest.raises(HarnessError, match="batch size 2: the GPU's memory does not hold it; lower --batch-size"):
         measure_throughput(request("clip"), 1)
+
+
+@pytest.mark.parametrize(("workers", "minutes"), [(0, "0.8"), (2, "0.7")])
+def test_an_epoch_takes_as_long_as_the_slower_of_two_or_both_in_turn(workers: int, minutes: str) -> None:
+    part = loader_part(500.0, workers, model_rate=100.0) | {"pairs_per_epoch": 4000}
+    assert _loader_lines(part)[-1] == f"an epoch            4000 pairs, {minutes} min at these rates"
+
+
+def test_what_is_shown_must_have_been_measured(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(HarnessError, match="not what throughput --json prints"):
+        read_throughput(tmp_path / "other.json")
+    with pytest.raises(HarnessError, match="cannot be read as JSON"):
+        read_throughput(tmp_path / "missing.json")
