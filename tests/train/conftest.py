@@ -15,6 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from harness.models.build import build_host, host_class
+from harness.models.checkpoints import save_weights
+from harness.models.tokenizer import TextTokenizer
 from harness.train.request import PretrainRequest
 
 WORDS = ["red", "green", "blue", "dog", "cat", "house", "tree", "car", "small", "large", "near", "behind", "street"]
@@ -26,6 +29,8 @@ SIZES: dict[str, dict[str, int]] = {
 }
 TOWER = {"depth": 3, "width": 24, "heads": 3}
 RECIPE: dict[str, Any] = {"image_size": 32, "queue_size": 32, "warmup_steps": 2, "learning_rate": 0.003}
+ANSWERS = ("red", "blue", "dog")
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 STAGES = "begin=1 keep=.6 lookahead=2"
 
 Command = Callable[..., list[str]]
@@ -117,6 +122,57 @@ def last_state() -> LastState:
         return dict(_tensors(torch.load(newest, weights_only=True), ""))
 
     return read
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder per task, each with sixteen images and annotations as the publishers ship them."""
+    root = tmp_path_factory.mktemp("world")
+    captions, questions, answered, claims, statements = [], [], [], [], []
+    for number in range(16):
+        content, caption = picture(number)
+        name, word = f"COCO_val2014_{number:012d}.jpg", ANSWERS[number % 3]
+        for task, file in (("vqa", name), ("entailment", f"{number}.jpg"), ("nlvr2", f"dev-{number}-0-img0.png")):
+            (root / task).mkdir(exist_ok=True)
+            (root / task / file).write_bytes(content)
+        (root / "nlvr2" / f"dev-{number}-0-img1.png").write_bytes(picture(number + 50)[0])
+        captions.append({"image": f"../vqa/{name}", "caption": [caption, f"{caption} again"]})
+        key = {"question_id": number, "image_id": number}
+        questions.append(key | {"question": "what is left?"})
+        answered.append(key | {"answers": [{"answer": word}] * 7 + [{"answer": "left"}] * 3})
+        claims.append(
+            {"Flickr30K_ID": str(number), "sentence2": caption, "gold_label": ("neutral", "entailment")[number % 2]}
+        )
+        statements.append(
+            {"identifier": f"dev-{number}-0-0", "sentence": caption, "label": ("True", "False")[number % 2]}
+        )
+    (root / "captions").mkdir()
+    (root / "captions" / "pairs.json").write_text(json.dumps(captions))
+    (root / "vqa" / "questions.json").write_text(json.dumps({"questions": questions}))
+    (root / "vqa" / "annotations.json").write_text(json.dumps({"annotations": answered}))
+    (root / "entailment" / "dev.jsonl").write_text("\n".join(map(json.dumps, claims)))
+    (root / "nlvr2" / "dev.json").write_text("\n".join(map(json.dumps, statements)))
+    return root
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """A folder of random weights of a small host, as pre-training leaves one."""
+    root = tmp_path_factory.mktemp("start")
+
+    def folder(family: str) -> str:
+        path = root / family
+        if not path.is_dir():
+            path.mkdir()
+            words = [*SPECIAL, *host_class(f"{family}-tiny").EXTRA_WORDS, *WORDS, "left", "again", "what", "is", "?"]
+            (path / "vocab.txt").write_text("\n".join(words) + "\n")
+            sizes = host_class(f"{family}-tiny").vocabulary_sizes(TextTokenizer(path / "vocab.txt", 20).vocabulary)
+            torch.manual_seed(0)
+            host = build_host(f"{family}-tiny", image_size=32, **TOWER, **SIZES[family], **sizes)
+            save_weights(host, path / "model.safetensors", f"{family}-tiny", torch.float32)
+        return str(path)
+
+    return folder
 
 
 def _tensors(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:

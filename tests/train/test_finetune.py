@@ -16,8 +16,7 @@ from harness.cli import main
 from harness.data.pair_loader import PairBatch
 from harness.errors import HarnessError
 from harness.methods import make_reducer
-from harness.models.build import build_host, host_class
-from harness.models.checkpoints import load_model, save_weights
+from harness.models.checkpoints import load_model
 from harness.models.tokenizer import TextTokenizer
 from harness.models.towers import open_tower
 from harness.train.downstream import make_downstream
@@ -28,7 +27,7 @@ from harness.train.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
 from harness.train.objective import Moment
 from harness.train.request import FinetuneRequest
 from harness.train.task_data import task_data
-from tests.train.conftest import SIZES, STAGES, TOWER, WORDS, picture
+from tests.train.conftest import ANSWERS, STAGES, WORDS, picture
 
 ABLE = {
     "albef": ("retrieval", "vqa", "entailment", "nlvr2"),
@@ -37,60 +36,7 @@ ABLE = {
     "clip": ("retrieval",),
 }
 RUNS = [(family, task) for family, tasks in ABLE.items() for task in tasks]
-ANSWERS = ("red", "blue", "dog")
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 Ask = Callable[..., FinetuneRequest]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per task, each with sixteen images and annotations as the publishers ship them."""
-    root = tmp_path_factory.mktemp("world")
-    captions, questions, answered, claims, statements = [], [], [], [], []
-    for number in range(16):
-        content, caption = picture(number)
-        name, word = f"COCO_val2014_{number:012d}.jpg", ANSWERS[number % 3]
-        for task, file in (("vqa", name), ("entailment", f"{number}.jpg"), ("nlvr2", f"dev-{number}-0-img0.png")):
-            (root / task).mkdir(exist_ok=True)
-            (root / task / file).write_bytes(content)
-        (root / "nlvr2" / f"dev-{number}-0-img1.png").write_bytes(picture(number + 50)[0])
-        captions.append({"image": f"../vqa/{name}", "caption": [caption, f"{caption} again"]})
-        key = {"question_id": number, "image_id": number}
-        questions.append(key | {"question": "what is left?"})
-        answered.append(key | {"answers": [{"answer": word}] * 7 + [{"answer": "left"}] * 3})
-        claims.append(
-            {"Flickr30K_ID": str(number), "sentence2": caption, "gold_label": ("neutral", "entailment")[number % 2]}
-        )
-        statements.append(
-            {"identifier": f"dev-{number}-0-0", "sentence": caption, "label": ("True", "False")[number % 2]}
-        )
-    (root / "captions").mkdir()
-    (root / "captions" / "pairs.json").write_text(json.dumps(captions))
-    (root / "vqa" / "questions.json").write_text(json.dumps({"questions": questions}))
-    (root / "vqa" / "annotations.json").write_text(json.dumps({"annotations": answered}))
-    (root / "entailment" / "dev.jsonl").write_text("\n".join(map(json.dumps, claims)))
-    (root / "nlvr2" / "dev.json").write_text("\n".join(map(json.dumps, statements)))
-    return root
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """A folder of random weights of a small host, as pre-training leaves one."""
-    root = tmp_path_factory.mktemp("start")
-
-    def folder(family: str) -> str:
-        path = root / family
-        if not path.is_dir():
-            path.mkdir()
-            words = [*SPECIAL, *host_class(f"{family}-tiny").EXTRA_WORDS, *WORDS, "left", "again", "what", "is", "?"]
-            (path / "vocab.txt").write_text("\n".join(words) + "\n")
-            sizes = host_class(f"{family}-tiny").vocabulary_sizes(TextTokenizer(path / "vocab.txt", 20).vocabulary)
-            torch.manual_seed(0)
-            host = build_host(f"{family}-tiny", image_size=32, **TOWER, **SIZES[family], **sizes)
-            save_weights(host, path / "model.safetensors", f"{family}-tiny", torch.float32)
-        return str(path)
-
-    return folder
 
 
 @pytest.fixture
