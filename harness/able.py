@@ -9,8 +9,9 @@ from harness.data.formats.kinds import Kind
 from harness.data.formats.source import Source
 from harness.data.scenes import BUILT_IN_WORLD, WORLD_HOLDS
 from harness.errors import HarnessError
-from harness.models.build import skeleton
+from harness.models.build import host_class, skeleton
 from harness.models.checkpoints import assets_of, find_weights, read_answers, stated_sizes, weights_file
+from harness.models.released_files import is_released, read_released
 from harness.registry import tasks
 
 # The field of an ImageTextSet that files of a kind fill.
@@ -41,7 +42,8 @@ def able_tasks(model: str, weights: Path | str | None, data: str) -> tuple[str, 
     left, and for weights and folders that cannot be read.
     """
     path = weights_file(model) if weights is None else find_weights(weights)
-    abilities = skeleton(model, sizes=stated_sizes(model, path)).abilities
+    sizes = host_class(model).sizes_for(read_released(path)) if is_released(path) else stated_sizes(model, path)
+    abilities = skeleton(model, sizes=sizes).abilities
     if not (read_answers(path.parent) or read_answers(assets_of(model))):
         abilities -= {"answer"}
     held = WORLD_HOLDS if data == BUILT_IN_WORLD else annotations_of(data)

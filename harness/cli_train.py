@@ -62,7 +62,8 @@ def pretrain(
         typer.Option("--init-vision", help="The tower's: a file of a timm ViT, DeiT or CLIP, or a host's name."),
     ] = None,
     init_text: Annotated[
-        Optional[str], typer.Option("--init-text", help="The text side's: a file or folder of BERT or RoBERTa.")
+        Optional[str],
+        typer.Option("--init-text", help="The text side's: a file or folder of BERT or RoBERTa; an ALBEF for a BLIP."),
     ] = None,
     tokenizer: Tokenizer = None,
     vocabulary: Annotated[

@@ -23,7 +23,9 @@ REASONS_TOLD = 3
 
 @dataclass(frozen=True)
 class Host:
-    """A host model ready to evaluate: its module, tokenizer, closed answer list, and where and how it runs."""
+    """A host model ready to evaluate: its module, tokenizer, closed answer list, where and how it runs, and the prompt
+    that its captions were trained to begin with.
+    """
 
     name: str
     model: HostModel
@@ -31,6 +33,7 @@ class Host:
     answers: tuple[str, ...]
     device: torch.device
     dtype: torch.dtype
+    prompt: str = ""
 
 
 def pick_device(name: str) -> torch.device:
@@ -74,7 +77,7 @@ def load_host(
     if loaded.report is not None:
         warn(f"weights {loaded.weights}: {account(loaded.report)}")
     model = loaded.model.to(place, kind).eval()
-    return Host(name, model, loaded.tokenizer, loaded.answers, place, kind)
+    return Host(name, model, loaded.tokenizer, loaded.answers, place, kind, loaded.prompt)
 
 
 def account(report: LoadReport) -> str:

@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 from harness.data.transforms import normalise, open_image
 
 __all__ = ["Augmentation", "augment", "evaluation", "mirrored", "open_image"]
-_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_SIDES = re.compile(r"\b(left|right)(?=\b|most\b|wards?\b|hand)", re.IGNORECASE)
 
 
 class Augmentation(BaseModel):

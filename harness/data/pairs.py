@@ -83,14 +83,26 @@ def read_pairs(source: str | Path, root: Path | None = None, warn: Warn = warn_o
 
 
 def unique_keys(pairs: Iterable[PairRef]) -> list[PairRef]:
-    """The pairs of several sources with a key of its own for each: one met before gets the next free number."""
+    """The pairs of several sources with a key of its own for each: one met before gets the next free number.
+
+    What stands before the # names the image: another image of the same name gets the next free ~number behind it.
+    """
     taken: set[str] = set()
+    names: dict[tuple[str, Path | bytes], str] = {}
+    counts: Counter[str] = Counter()
     found = []
     for pair in pairs:
-        key, number = pair.key, 0
+        stem, mark, _ = pair.key.rpartition("#")
+        stem = stem if mark else pair.key
+        name = names.get((stem, pair.image))
+        if name is None:
+            name = f"{stem}~{counts[stem]}" if counts[stem] else stem
+            names[stem, pair.image] = name
+            counts[stem] += 1
+        key = pair.key if name == stem else f"{name}{pair.key[len(stem) :]}"
         while key in taken:
-            number += 1
-            key = f"{pair.key.rpartition('#')[0]}#{number}"
+            counts[f"{name}#"] += 1
+            key = f"{name}#{counts[f'{name}#']}"
         taken.add(key)
         found.append(pair if key == pair.key else replace(pair, key=key))
     return found

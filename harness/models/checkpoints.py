@@ -37,7 +37,8 @@ class LoadedModel:
     """A host model ready to be measured: in eval mode, float32, with its tokenizer and the weights' digest.
 
     `answers` is the closed list that question answering ranks; empty where none comes with the weights. `report`
-    accounts for every tensor of a released file, and is None for our own.
+    accounts for every tensor of a released file, and is None for our own. `prompt`: what a captioner was trained to
+    begin with.
     """
 
     name: str
@@ -47,6 +48,7 @@ class LoadedModel:
     weights: Path
     weights_digest: str
     report: LoadReport | None = None
+    prompt: str = ""
 
 
 def assets_of(name: str) -> Path:
@@ -211,7 +213,8 @@ def load_model(
     folder = path.parent if holds_tokenizer(path.parent) else assets_of(name)
     reader = open_tokenizer(model.config.tokenizer, folder / VOCABULARY_FILE, model.config.text_length, tokenizer)
     answers = read_answers(path.parent) or read_answers(assets_of(name))
-    return LoadedModel(name, model.eval(), reader, answers, path, tensors_digest(tensors), report)
+    prompt = str(_read_config(path.parent).get("prompt", ""))
+    return LoadedModel(name, model.eval(), reader, answers, path, tensors_digest(tensors), report, prompt)
 
 
 def own_model(

@@ -99,6 +99,19 @@ class CoAttended:
     cls: Tensor
 
 
+TASK_HEADS = {
+    "retrieval": "rank_output.weight",
+    "vqa": "vqa_classifier.3.bias",
+    "entailment": "snli_classifier.3.bias",
+    "nlvr2": "nlvr2_classifier.3.bias",
+}
+TASK_ABILITIES = {
+    "vqa": frozenset({"answer"}),
+    "entailment": frozenset({"entail"}),
+    "nlvr2": frozenset({"compare"}),
+}
+
+
 class Meter(HostModel):
     """CLIP tower, RoBERTa, co-attention and a head for each task.
 
@@ -106,11 +119,16 @@ class Meter(HostModel):
     """
 
     Config = MeterConfig
-    ABILITIES = frozenset({"match", "answer", "entail", "compare"})
+    ABILITIES = frozenset({"match"})
     OPTIONAL = OPTIONAL
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {
         "elip": {"schedule": {"begin": [2, 4, 9], "keep": [0.9, 0.7, 0.45], "lookahead": [2, 5, 2]}},
     }
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """Matching, and what it is fine-tuned for: the heads of other tasks are there, but have learnt nothing."""
+        return self.ABILITIES | TASK_ABILITIES.get(self.config.task or "", frozenset())
 
     def __init__(self, config: MeterConfig) -> None:
         super().__init__()
@@ -173,8 +191,9 @@ class Meter(HostModel):
 
     @classmethod
     def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """The answers of a file that has a head for them; and that it was fine-tuned on retrieval if it ranks."""
-        sizes: dict[str, Any] = {"task": "retrieval"} if "rank_output.weight" in tensors else {}
+        """The answers of a file that has a head for them; and what it was fine-tuned on, if it has one task's head."""
+        tasks = [task for task, name in TASK_HEADS.items() if name in tensors]
+        sizes: dict[str, Any] = {"task": tasks[0]} if len(tasks) == 1 else {}
         if "vqa_classifier.3.bias" in tensors:
             sizes["answer_classes"] = len(tensors["vqa_classifier.3.bias"])
         return sizes

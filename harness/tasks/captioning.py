@@ -24,14 +24,14 @@ SHOWN = 20
 class CaptioningOptions(TaskOptions):
     """Beam search as BLIP's released configuration for COCO has it; lengths in tokens, with the first and the prompt.
 
-    prompt: what every caption begins with and what is left out of it; BLIP's released captioners were trained with
-    "a picture of ".
+    prompt: what every caption begins with and what is left out of it; none: what the weights were fine-tuned with, as
+    their config.json says. BLIP's released captioners were trained with "a picture of ".
     """
 
     beams: PositiveInt = 3
     max_length: PositiveInt = 20
     min_length: NonNegativeInt = 5
-    prompt: str = ""
+    prompt: str | None = None
 
 
 class Captioning(Task):
@@ -70,7 +70,7 @@ def written(encoder: VisionEncoder, options: CaptioningOptions) -> list[str]:
     host = encoder.host
     model: Any = host.model
     states = encoder.image_states()
-    prompt = prompt_ids(host.tokenizer, options.prompt)
+    prompt = prompt_ids(host.tokenizer, host.prompt if options.prompt is None else options.prompt)
     found: list[str] = []
     with encoder.progress.bar("captions", len(states)) as bar:
         for part in batches(len(states), encoder.batch_size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,11 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     """Run a fine-tuning to its end, from its last checkpoint where there is one; returns what recipe.json holds.
 
     Starts from the request's weights, by default those that ship with the host, and writes what `pretrain` writes;
-    config.json holds the closed list of answers too. Raises HarnessError for anything the run cannot go on with.
+    config.json holds the closed list of answers, or a captioner's prompt, too. Raises HarnessError for anything the run
+    cannot go on with.
     """
+    if request.answers is not None and request.task != "vqa":
+        raise HarnessError(f"--answers {request.answers}: is for --task vqa, not {request.task}; leave it out")
     recipe = finetune_recipe(request.model, request.task, untouched(request.data) | request.recipe)
     session = Session(request, recipe, unused_parameters=True)
     done = session.finished()
@@ -35,21 +39,27 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     loader = session.loader(start.model.config, data.sources, data.refs)
     if request.task == "vqa":
         answers = _answers(request, recipe.answer_list, start, data)
-    host = task_host(request.model, request.task, start.model, len(answers), recipe.dropout).train()
+        session.facts["answer_list"] = hashlib.sha256("\0".join(answers).encode()).hexdigest()[:16]
+    host = task_host(start, request.task, answers, recipe.dropout).train()
     objective = make_downstream(
         request.model, request.task, host, session.reducer(host), start.tokenizer.specials, recipe, answers
     )
     told = [] if start.report is None else start.report.lines()
-    extra = {"answers": list(answers)} if answers else {}
+    told_by_task: dict[str, dict[str, Any]] = {
+        "vqa": {"answers": list(answers)},
+        "captioning": {"prompt": recipe.prompt},
+    }
+    extra = told_by_task.get(request.task, {})
     return session.train(objective, loader, start.tokenizer, told, **extra)
 
 
-def task_host(name: str, task: str, start: HostModel, answers: int = 0, dropout: float | None = None) -> HostModel:
+def task_host(loaded: LoadedModel, task: str, answers: tuple[str, ...] = (), dropout: float | None = None) -> HostModel:
     """A host with a task's heads, started from one before fine-tuning or from one fine-tuned on the same task.
 
-    `answers`: length of the closed list, for hosts that pick answers by class. HarnessError for weights that were
-    fine-tuned on another task.
+    `answers`: the closed list; a host that picks answers by class starts with a new head where its own was for another
+    list. HarnessError for weights that were fine-tuned on another task.
     """
+    start = loaded.model
     if start.config.task not in (None, task):
         raise HarnessError(
             f"weights to start from: fine-tuned on {start.config.task}, not on {task}; name earlier ones"
@@ -57,12 +67,16 @@ def task_host(name: str, task: str, start: HostModel, answers: int = 0, dropout:
     sizes = start.config.model_dump() | {"task": task}
     if dropout is not None:
         sizes["dropout"] = dropout
-    if answers and "answer_classes" in sizes:
-        sizes["answer_classes"] = answers
-    host = build_host(name, **sizes)
+    by_class = "answer_classes" in sizes
+    if answers and by_class:
+        sizes["answer_classes"] = len(answers)
+    host = build_host(loaded.name, **sizes)
     state = start.state_dict()
-    goes_on = start.config.task == task and not answers
-    host.load_state_dict(state if goes_on else host.started_from(state))
+    if answers and by_class and answers != loaded.answers:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("answer_head.")}
+        host.load_state_dict(host.started_from(state))
+    else:
+        host.load_state_dict(state if start.config.task == task else host.started_from(state))
     return host
 
 
@@ -70,9 +84,8 @@ def _answers(request: FinetuneRequest, most: int, start: LoadedModel, data: Task
     """The closed list: the file's, the data's, that of weights fine-tuned on it, or the most frequent answers."""
     if request.answers is not None:
         return read_answer_list(request.answers)
-    if data.answers or start.model.config.task == "vqa":
-        return data.answers or start.answers
-    return frequent_answers([ref.target for ref in data.refs if isinstance(ref.target, tuple)], most)
+    listed = data.answers or (start.answers if start.model.config.task == "vqa" else ())
+    return listed or frequent_answers([ref.target for ref in data.refs if isinstance(ref.target, tuple)], most)
 
 
 def read_answer_list(path: Path) -> tuple[str, ...]:

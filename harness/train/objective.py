@@ -151,12 +151,10 @@ def hard_negatives(
 ) -> Tensor:
     """For each row a column (B,) that is not right, drawn in proportion to softmax(logits) + `floor`.
 
-    Where the softmax leaves nothing to the wrong ones, any of them will do; where all are right, any but the first
-    right one, which stands for the row's own.
+    Where the softmax leaves nothing to the wrong ones, any of them will do; where none is wrong, any column.
     """
     weights = (logits_BC.detach().softmax(dim=1) + floor).masked_fill(right_BC, 0)
-    own = torch.zeros_like(right_BC).scatter(1, right_BC.int().argmax(1, keepdim=True), True)
-    for others in (~right_BC, ~own):
+    for others in (~right_BC, torch.ones_like(right_BC)):
         weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, others.to(weights.dtype))
     return categorical(weights, uniform(sample_ids_B, 1, moment.seed, purpose, moment.step)[:, 0])
 

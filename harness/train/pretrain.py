@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from harness.data.pair_loader import PairLoader
@@ -70,6 +71,8 @@ def _host(session: Session, loader: PairLoader) -> tuple[HostModel, Tokenizer, l
     request, recipe = session.request, session.recipe
     assert isinstance(request, PretrainRequest)
     if request.init is not None:
+        if request.sizes or request.vocabulary or recipe.dropout is not None:
+            raise HarnessError("--init: the weights decide sizes, vocabulary and dropout; leave them out")
         loaded = load_model(request.model, request.init, recipe.image_size, request.tokenizer)
         host, tokenizer = loaded.model, loaded.tokenizer
         told = [] if loaded.report is None else loaded.report.lines()
@@ -83,11 +86,11 @@ def _host(session: Session, loader: PairLoader) -> tuple[HostModel, Tokenizer, l
         host, told = build_host(request.model, **changes), []
     for part, source in (("vision", request.init_vision), ("text", request.init_text)):
         if source is not None:
-            told += [f"{part}: {line}" for line in _start_part(host, part, source).lines()]
+            told += [f"{part}: {line}" for line in _start_part(host, tokenizer, part, source).lines()]
     return host.train(), tokenizer, told
 
 
-def _start_part(host: HostModel, part: str, source: str) -> LoadReport:
+def _start_part(host: HostModel, tokenizer: Tokenizer, part: str, source: str) -> LoadReport:
     """Fill one side of a host from another model's weights, or from another host of ours, by name or folder."""
     path = weights_file(source) if source in models.entries() else find_weights(source)
     if is_released(path):
@@ -97,9 +100,22 @@ def _start_part(host: HostModel, part: str, source: str) -> LoadReport:
     if part == "vision":
         return load_parts(host, {name.removeprefix("vision."): tower[name] for name in tower}, str(path), part)
     if isinstance(host, Blip) and metadata.get("architecture") == "albef":
+        _check_words(tokenizer, path.parent)
         rest = {name: tensor.float() for name, tensor in tensors.items() if name not in tower}
         return start_text_from_albef(host, rest, str(path))
     raise HarnessError(f"weights {path}: of a host of this program; only a BLIP can take its text side from an ALBEF")
+
+
+def _check_words(tokenizer: Tokenizer, folder: Path) -> None:
+    """HarnessError where a host's words do not begin with those of the weights in a folder, which it takes over."""
+    theirs = open_tokenizer(None, folder / VOCABULARY_FILE, tokenizer.max_length)
+    if isinstance(tokenizer, TextTokenizer) and isinstance(theirs, TextTokenizer):
+        words, known = list(theirs.vocabulary), list(tokenizer.vocabulary)
+        if known[: len(words)] == words:
+            return
+    raise HarnessError(
+        f"--init-text: the vocabulary is not that of {folder}; name its {VOCABULARY_FILE} with --tokenizer"
+    )
 
 
 def _tokenizer(session: Session, length: int, loader: PairLoader) -> Tokenizer:

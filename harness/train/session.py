@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -180,6 +181,8 @@ def _accelerator(request: TrainRequest, recipe: Recipe, unused_parameters: bool)
     # Queues are the same on every rank already; torch 2.13 renamed the option that leaves them alone.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused_parameters)
+    if device.type == "cuda" and device.index is not None and "LOCAL_RANK" not in os.environ:
+        torch.cuda.set_device(device)  # accelerate takes the current one
     try:
         return Accelerator(
             cpu=device.type == "cpu",

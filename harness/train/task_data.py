@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,14 @@ from harness.errors import HarnessError
 
 # Tasks whose training data are image-caption pairs, as pre-training's are.
 CAPTION_TASKS = ("retrieval", "captioning")
+_CAPTIONS = frozenset({Kind.COCO_CAPTIONS, Kind.KARPATHY, Kind.ENTITIES, Kind.CAPTION_LIST})
+KINDS: dict[str, frozenset[Kind]] = {
+    "retrieval": _CAPTIONS,
+    "captioning": _CAPTIONS,
+    "vqa": frozenset({Kind.VQA_QUESTIONS, Kind.VQA_ANNOTATIONS, Kind.ALBEF_VQA}),
+    "entailment": frozenset({Kind.SNLI_VE, Kind.ALBEF_VE}),
+    "nlvr2": frozenset({Kind.NLVR2, Kind.ALBEF_NLVR}),
+}
 LOADERS = {"vqa": load_questions, "entailment": load_entailment, "nlvr2": load_nlvr2}
 
 
@@ -30,57 +39,63 @@ class TaskData:
 def task_data(task: str, sources: Sequence[str], root: Path | None = None, split: str | None = None) -> TaskData:
     """The training data of a task. `split`: of the annotated sets; None: train, with Karpathy's restval.
 
-    `root` is for image-caption pairs as pre-training reads them. Raises HarnessError for sets that cannot be read and
-    for those that hold splits, but none for training.
+    Shards, and with `root` JSON of image-caption pairs, are read as pre-training reads them. Raises HarnessError for
+    sets that cannot be read, and for those that hold splits, but none for training.
     """
     data = TaskData()
-    for source in sources:
-        if task in CAPTION_TASKS and not _of_splits(source):
+    for number, source in enumerate(sources):
+        as_pairs = task in CAPTION_TASKS and (root is not None or _pairs_alone(source))
+        if as_pairs and split is not None:
+            raise HarnessError(f"--split {split}: {source} is read whole; name the file of that split")
+        if as_pairs:
             data.sources.append(source)
             continue
         if root is not None:
             raise HarnessError(f"--root {root}: is for JSON of image-caption pairs; link the images into {source}")
-        wanted = split or training_split(source)
+        where = Source(source)
         load = load_captions if task in CAPTION_TASKS else LOADERS[task]
-        found = load(source, None, wanted)
-        data.refs += references(found)
+        found = load(source, None, split or training_split(where, task))
+        data.refs += references(found, where.root, f"{number}:" if len(sources) > 1 else "")
         data.answers = data.answers or found.answers
     return data
 
 
-def training_split(source: str) -> str | None:
-    """What is trained on by default; None for a set that says nothing of splits."""
-    named = {split for one in Source(source).found for split in one.splits}
+def training_split(where: Source, task: str) -> str | None:
+    """What is trained on by default of a task's own files; None for a set that says nothing of splits."""
+    files = [one for one in where.found if one.kind in KINDS[task] and where.file in (None, one.path)]
+    named = {split for one in files for split in one.splits}
     if "train" in named:
         return "train+restval" if "restval" in named else "train"
     if named:
         raise HarnessError(
-            f"data {source}: holds {', '.join(sorted(named))}, no train; say what to train on with --split"
+            f"data {where.where}: holds {', '.join(sorted(named))}, no train; say what to train on with --split"
         )
     return None
 
 
-def references(found: ImageTextSet) -> list[PairRef]:
-    """One reference per image with all its captions, per question with what its annotators answered, and per statement
-    with its class.
+def references(found: ImageTextSet, root: Path, prefix: str = "") -> list[PairRef]:
+    """One reference per caption, per question with what its annotators answered, and per statement with its class.
+
+    Keys begin with `prefix` and the image's path below `root`, so that references of one image share what stands
+    before the #.
     """
-    captions: dict[Path, list[str]] = {}
-    for caption in found.captions:
-        captions.setdefault(caption.image, []).append(caption.text)
-    refs = [PairRef(f"{image.name}#0", image, tuple(texts)) for image, texts in captions.items()]
-    for one in found.questions:
-        refs.append(PairRef(f"{one.image.name}#{one.id}", one.image, (one.text,), one.answers))
-    for claim in found.hypotheses:
-        refs.append(PairRef(f"{claim.image.name}#{claim.id}", claim.image, (claim.text,), claim.label))
+
+    def key(image: Path, number: object) -> str:
+        return f"{prefix}{os.path.relpath(image, root)}#{number}"
+
+    refs = [PairRef(key(one.image, one.id), one.image, (one.text,)) for one in found.captions]
+    refs += [PairRef(key(one.image, one.id), one.image, (one.text,), one.answers) for one in found.questions]
+    refs += [PairRef(key(one.image, one.id), one.image, (one.text,), one.label) for one in found.hypotheses]
     for pair in found.statements:
-        refs.append(PairRef(str(pair.id), pair.images[0], (pair.text,), int(pair.label), pair.images[1]))
+        first, second = pair.images
+        refs.append(PairRef(key(first, pair.id), first, (pair.text,), int(pair.label), second))
     return refs
 
 
-def _of_splits(source: str) -> bool:
-    """Whether a source is a set of captions whose publisher put its splits into one file or folder."""
-    if is_shards(source) or not Path(source).exists():
-        return False
+def _pairs_alone(source: str) -> bool:
+    """Whether a source is shards, or a list of pairs as pre-training's are."""
+    if is_shards(source):
+        return True
     where = Source(source)
     kinds = {one.kind for one in where.found if where.file in (None, one.path)}
-    return bool(kinds & {Kind.KARPATHY, Kind.ENTITIES})
+    return bool(kinds & {Kind.PAIRS, Kind.SHARDS}) and not kinds & KINDS["retrieval"]

@@ -40,6 +40,7 @@ def view(image: Image.Image, caption: str, config: Augmentation, draw: int) -> t
         ("a dog left of a cat", "a dog right of a cat"),
         ("Left and right, RIGHT!", "Right and left, LEFT!"),
         ("the left-hand lane, Right-hand drive", "the right-hand lane, Left-hand drive"),
+        ("the leftmost of them walks rightwards", "the rightmost of them walks leftwards"),
         ("leftover bright copyright lefty", "leftover bright copyright lefty"),
     ],
 )

@@ -166,3 +166,19 @@ def test_draws_are_those_of_b2sum() -> None:
 def test_equal_keys_of_two_sources_become_different() -> None:
     pairs = [PairRef(key, b"", ("x",)) for key in ("a#0", "a#1", "a#0", "b#0")]
     assert [pair.key for pair in unique_keys(pairs)] == ["a#0", "a#1", "a#2", "b#0"]
+
+
+def test_another_image_of_the_same_name_is_another_image() -> None:
+    pairs = [
+        PairRef("a.jpg#0", Path("one/a.jpg"), ("x",)),
+        PairRef("a.jpg#0", Path("two/a.jpg"), ("x",)),
+        PairRef("a.jpg#1", Path("one/a.jpg"), ("x",)),
+        PairRef("a.jpg#1", Path("two/a.jpg"), ("x",)),
+        PairRef("a.jpg#0", Path("one/a.jpg"), ("x",)),
+    ]
+    assert [pair.key for pair in unique_keys(pairs)] == ["a.jpg#0", "a.jpg~1#0", "a.jpg#1", "a.jpg~1#1", "a.jpg#2"]
+
+
+def test_many_keys_alike_take_no_time() -> None:
+    twice = [PairRef(str(number), Path("a.jpg"), ("x",)) for number in range(20_000)] * 2
+    assert len({pair.key for pair in unique_keys(twice)}) == 40_000

@@ -92,7 +92,7 @@ def test_classes_that_occur_have_their_accuracy_and_images_are_the_clusters() ->
 
 def test_the_record_has_intervals_by_image(folder: Path) -> None:
     annotations = Entailment().load(folder, None)
-    frame = measured(Entailment(), encoder_of(small_host("meter"), annotations), annotations).frame()
+    frame = measured(Entailment(), encoder_of(small_host("meter", "entailment"), annotations), annotations).frame()
     assert frame["cluster"].nunique() == 5
     entry = quality(frame, frame)["entailment"]["entailment_accuracy"]
     assert entry["n"] == 14
@@ -121,7 +121,7 @@ def test_a_sentence_that_is_cut_is_counted(folder: Path) -> None:
     annotations = Entailment().load(folder, 1)
     long = replace(annotations.hypotheses[0], text="red " * 60)
     data = replace(annotations, hypotheses=(long, *annotations.hypotheses[1:]))
-    host = small_host("meter")
+    host = small_host("meter", "entailment")
     assert measured(Entailment(), encoder_of(host, data), data).diagnostics == {"truncated_texts": 1}
     assert measured(Entailment(), encoder_of(host, annotations), annotations).diagnostics == {}
 
@@ -138,4 +138,4 @@ def test_a_host_that_has_not_learnt_it_is_refused_with_the_command(folder: Path,
 def test_a_set_without_sentences_is_refused(folder: Path) -> None:
     annotations = replace(Entailment().load(folder, 1), hypotheses=())
     with pytest.raises(HarnessError, match="entailment: the data has no sentences"):
-        measured(Entailment(), encoder_of(small_host("meter"), annotations), annotations)
+        measured(Entailment(), encoder_of(small_host("meter", "entailment"), annotations), annotations)

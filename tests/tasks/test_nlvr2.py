@@ -105,7 +105,7 @@ def test_a_group_is_right_when_all_of_it_is() -> None:
 
 def test_the_record_has_both_figures_with_intervals(folder: Path) -> None:
     annotations = Nlvr2().load(folder, None)
-    frame = measured(Nlvr2(), encoder_of(small_host("meter"), annotations), annotations).frame()
+    frame = measured(Nlvr2(), encoder_of(small_host("meter", "nlvr2"), annotations), annotations).frame()
     entry = quality(frame, frame)["nlvr2"]
     assert (entry["nlvr2_accuracy"]["n"], entry["nlvr2_consistency"]["n"]) == (12, 4)
     assert entry["nlvr2_consistency"]["value"] <= entry["nlvr2_accuracy"]["value"]
@@ -130,4 +130,4 @@ def test_a_host_that_has_not_learnt_it_is_refused_with_the_command(folder: Path,
 def test_a_set_without_statements_is_refused(folder: Path) -> None:
     annotations = replace(Nlvr2().load(folder, 2), statements=())
     with pytest.raises(HarnessError, match="nlvr2: the data has no statements"):
-        measured(Nlvr2(), encoder_of(small_host("meter"), annotations), annotations)
+        measured(Nlvr2(), encoder_of(small_host("meter", "nlvr2"), annotations), annotations)

@@ -132,11 +132,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(16):
         content, caption = picture(number)
         name, word = f"COCO_val2014_{number:012d}.jpg", ANSWERS[number % 3]
-        for task, file in (("vqa", name), ("entailment", f"{number}.jpg"), ("nlvr2", f"dev-{number}-0-img0.png")):
+        for task, file in (
+            ("captions", name),
+            ("vqa", name),
+            ("entailment", f"{number}.jpg"),
+            ("nlvr2", f"dev-{number}-0-img0.png"),
+        ):
             (root / task).mkdir(exist_ok=True)
             (root / task / file).write_bytes(content)
         (root / "nlvr2" / f"dev-{number}-0-img1.png").write_bytes(picture(number + 50)[0])
-        captions.append({"image": f"../vqa/{name}", "caption": [caption, f"{caption} again"]})
+        captions.append({"image": name, "caption": [caption, f"{caption} again"]})
         key = {"question_id": number, "image_id": number}
         questions.append(key | {"question": "what is left?"})
         answered.append(key | {"answers": [{"answer": word}] * 7 + [{"answer": "left"}] * 3})
@@ -146,7 +151,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         statements.append(
             {"identifier": f"dev-{number}-0-0", "sentence": caption, "label": ("True", "False")[number % 2]}
         )
-    (root / "captions").mkdir()
     (root / "captions" / "pairs.json").write_text(json.dumps(captions))
     (root / "vqa" / "questions.json").write_text(json.dumps({"questions": questions}))
     (root / "vqa" / "annotations.json").write_text(json.dumps({"annotations": answered}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from harness.cli import main
 from harness.data.pair_loader import PairBatch
 from harness.errors import HarnessError
+from harness.hosts import load_host
 from harness.methods import make_reducer
 from harness.models.checkpoints import load_model
 from harness.models.tokenizer import TextTokenizer
@@ -22,7 +24,7 @@ from harness.models.towers import open_tower
 from harness.train.downstream import make_downstream
 from harness.train.downstream.answers import answer_targets, frequent_answers
 from harness.train.downstream.retrieval import NOBODY
-from harness.train.finetune import finetune
+from harness.train.finetune import finetune, task_host
 from harness.train.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
 from harness.train.objective import Moment
 from harness.train.request import FinetuneRequest
@@ -191,8 +193,9 @@ def test_meter_ranks_its_own_text_first_among_different_ones(start: Callable[[st
     batch = PairBatch(
         torch.randn(6, 3, 32, 32), WORDS[:6], [f"{n}.jpg#0" for n in range(6)], torch.arange(6), 0, [None] * 6
     )
-    chosen = objective.texts_to_rank(objective.read(batch, loaded.tokenizer), Moment(step=1))
+    chosen, right = objective.texts_to_rank(objective.read(batch, loaded.tokenizer), Moment(step=1))
     assert chosen.shape == (6, 4)
+    assert not right.any()
     assert chosen[:, 0].tolist() == list(range(6))
     assert all(len(set(row)) == 4 for row in chosen.tolist())
 
@@ -240,10 +243,79 @@ def test_the_training_split_is_trained_on_and_no_other(world: Path, tmp_path: Pa
         (folder / images[number]["filename"]).write_bytes(picture(number)[0])
     (folder / "dataset.json").write_text(json.dumps({"images": images, "dataset": "coco"}))
     data = task_data("retrieval", [str(folder)])
-    assert [ref.captions for ref in data.refs] == [("train one", "train two"), ("restval one", "restval two")]
-    assert task_data("captioning", [str(world / "captions")]).sources == [str(world / "captions")]
+    assert [ref.captions for ref in data.refs] == [("train one",), ("train two",), ("restval one",), ("restval two",)]
+    assert len({ref.key.rpartition("#")[0] for ref in data.refs}) == 2
+    assert [ref.captions[0] for ref in task_data("captioning", [str(folder)], split="val").refs] == [
+        "val one",
+        "val two",
+    ]
+
+
+def test_captions_of_evaluation_splits_are_not_trained_on_unasked(world: Path, tmp_path: Path) -> None:
+    content = json.dumps(
+        {
+            "images": [{"id": 1, "file_name": "a.jpg"}],
+            "annotations": [{"image_id": 1, "id": 1, "caption": "a dog"}],
+        }
+    )
+    (tmp_path / "captions_val2014.json").write_text(content)
+    (tmp_path / "a.jpg").write_bytes(picture(0)[0])
+    with pytest.raises(HarnessError, match="holds val, no train; say what to train on with --split"):
+        task_data("captioning", [str(tmp_path)])
+    assert [ref.captions for ref in task_data("captioning", [str(tmp_path)], split="val").refs] == [("a dog",)]
+
+
+def test_files_of_other_tasks_say_nothing_of_a_tasks_split(world: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "both"
+    shutil.copytree(world / "vqa", folder)
+    shutil.copy(world / "nlvr2" / "dev.json", folder / "train.json")
+    assert len(task_data("vqa", [str(folder)]).refs) == 16
+
+
+def test_images_of_two_sources_are_told_apart(world: Path) -> None:
+    twice = task_data("vqa", [str(world / "vqa"), str(world / "vqa")]).refs
+    assert len({ref.key for ref in twice}) == 32
+    assert {ref.key[:2] for ref in twice} == {"0:", "1:"}
 
 
 def test_a_root_is_for_pairs_alone(world: Path) -> None:
     with pytest.raises(HarnessError, match="is for JSON of image-caption pairs"):
         task_data("vqa", [str(world / "vqa")], world)
+
+
+def test_meter_does_not_rank_another_right_text_as_wrong(start: Callable[[str], str]) -> None:
+    loaded = load_model("meter-tiny", start("meter"))
+    recipe = finetune_recipe("meter-tiny", "retrieval", {"image_size": 32, "batch_size": 3, "false_texts": 2})
+    reducer = make_reducer("dense", open_tower(loaded.model.vision).shape)
+    objective: Any = make_downstream(
+        "meter-tiny", "retrieval", loaded.model, reducer, loaded.tokenizer.specials, recipe
+    )
+    keys = ["a.jpg#0", "a.jpg#1", "b.jpg#0"]
+    batch = PairBatch(torch.randn(3, 3, 32, 32), WORDS[:3], keys, torch.arange(3), 0, [None] * 3)
+    pairs = objective.read(batch, loaded.tokenizer)
+    chosen, right = objective.texts_to_rank(pairs, Moment())
+    for row, mates in ((0, {0, 1}), (1, {0, 1}), (2, {2})):
+        ranked = chosen[row, 1:][~right[row, 1:]].tolist()
+        assert ranked
+        assert not set(ranked) & mates
+    assert torch.isfinite(objective(pairs, Moment())["ranking"])
+
+
+def test_another_closed_list_starts_another_head(ask: Ask, tmp_path: Path) -> None:
+    first = ask("meter", "vqa")
+    finetune(first)
+    known = load_model("meter-tiny", first.out)
+    same = task_host(known, "vqa", known.answers)
+    turned = task_host(known, "vqa", known.answers[::-1])
+    held = known.model.state_dict()
+    assert all(torch.equal(tensor, held[name]) for name, tensor in same.state_dict().items())
+    assert not torch.equal(turned.state_dict()["answer_head.3.weight"], held["answer_head.3.weight"])
+    assert torch.equal(turned.state_dict()["text_pooler.0.weight"], held["text_pooler.0.weight"])
+
+
+def test_a_captioner_remembers_its_prompt(ask: Ask) -> None:
+    asked = ask("blip", "captioning", steps=1, recipe={"prompt": "red dog "})
+    finetune(asked)
+    assert load_host("blip-tiny", asked.out, "cpu", "float32").prompt == "red dog "
+    with pytest.raises(HarnessError, match="is for --task vqa, not captioning"):
+        finetune(ask("blip", "captioning", answers=Path("answers.json")))

@@ -67,10 +67,13 @@ def answer_targets(given: Sequence[Sequence[str]], place: dict[str, int], tokeni
         (row, answer, count / len(given[row])) for row, found in enumerate(counts) for answer, count in found.items()
     ]
     ids, mask = tokenizer([answer for _, answer, _ in said])
+    listed = [
+        (row, place[answer], min(1.0, 0.3 * share * ANNOTATORS)) for row, answer, share in said if answer in place
+    ]
     scores = torch.zeros(len(given), len(place))
-    for row, answer, share in said:
-        if answer in place:
-            scores[row, place[answer]] = min(1.0, 0.3 * share * ANNOTATORS)
+    if listed:
+        rows, columns, worth = zip(*listed)
+        scores[list(rows), list(columns)] = torch.tensor(worth)
     return AnswerTargets(
         torch.tensor([row for row, _, _ in said], dtype=torch.int64),
         ids,
