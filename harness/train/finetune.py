@@ -39,7 +39,7 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     loader = session.loader(start.model.config, data.sources, data.refs)
     if request.task == "vqa":
         answers = _answers(request, recipe.answer_list, start, data)
-        session.facts["answer_list"] = hashlib.sha256("\0".join(answers).encode()).hexdigest()[:16]
+        session.facts["closed_list"] = hashlib.sha256("\0".join(answers).encode()).hexdigest()[:16]
     host = task_host(start, request.task, answers, recipe.dropout).train()
     objective = make_downstream(
         request.model, request.task, host, session.reducer(host), start.tokenizer.specials, recipe, answers

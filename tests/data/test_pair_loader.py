@@ -158,7 +158,7 @@ def test_the_shuffle_buffer_mixes_shards(tmp_path: Path) -> None:
 def test_equal_names_in_two_sources_stay_two_pairs(tmp_path: Path) -> None:
     one = loader(*(write_pairs(tmp_path / name, 4) for name in "ab"), *(write_shards(tmp_path / n, (4,)) for n in "cd"))
     seen = keys(one.epoch(0))
-    assert {"0.jpg#0", "0.jpg#1", "c/00000.tar/000", "d/00000.tar/000"} <= set(seen)
+    assert {"0.jpg#0", "0.jpg~1#0", "c/00000.tar/000", "d/00000.tar/000"} <= set(seen)
     assert len(set(seen)) == 16
 
 

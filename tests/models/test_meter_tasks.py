@@ -135,7 +135,7 @@ def test_a_released_file_that_ranks_is_one_of_retrieval() -> None:
     ranking = {"rank_output.weight": torch.zeros(1, 48), "rank_output.bias": torch.zeros(1)}
     assert Meter.sizes_for(ranking) == {"task": "retrieval"}
     answering = {"vqa_classifier.3.bias": torch.zeros(9)}
-    assert Meter.sizes_for(answering) == {"answer_classes": 9}
+    assert Meter.sizes_for(answering) == {"task": "vqa", "answer_classes": 9}
 
 
 def test_answers_are_all_of_the_classes(before: Meter) -> None:
