@@ -71,9 +71,9 @@ def _host(session: Session, loader: PairLoader) -> tuple[HostModel, Tokenizer, l
     request, recipe = session.request, session.recipe
     assert isinstance(request, PretrainRequest)
     if request.init is not None:
+        loaded = load_model(request.model, request.init, recipe.image_size, request.tokenizer)
         if request.sizes or request.vocabulary or recipe.dropout is not None:
             raise HarnessError("--init: the weights decide sizes, vocabulary and dropout; leave them out")
-        loaded = load_model(request.model, request.init, recipe.image_size, request.tokenizer)
         host, tokenizer = loaded.model, loaded.tokenizer
         told = [] if loaded.report is None else loaded.report.lines()
     else:
