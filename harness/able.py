@@ -1,4 +1,4 @@
-"""Which tasks `--tasks all` means: those that the weights have heads for and the data annotations of."""
+"""What can be measured: tasks that weights have heads for and the data annotations of, and the hosts that do them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from harness.data.formats.source import Source
 from harness.data.scenes import BUILT_IN_WORLD, WORLD_HOLDS
 from harness.errors import HarnessError
 from harness.models.build import host_class, skeleton
-from harness.models.checkpoints import assets_of, find_weights, read_answers, stated_sizes, weights_file
+from harness.models.checkpoints import assets_of, read_answers, stated_sizes
 from harness.models.released_files import is_released, read_released
-from harness.registry import tasks
+from harness.models.weight_sets import shipped, stated_model, tasks_of
+from harness.registry import models, tasks
+from harness.train.protocol import trainable_tasks
 
 # The field of an ImageTextSet that files of a kind fill.
 FILLS = {
@@ -28,36 +30,82 @@ FILLS = {
     Kind.ALBEF_NLVR: "statements",
     Kind.CLASS_FOLDERS: "classified",
 }
+DEFAULT_HOST = "albef-tiny"
 
 
-def chosen_tasks(names: str, model: str, weights: Path | str | None, data: str) -> tuple[str, ...]:
-    """'a,b' as tasks that exist, 'all' as `able_tasks`."""
-    return able_tasks(model, weights, data) if names.strip() == "all" else expand(names, tasks)
+def chosen_hosts(
+    named: str | None, names: str, weights: Path | str | None, data: str, protocol: str = "inference"
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The hosts of `--model` and `--tasks`, each with the tasks it is measured on.
+
+    One host does all tasks that are named, several do those they can. Without a host it is that of the weights, or
+    else every task goes to the first of the hosts with shipped weights that can do it, DEFAULT_HOST first. Raises
+    HarnessError for unknown names, and where a task is left that nobody does.
+    """
+    if named is None and weights is not None:
+        named = stated_model(weights)
+    hosts = shipped_hosts() if named is None else expand(named, models)
+    if weights is not None and len(hosts) > 1:
+        raise HarnessError(f"--weights {weights}: are one host's; name it alone with --model, not {', '.join(hosts)}")
+    wanted = expand(names, tasks)
+    if named is not None and len(hosts) == 1 and names.strip() != "all":
+        return ((hosts[0], wanted),)
+    able = {host: able_tasks(host, weights, data, protocol, must=len(hosts) == 1) for host in hosts}
+    found: dict[str, tuple[str, ...]] = {}
+    for task in wanted:
+        doing = [host for host in hosts if task in able[host]]
+        for host in doing if named is not None else doing[:1]:
+            found[host] = (*found.get(host, ()), task)
+        if not doing and names.strip() != "all":
+            raise HarnessError(f"{task}: none of {', '.join(hosts)} can do it on {data}, with the weights they have")
+    if not found:
+        raise HarnessError(f"no task for {', '.join(hosts)} on {data}; see: python -m harness check data {data}")
+    return tuple((host, found[host]) for host in hosts if host in found)
 
 
-def able_tasks(model: str, weights: Path | str | None, data: str) -> tuple[str, ...]:
+def shipped_hosts() -> tuple[str, ...]:
+    """The hosts that weights ship with, DEFAULT_HOST first."""
+    return tuple(sorted(shipped(), key=lambda host: (host != DEFAULT_HOST, host)))
+
+
+def able_tasks(
+    model: str, weights: Path | str | None, data: str, protocol: str = "inference", *, must: bool = True
+) -> tuple[str, ...]:
     """The tasks of a host with some weights (None: those that ship with it) on a data folder or the built-in world.
 
-    Questions are left out where no closed list of answers comes with the weights. Raises HarnessError where nothing is
-    left, and for weights and folders that cannot be read.
+    Of a protocol that trains: those that the host can be trained on. Otherwise those that its weights have heads for;
+    a folder of weights may hold some for each task (`harness.models.weight_sets`), and questions are left out where no
+    closed list of answers comes with them. Raises HarnessError where nothing is left, if there `must` be something,
+    and for weights and folders that cannot be read.
     """
-    path = weights_file(model) if weights is None else find_weights(weights)
-    sizes = host_class(model).sizes_for(read_released(path)) if is_released(path) else stated_sizes(model, path)
-    abilities = skeleton(model, sizes=sizes).abilities
-    if not (read_answers(path.parent) or read_answers(assets_of(model))):
-        abilities -= {"answer"}
-    held = WORLD_HOLDS if data == BUILT_IN_WORLD else annotations_of(data)
     wanted = {name: tasks.get(name) for name in tasks.names()}
-    found = tuple(name for name, task in wanted.items() if task.NEEDS & abilities and task.READS in held)
-    if not found:
-        able = ", ".join(name for name, task in wanted.items() if task.NEEDS & abilities) or "none"
+    if protocol == "inference":
+        files = tasks_of(model, weights, tuple(wanted))
+        abilities = {path: abilities_of(model, path) for path in set(files.values())}
+        can = [name for name, path in files.items() if wanted[name].NEEDS & abilities[path]]
+    else:
+        can = list(trainable_tasks(protocol, model))
+    held = WORLD_HOLDS if data == BUILT_IN_WORLD else annotations_of(data)
+    found = tuple(name for name in can if wanted[name].READS in held)
+    if not found and must:
         raise HarnessError(
             f"no task for {model} on {data}, which holds {', '.join(sorted(held)) or 'no annotations'}: "
-            f"it can do {able}; see what the folder is with: python -m harness check data {data}"
+            f"it can do {', '.join(can) or 'none'}; see what the folder is with: python -m harness check data {data}"
         )
     return found
 
 
-def annotations_of(folder: str) -> frozenset[str]:
-    """Which fields of an ImageTextSet a folder's annotation files fill; HarnessError for one that cannot be read."""
-    return frozenset(FILLS[found.kind] for found in Source(folder).of(*FILLS))
+def abilities_of(model: str, path: Path) -> frozenset[str]:
+    """What a host can be asked with the heads that a file of weights has, and with the answers beside it."""
+    sizes = host_class(model).sizes_for(read_released(path)) if is_released(path) else stated_sizes(model, path)
+    abilities = skeleton(model, sizes=sizes).abilities
+    answers = read_answers(path.parent) or read_answers(assets_of(model))
+    return abilities if answers else abilities - {"answer"}
+
+
+def annotations_of(data: str) -> frozenset[str]:
+    """Which fields of an ImageTextSet a folder's annotation files, or one of them, fill; HarnessError for one that
+    cannot be read.
+    """
+    where = Source(data)
+    return frozenset(FILLS[found.kind] for found in where.of(*FILLS) if where.file in (None, found.path))

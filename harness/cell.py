@@ -14,29 +14,36 @@ from pydantic import BaseModel, ConfigDict
 from harness.errors import HarnessError
 from harness.registry import methods, package_folder, tasks
 from harness.store import key_of
+from harness.train.protocol import Stage
 
 PROTOCOLS = ("inference", "finetune", "pretrain")
-BUILT_PROTOCOLS = ("inference",)
 MATCHES = ("tokens", "macs")
 
 
 class Cell(BaseModel):
-    """Everything a result depends on. `config` is the method's resolved config; digests name weights, data and code."""
+    """Everything a result depends on. `config` is the method's resolved config; digests name weights, data and code.
+
+    `weights` are what the task is done with, or what its training starts from; `base` names the set they belong to, of
+    which other tasks may have others. `training`: the stages of the protocol that make the weights; none for inference.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
     weights: str
+    base: str
     method: str
     config: dict[str, Any]
     ratio: float | None
     schedule: str
     match: str
     protocol: str
+    training: tuple[Stage, ...] = ()
     task: str
     task_options: dict[str, Any]
     data: str
     data_digest: str
+    split: str | None
     limit: int | None
     device: str
     hardware: str
@@ -56,11 +63,14 @@ class Cell(BaseModel):
     def label(self) -> str:
         """Short human name: method, ratio or schedule, task."""
         budget = f"{self.ratio:g}" if self.ratio is not None else self.schedule
-        return f"{self.method} {budget} {self.task}"
+        return f"{self.model} {self.method} {budget} {self.task}" + (f" seed {self.seed}" if self.seed else "")
 
 
 class RunRequest(BaseModel):
-    """A command's options, before names are looked up: the grid methods x ratios x tasks on one model and one set."""
+    """A command's options, before names are looked up: the grid methods x ratios x tasks x seeds on one model and set.
+
+    `training`: by stage of the protocol (finetune, pretrain), what is chosen of its recipe and data.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,7 +80,9 @@ class RunRequest(BaseModel):
     tasks: tuple[str, ...]
     task_options: dict[str, dict[str, Any]] = {}
     data: str = "scenes"
+    split: str | None = None
     protocol: str = "inference"
+    training: dict[str, dict[str, Any]] = {}
     schedule: str | dict[str, Any] | None = None
     match: str = "tokens"
     settings: dict[str, Any] = {}
@@ -79,8 +91,13 @@ class RunRequest(BaseModel):
     batch_size: int = 64
     limit: int | None = None
     image_size: int | None = None
-    seed: int = 0
+    seeds: tuple[int, ...] = (0,)
     weights: Path | None = None
+
+    @property
+    def starts(self) -> bool:
+        """Whether there are weights to start from: pre-training makes its own."""
+        return self.protocol != "pretrain"
 
 
 def expand(names: str, registry: Any, *, without: Sequence[str] = ()) -> tuple[str, ...]:
@@ -96,11 +113,9 @@ def expand(names: str, registry: Any, *, without: Sequence[str] = ()) -> tuple[s
 
 
 def check_choices(protocol: str, match: str) -> None:
-    """HarnessError for an unknown protocol or match, and for a protocol that this version does not run yet."""
+    """HarnessError for an unknown protocol or match."""
     if protocol not in PROTOCOLS:
         raise HarnessError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
-    if protocol not in BUILT_PROTOCOLS:
-        raise HarnessError(f"protocol {protocol!r} is not built yet: this version runs {', '.join(BUILT_PROTOCOLS)}")
     if match not in MATCHES:
         raise HarnessError(f"match {match!r}: expected one of {', '.join(MATCHES)}")
 
@@ -123,23 +138,6 @@ def method_digest(method: str) -> str:
         return code_digest()
     source = Path(inspect.getfile(methods.get(method))).read_bytes()
     return hashlib.sha256(code_digest().encode() + source).hexdigest()[:16]
-
-
-def file_digest(path: Path) -> str:
-    """First 16 hex digits of a file's sha256."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise HarnessError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def folder_digest(folder: Path) -> str:
-    """Digest of a data folder: names and content of all its files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(folder)}\0{file_digest(path)}\0".encode())
-    return digest.hexdigest()[:16]
 
 
 def resolve_task_options(task: str, given: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def check_results(runs: Annotated[Path, typer.Argument(help="Folder of records."
 
 
 @checks.command("data")
-def check_data(folder: Annotated[Path, typer.Argument(help="Folder of a data set.")]) -> None:
+def check_data(folder: Annotated[Path, typer.Argument(help="Folder or file of a data set.")]) -> None:
     """Recognise a data set, count it, and say what is missing."""
     from harness.check.data import lines
 
@@ -75,8 +75,11 @@ def check_data(folder: Annotated[Path, typer.Argument(help="Folder of a data set
 
 @checks.command("captions")
 def check_captions(
-    captions: Annotated[Path, typer.Argument(metavar="HYP", help="Captions, one a line.")],
-    references: Annotated[list[Path], typer.Argument(metavar="REF…", help="References: line i is of caption i.")],
+    captions: Annotated[Path, typer.Argument(metavar="HYP", help="Captions, one a line, or COCO's JSON of results.")],
+    references: Annotated[
+        list[Path],
+        typer.Argument(metavar="REF…", help="References: line i is of caption i; of JSON one COCO captions file."),
+    ],
 ) -> None:
     """Score captions by BLEU, METEOR, ROUGE-L, CIDEr and SPICE, as the COCO evaluation does."""
     from harness.check.captions import lines

@@ -10,7 +10,7 @@ import typer
 
 from harness import __version__
 from harness.errors import HarnessError
-from harness.registry import methods, tasks
+from harness.registry import methods, tasks, unknown
 
 Method = Annotated[
     str,
@@ -21,10 +21,19 @@ Ratios = Annotated[
     typer.Option("--ratios", help="Token ratios, as 0.5,0.7; left out: each method's paper setting."),
 ]
 Model = Annotated[str, typer.Option("--model", help="Host model (see: list models).")]
+Models = Annotated[
+    Optional[str],
+    typer.Option(
+        "--model", help="Host models, comma-separated; left out: albef-tiny, and blip-tiny for what it cannot do."
+    ),
+]
 Tasks = Annotated[
     str, typer.Option("--tasks", help="Tasks, comma-separated, or 'all' that the weights and data allow.")
 ]
-Data = Annotated[str, typer.Option("--data", help="Folder of a data set, or 'scenes', the built-in world.")]
+Data = Annotated[str, typer.Option("--data", help="Folder or file of a data set, or 'scenes', the built-in world.")]
+Split = Annotated[
+    Optional[str], typer.Option("--split", help="Of a set with splits; left out: test, else val, dev, train.")
+]
 Protocol = Annotated[str, typer.Option("--protocol", help="inference, finetune or pretrain.")]
 ScheduleSpec = Annotated[
     Optional[str],
@@ -38,6 +47,9 @@ Dtype = Annotated[str, typer.Option("--dtype", help="float32, float64 or bfloat1
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images or pairs per forward pass.")]
 Limit = Annotated[Optional[int], typer.Option("--limit", min=1, help="Use the first N images only.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Seeds = Annotated[
+    str, typer.Option("--seed", help="Seed of everything random, or several, as 0,1,2: tables show mean and sd.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the records.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Weights = Annotated[
@@ -52,6 +64,10 @@ TaskSettings = Annotated[
     Optional[list[str]],
     typer.Option("--set-task", help="A task's option, as retrieval.rerank_k=32; repeatable."),
 ]
+TrainSettings = Annotated[
+    Optional[list[str]],
+    typer.Option("--set-train", help="Of a protocol's training, as finetune.steps=300; repeatable."),
+]
 ImageSize = Annotated[Optional[int], typer.Option("--image-size", min=1, help="Image side in pixels.")]
 Workers = Annotated[Optional[int], typer.Option("--workers", min=1, help="CPU threads; left out: all.")]
 Force = Annotated[bool, typer.Option("--force", help="Compute again what is already there.")]
@@ -60,11 +76,12 @@ Runs = Annotated[Path, typer.Option("--runs", help="Folder of the records.")]
 StudyName = Annotated[Optional[str], typer.Option("--study", help="A study's records instead (see: list studies).")]
 DEFAULT_RUNS = Path("results/runs")
 STUDIES_FOLDER = Path("results/studies")
+STAGES = ("finetune", "pretrain")
 
 
 AS_THEY_ARE = [
-    "model",
     "data",
+    "split",
     "protocol",
     "schedule",
     "match",
@@ -73,26 +90,38 @@ AS_THEY_ARE = [
     "batch_size",
     "limit",
     "image_size",
-    "seed",
     "weights",
 ]
 
 
-def request(options: Mapping[str, Any]) -> Any:
-    """A RunRequest from the parameters of `run` or `plan`; HarnessError for names and values that cannot be."""
-    from harness.able import chosen_tasks
+def requests(options: Mapping[str, Any]) -> list[Any]:
+    """A RunRequest per host from the parameters of `run`, `plan` or `evaluate`.
+
+    HarnessError for names and values that cannot be.
+    """
+    from harness.able import chosen_hosts
     from harness.cell import RunRequest, expand
     from harness.schedule import parse_ratios, validated
 
     fields = {
         "methods": expand(options["method"], methods, without=("dense",)),
         "ratios": None if options["ratios"] is None else parse_ratios(options["ratios"]),
-        "tasks": chosen_tasks(*(options[name] for name in ("task_names", "model", "weights", "data"))),
+        "seeds": parse_seeds(options["seed"]),
         "task_options": _task_settings(options["set_task"]),
+        "training": _train_settings(options["set_train"]),
         "settings": parse_settings(options["settings"]),
         **{name: options[name] for name in AS_THEY_ARE},
     }
-    return validated(RunRequest, fields, "options")
+    hosts = chosen_hosts(*(options[name] for name in ("model", "task_names", "weights", "data", "protocol")))
+    return [validated(RunRequest, fields | {"model": model, "tasks": names}, "options") for model, names in hosts]
+
+
+def parse_seeds(words: str) -> tuple[int, ...]:
+    """(0, 1, 2) from '0,1,2', each once; HarnessError for what is no whole number."""
+    try:
+        return tuple(dict.fromkeys(int(word) for word in words.split(",")))
+    except ValueError as error:
+        raise HarnessError(f"--seed {words!r}: expected a whole number, or several as 0,1,2") from error
 
 
 def parse_settings(words: list[str] | None, option: str = "--set") -> dict[str, Any]:
@@ -113,13 +142,28 @@ def parse_settings(words: list[str] | None, option: str = "--set") -> dict[str, 
 
 
 def _task_settings(words: list[str] | None) -> dict[str, dict[str, Any]]:
-    options: dict[str, dict[str, Any]] = {}
-    for name, value in parse_settings(words, "--set-task").items():
-        task, dot, field = name.partition(".")
-        if not dot:
-            raise HarnessError(f"--set-task {name}: expected TASK.option=value, as retrieval.rerank_k=32")
+    options = _by_prefix(words, "--set-task", "TASK.option=value, as retrieval.rerank_k=32")
+    for task in options:
         tasks.entry(task)
-        options.setdefault(task, {})[field] = value
+    return options
+
+
+def _train_settings(words: list[str] | None) -> dict[str, dict[str, Any]]:
+    options = _by_prefix(words, "--set-train", "STAGE.option=value, as finetune.steps=300")
+    for stage in options:
+        if stage not in STAGES:
+            raise unknown("stage of training", stage, STAGES)
+    return options
+
+
+def _by_prefix(words: list[str] | None, option: str, expected: str) -> dict[str, dict[str, Any]]:
+    """{'vqa': {'blank_images': True}} from ['vqa.blank_images=true']."""
+    options: dict[str, dict[str, Any]] = {}
+    for name, value in parse_settings(words, option).items():
+        prefix, dot, field = name.partition(".")
+        if not dot:
+            raise HarnessError(f"{option} {name}: expected {expected}")
+        options.setdefault(prefix, {})[field] = value
     return options
 
 

@@ -22,19 +22,22 @@ from harness.cli_options import (
     Limit,
     Match,
     Method,
-    Model,
+    Models,
     Out,
     Protocol,
     Quiet,
     Ratios,
     ScheduleSpec,
-    Seed,
+    Seeds,
     Settings,
+    Split,
     Tasks,
     TaskSettings,
+    TrainSettings,
     Weights,
     Workers,
-    request,
+    parse_seeds,
+    requests,
     set_threads,
 )
 
@@ -43,9 +46,10 @@ def run(
     context: typer.Context,
     method: Method,
     ratios: Ratios = None,
-    model: Model = "albef-tiny",
+    model: Models = None,
     task_names: Tasks = "all",
     data: Data = "scenes",
+    split: Split = None,
     protocol: Protocol = "inference",
     schedule: ScheduleSpec = None,
     match: Match = "tokens",
@@ -53,12 +57,13 @@ def run(
     dtype: Dtype = "float32",
     batch_size: BatchSize = 64,
     limit: Limit = None,
-    seed: Seed = 0,
+    seed: Seeds = "0",
     out: Out = DEFAULT_RUNS,
     as_json: AsJson = False,
     weights: Weights = None,
     settings: Settings = None,
     set_task: TaskSettings = None,
+    set_train: TrainSettings = None,
     image_size: ImageSize = None,
     workers: Workers = None,
     force: Force = False,
@@ -72,9 +77,10 @@ def plan(
     context: typer.Context,
     method: Method,
     ratios: Ratios = None,
-    model: Model = "albef-tiny",
+    model: Models = None,
     task_names: Tasks = "all",
     data: Data = "scenes",
+    split: Split = None,
     protocol: Protocol = "inference",
     schedule: ScheduleSpec = None,
     match: Match = "tokens",
@@ -82,33 +88,35 @@ def plan(
     dtype: Dtype = "float32",
     batch_size: BatchSize = 64,
     limit: Limit = None,
-    seed: Seed = 0,
+    seed: Seeds = "0",
     out: Out = DEFAULT_RUNS,
     as_json: AsJson = False,
     weights: Weights = None,
     settings: Settings = None,
     set_task: TaskSettings = None,
+    set_train: TrainSettings = None,
     image_size: ImageSize = None,
     workers: Workers = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """What `run` would do: its cells, tokens per block, MACs and memory, and which are done. Loads no weights."""
-    wanted = request(context.params)
+    set_threads(workers)
+    wanted = requests(context.params)
     from harness.planning import plan_rows, render_plan
     from harness.progress import Progress
 
-    set_threads(workers)
-    rows = plan_rows(wanted, out, force=force, progress=Progress(quiet))
+    rows = [row for one in wanted for row in plan_rows(one, out, force=force, progress=Progress(quiet))]
     typer.echo(json.dumps(rows, indent=1) if as_json else render_plan(rows))
 
 
 def evaluate(
     context: typer.Context,
     weights: Weights = None,
-    model: Model = "albef-tiny",
+    model: Models = None,
     task_names: Tasks = "all",
     data: Data = "scenes",
+    split: Split = None,
     method: Annotated[str, typer.Option("--method", help="Methods to measure too, comma-separated.")] = "dense",
     ratios: Ratios = None,
     protocol: Protocol = "inference",
@@ -118,11 +126,12 @@ def evaluate(
     dtype: Dtype = "float32",
     batch_size: BatchSize = 64,
     limit: Limit = None,
-    seed: Seed = 0,
+    seed: Seeds = "0",
     out: Out = DEFAULT_RUNS,
     as_json: AsJson = False,
     settings: Settings = None,
     set_task: TaskSettings = None,
+    set_train: TrainSettings = None,
     image_size: ImageSize = None,
     workers: Workers = None,
     force: Force = False,
@@ -140,16 +149,17 @@ def ablate(
     device: Annotated[Optional[str], typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = None,
     batch_size: Annotated[Optional[int], typer.Option("--batch-size", min=1, help="Images per forward pass.")] = None,
     limit: Limit = None,
-    seed: Annotated[Optional[int], typer.Option("--seed", help="Seed of everything random.")] = None,
+    seed: Annotated[Optional[str], typer.Option("--seed", help="Seed of everything random, or several.")] = None,
     weights: Weights = None,
     workers: Workers = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Run a study's whole grid; finished cells are kept."""
+    from harness.bench import Bench
     from harness.outputs import table_text
     from harness.progress import Progress
-    from harness.runner import Bench, run_cells
+    from harness.runner import run_cells
     from harness.store import Store
     from harness.study import plan_study, read_study, save_index
 
@@ -157,7 +167,8 @@ def ablate(
     planned = read_study(study)
     store = Store(out / study)
     store.prepare()
-    given = {name: context.params[name] for name in ("data", "device", "batch_size", "limit", "seed", "weights")}
+    given = {name: context.params[name] for name in ("data", "device", "batch_size", "limit", "weights")}
+    given["seeds"] = None if seed is None else parse_seeds(seed)
     chosen = {name: value for name, value in given.items() if value is not None}
     cells, index = plan_study(planned, chosen, Progress(quiet))
     save_index(store.folder, study, planned, cells, index)
@@ -168,23 +179,29 @@ def ablate(
 
 def _run(options: Mapping[str, Any]) -> None:
     """Measure what the options of `run` or `evaluate` ask for, and print its table or records."""
-    wanted = request(options)
+    set_threads(options["workers"])
+    from harness.bench import Bench
+    from harness.grid import plan_cells
+    from harness.hosts import pick_device
     from harness.progress import Progress
+    from harness.ranks import end_processes, rank, start_processes
     from harness.render.frame import to_frame
     from harness.render.tables import render_table
-    from harness.runner import Bench, plan_cells, run_cells
+    from harness.runner import run_cells
     from harness.store import Store
 
-    set_threads(options["workers"])
-    store, progress = Store(options["out"]), Progress(options["quiet"])
-    store.prepare()
-    records = run_cells(
-        plan_cells(wanted, progress), store, Bench(options["weights"], progress), force=options["force"]
-    )
-    typer.echo(
-        json.dumps(records, indent=1) if options["as_json"] else render_table(to_frame(records), "text").rstrip("\n")
-    )
-    _finish(records)
+    start_processes(pick_device(options["device"]))
+    try:
+        store, progress = Store(options["out"]), Progress(options["quiet"] or rank() > 0)
+        store.prepare()
+        cells = [cell for wanted in requests(options) for cell in plan_cells(wanted, progress)]
+        records = run_cells(cells, store, Bench(options["weights"], progress), force=options["force"])
+    finally:
+        end_processes()
+    if rank() == 0:
+        table = json.dumps(records, indent=1) if options["as_json"] else render_table(to_frame(records), "text")
+        typer.echo(table.rstrip("\n"))
+        _finish(records)
 
 
 def _finish(records: list[dict[str, Any]]) -> None:
@@ -193,6 +210,7 @@ def _finish(records: list[dict[str, Any]]) -> None:
     for record in failed:
         spec = record["spec"]
         budget = "paper" if spec["ratio"] is None else f"{spec['ratio']:g}"
-        typer.echo(f"{record['status']}: {spec['method']} {budget} {spec['task']}: {record['error']}", err=True)
+        cell = f"{spec['model']} {spec['method']} {budget} {spec['task']}"
+        typer.echo(f"{record['status']}: {cell}: {record['error']}", err=True)
     if failed:
         raise typer.Exit(1)

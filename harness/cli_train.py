@@ -119,6 +119,9 @@ def finetune(
     split: Annotated[
         Optional[str], typer.Option("--split", help="What to train on of a set with splits; left out: train.")
     ] = None,
+    only: Annotated[
+        Optional[str], typer.Option("--only", help="Train on texts that contain a match of this pattern alone.")
+    ] = None,
     root: Root = None,
     method: OneMethod = "dense",
     ratio: OneRatio = None,
@@ -157,7 +160,7 @@ def finetune(
     from harness.train.finetune import finetune as train
     from harness.train.request import FinetuneRequest
 
-    _tell(train(FinetuneRequest(**_common(context.params), task=task, split=split, answers=answers)))
+    _tell(train(FinetuneRequest(**_common(context.params), task=task, split=split, only=only, answers=answers)))
 
 
 def _common(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,45 +1,49 @@
 """What tasks share: image tokens under a method, encoded once per image or once per image-text pair, and their traces.
 
-Shapes: I images, T texts, N tokens an image keeps, D channels, n0 patches at the input.
+Shapes: I images, T texts, N tokens an image keeps, D channels, n0 patches at the input, S samples, B of a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from harness.data.image_store import ImageStore
 from harness.hosts import Host
 from harness.models.host import TextBatch
 from harness.models.tokenizer import TextTokenizer
 from harness.models.towers import open_tower
+from harness.parallel import batches, exchanged, over, share
 from harness.probe import token_counts
 from harness.progress import Progress
 from harness.reduction import TokenReducer, Trace, encode
+from harness.states import STATES_BUDGET_BYTES, ImageStates, in_first_order
+from harness.timing import Stopwatch, Throughput
 
 TRACED_PAIRS = 512
 
 
-def batches(count: int, size: int) -> Iterator[slice]:
-    """Slices that cover range(count)."""
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
-
-
 @dataclass
 class VisionEncoder:
-    """Images (I, C, H, W) seen through one method. Counts its encodings: images without text, and image-text pairs."""
+    """The images of a set seen through one method, in one process or in many that share the samples.
+
+    Counts its encodings, those of all processes together: images without text, and image-text pairs.
+    `states_budget`: bytes of image tokens that are kept, in each process.
+    """
 
     host: Host
     reducer: TokenReducer[Any]
-    images: Tensor
+    images: ImageStore
     batch_size: int
     progress: Progress
-    encoded_images: int = 0
-    encoded_pairs: int = 0
-    _states: Tensor | None = field(default=None, repr=False)
+    states_budget: int = STATES_BUDGET_BYTES
+    encoded_images: int = field(default=0, init=False)
+    encoded_pairs: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.tower = open_tower(self.host.model.vision)
@@ -47,28 +51,99 @@ class VisionEncoder:
         counts = token_counts(self.reducer)
         # A text-guided method that keeps everything gives every pair the image's own tokens: no pair needs encoding.
         self.text_guided = self.reducer.needs_text and min(counts.attention + counts.mlp) < full
+        self._watch = Stopwatch(self.host.device)
+        self._encoded = [0, 0]
+        self._begin(self.images)
 
-    def image_states(self) -> Tensor:
-        """Tokens (I, N, D) of every image without a text, encoded once."""
-        if self._states is None:
-            done = []
-            with self.progress.bar("images", len(self.images)) as bar:
-                for part in batches(len(self.images), self.batch_size):
-                    done.append(encode(self.tower, self.reducer, self._pixels(part)))
-                    bar.advance(part.stop - part.start)
-            self._states = torch.cat(done)
-            self.encoded_images += len(self.images)
-        return self._states
+    def _begin(self, images: ImageStore) -> None:
+        self.images = images
+        self._states = ImageStates(len(images), self.states_budget)
+        self._shown = torch.zeros(len(images), dtype=torch.bool)
+        self._start = images.so_far()
+        self._plan = self._next = torch.empty(0, dtype=torch.int64)
 
-    def pair_states(self, image_index: Tensor, texts: TextBatch) -> Tensor:
+    def show_blank(self) -> None:
+        """Show the mean colour instead of every image."""
+        self._begin(self.images.blank())
+
+    def over(
+        self,
+        count: int,
+        compute: Callable[[Tensor], Tensor],
+        unit: str,
+        *,
+        images: Tensor | None = None,
+        at_once: int | None = None,
+    ) -> Tensor:
+        """What `compute` makes of samples, (B, ...) a batch, for all of them: (S, ...), the same in every process.
+
+        compute: takes the batch's samples, an index on the host's device. images: (S,) or (S, 2), the images that each
+        sample shows, by which tokens and pixels are got ready ahead; where samples stand in the order of their images,
+        no process encodes one twice, whatever the budget. at_once: samples of a batch, where not the encoder's.
+        """
+        images = torch.empty(count, 0, dtype=torch.int64) if images is None else images.cpu()
+        size, own = at_once or self.batch_size, share(count)
+        self._plan = in_first_order(images[own].flatten())
+        self._place = torch.full((len(self.images),), len(self._plan)).index_put_(
+            (self._plan,), torch.arange(len(self._plan))
+        )
+
+        def timed(part: slice) -> Tensor:
+            self._next = images[part.stop : min(part.stop + size, own.stop)].flatten()
+            with self._watch.model(self.images.waited):
+                return compute(torch.arange(part.start, part.stop, device=self.host.device))
+
+        with self.images.reading():
+            found = over(count, size, timed, self.progress, unit)
+        self._plan = self._next = torch.empty(0, dtype=torch.int64)
+        for images_encoded, pairs_encoded in exchanged(tuple(self._encoded)):
+            self.encoded_images += images_encoded
+            self.encoded_pairs += pairs_encoded
+        self._encoded = [0, 0]
+        return found
+
+    def states(self, index_B: Tensor, *, keep: bool = True) -> Tensor:
+        """Tokens (B, N, D) of images without a text, encoded once; `keep` false where they are not asked for again."""
+        index_B = index_B.cpu()
+        while len(missing := self._states.missing(index_B)):
+            batch = self._filled(missing[: self.batch_size])
+            pixels = self._pixels(batch)
+            self.images.prefetch(self._ahead(batch, self.batch_size))
+            states_BND = encode(self.tower, self.reducer, pixels)
+            self._encoded[0] += len(batch)
+            self._states.add(batch, states_BND, index_B, keep=keep)
+        return self._states.take(index_B)
+
+    def pair_states(self, index_B: Tensor, texts: TextBatch) -> Tensor:
         """Tokens (B, N, D) of images, each reduced for its own text (B of them) where the method is text-guided."""
         if not self.text_guided:
-            return self.image_states()[image_index]
-        self.encoded_pairs += len(image_index)
-        return encode(self.tower, self.reducer, self._pixels(image_index), self.host.model.guide(texts))
+            return self.states(index_B)
+        pixels = self._pixels(index_B.cpu())
+        self.images.prefetch(self._next)
+        self._encoded[1] += len(index_B)
+        return encode(self.tower, self.reducer, pixels, self.host.model.guide(texts))
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done within is no part of the task: its seconds are told apart."""
+        before = self.images.so_far()
+        with self._watch.aside():
+            yield
+        self._start = self._start.moved(before, self.images.so_far())
+
+    def throughput(self, unit: str, samples: int) -> Throughput:
+        """What the samples took so far; of many processes, the slowest one's seconds of each kind."""
+        now = self.images.so_far()
+        own = (
+            self._watch.model_seconds,
+            now.waited - self._start.waited,
+            now.since(self._start, self._shown),
+            self._watch.aside_seconds,
+        )
+        return Throughput(unit, samples, *(max(seconds) for seconds in zip(*exchanged(own), strict=True)))
 
     def mentioned(
-        self, image_index: Tensor, texts: TextBatch, patches: Sequence[tuple[int, ...] | None]
+        self, image_index: Tensor, texts: Texts | TextBatch, patches: Sequence[tuple[int, ...] | None]
     ) -> dict[str, Any]:
         """Shares of the patches a text mentions that live on, per block: in a token of their own, or in a merged one.
 
@@ -80,32 +155,41 @@ class VisionEncoder:
         wanted = torch.zeros(len(chosen), self.tower.shape.patches, dtype=torch.bool, device=self.host.device)
         for row, source in enumerate(chosen):
             wanted[row, list(patches[source] or ())] = True
-        alone = torch.zeros(self.tower.shape.depth, dtype=torch.float64)
-        merged = torch.zeros_like(alone)
-        for part in batches(len(chosen), self.batch_size):
-            rows = torch.tensor(chosen[part], device=self.host.device)
+        rows = torch.tensor(chosen, device=self.host.device)
+        images = image_index.cpu()[chosen]
+
+        def shares(part: Tensor) -> Tensor:
             trace = Trace(origins_wanted=True)
-            encode(
-                self.tower,
-                self.reducer,
-                self._pixels(image_index[rows]),
-                self.host.model.guide(texts.rows(rows)),
-                trace,
-            )
-            for block, origin in enumerate(trace.origins):
-                own, shared = survival(origin)
-                share = wanted[part] / wanted[part].sum(1, keepdim=True)
-                alone[block] += float((share * own).sum())
-                merged[block] += float((share * shared).sum())
+            pixels = self._pixels(images[part.cpu()])
+            self.images.prefetch(self._next)
+            encode(self.tower, self.reducer, pixels, self.host.model.guide(texts.rows(rows[part])), trace)
+            share = (wanted[part] / wanted[part].sum(1, keepdim=True)).double()
+            lives = [torch.stack(survival(origin)) for origin in trace.origins]
+            return (share * torch.stack(lives)).sum(-1).permute(2, 1, 0)
+
+        with self.aside():
+            alone, merged = self.over(len(chosen), shares, "traces", images=images).mean(0).tolist()
         return {
-            "mentioned_kept_per_block": [round(float(value) / len(chosen), 6) for value in alone],
-            "mentioned_merged_per_block": [round(float(value) / len(chosen), 6) for value in merged],
+            "mentioned_kept_per_block": [round(value, 6) for value in alone],
+            "mentioned_merged_per_block": [round(value, 6) for value in merged],
             "mentioned_pairs": len(chosen),
         }
 
-    def _pixels(self, which: slice | Tensor) -> Tensor:
-        chosen = which if isinstance(which, slice) else which.to(self.images.device)
-        return self.images[chosen].to(self.host.device, self.host.dtype)
+    def _filled(self, missing: Tensor) -> Tensor:
+        """Images to be encoded, and as many that come next as a batch has room for."""
+        return torch.cat([missing, self._ahead(missing, self.batch_size - len(missing))])
+
+    def _ahead(self, batch: Tensor, count: int) -> Tensor:
+        """Up to `count` images that are encoded after those of the batch."""
+        if not len(self._plan):
+            return self._plan
+        start = int(self._place[batch[-1]]) + 1
+        after = self._states.missing(self._plan[start : start + count])
+        return after[~torch.isin(after, batch)]
+
+    def _pixels(self, index: Tensor) -> Tensor:
+        self._shown[index] = True
+        return self.images[index].to(self.host.device, self.host.dtype)
 
 
 def survival(origin: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,13 +202,34 @@ def survival(origin: Tensor) -> tuple[Tensor, Tensor]:
     return lives & (company == 1), lives & (company > 1)
 
 
-def encode_texts(host: Host, texts: Sequence[str], batch_size: int, *, questions: bool = False) -> TextBatch:
-    """Captions, or questions as the host reads them, with their states."""
-    tokenizer = host.tokenizer
-    if questions and host.model.masked_questions and isinstance(tokenizer, TextTokenizer):
-        ids, mask, _ = tokenizer.questions(texts)
-    else:
-        ids, mask = tokenizer(texts)
-    ids, mask = ids.to(host.device), mask.to(host.device)
-    states = [host.model.encode_text(ids[part], mask[part]) for part in batches(len(ids), batch_size)]
-    return TextBatch(ids, mask, torch.cat(states))
+class Texts:
+    """Texts as ids (T, L), whose states are made for a batch when asked for; `cut` of them were too long."""
+
+    def __init__(self, host: Host, texts: Sequence[str], *, questions: bool = False) -> None:
+        self.host, tokenizer = host, host.tokenizer
+        before = tokenizer.truncated
+        if questions and host.model.masked_questions and isinstance(tokenizer, TextTokenizer):
+            ids, mask, _ = tokenizer.questions(texts)
+        else:
+            ids, mask = tokenizer(texts)
+        self.ids, self.mask = ids.to(host.device), mask.to(host.device)
+        self.cut = tokenizer.truncated - before
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, index_B: Tensor) -> TextBatch:
+        """Some texts, cut to the longest of them; padding stands at the end."""
+        mask_BL = self.mask[index_B]
+        length = int(mask_BL.sum(1).max())
+        return self.host.model.text_batch(self.ids[index_B, :length], mask_BL[:, :length])
+
+    def states(self, part: slice | Tensor) -> Tensor:
+        """States (B, L, D) of some texts at the length of the longest of all."""
+        return self.host.model.encode_text(self.ids[part], self.mask[part])
+
+
+def encode_texts(host: Host, texts: Sequence[str], batch_size: int) -> TextBatch:
+    """Texts with their states."""
+    read = Texts(host, texts)
+    return TextBatch(read.ids, read.mask, torch.cat([read.states(part) for part in batches(len(read), batch_size)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,6 +45,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     with explained(f"{path}: cannot be written", "free space or choose another place; nothing was changed"):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_all({path: content})
+
+
+def file_digest(path: Path) -> str:
+    """First 16 hex digits of a file's sha256."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from harness.data.scenes import BUILT_IN_WORLD
 from harness.data.transforms import load_images
 from harness.evaluation import encode_texts, survival
+from harness.grid import data_folder
 from harness.hosts import load_host
 from harness.methods import make_reducer
 from harness.models.towers import open_tower
@@ -18,7 +19,6 @@ from harness.progress import Progress
 from harness.reduction import Guide, Trace, encode
 from harness.registry import tasks
 from harness.render.patches import PatchExample, Stage
-from harness.runner import data_folder
 
 SHOWN_STAGES = 4
 

@@ -9,6 +9,7 @@ from harness.cell import Cell, RunRequest
 from harness.cost.host import compare_memory, host_parts
 from harness.cost.report import cost_report
 from harness.errors import HarnessError
+from harness.grid import plan_cells, planned_host, stages_of
 from harness.hosts import pick_device
 from harness.methods import make_reducer
 from harness.models.build import paper_settings, skeleton
@@ -16,7 +17,6 @@ from harness.models.host import HostModel
 from harness.models.towers import open_tower
 from harness.progress import SILENT, Progress
 from harness.registry import methods, models
-from harness.runner import plan_cells, planned_host
 from harness.schedule import check_ratio
 from harness.store import Store
 
@@ -26,15 +26,16 @@ def plan_rows(
 ) -> list[dict[str, Any]]:
     """One row per cell: label, key, whether its record is there, tokens per block, MACs and memory."""
     store = Store(out)
-    host = planned_host(request)
-    costs: dict[str, dict[str, Any]] = {}
-    rows = []
     cells = plan_cells(request, progress)
+    hosts = {task: planned_host(request, task, stages_of(request, task, request.seeds[0])) for task in request.tasks}
+    costs: dict[tuple[str, ...], dict[str, Any]] = {}
+    rows = []
     with progress.bar("costs", len(cells)) as bar:
         for cell in cells:
-            known = f"{cell.method} {cell.config}"
+            vision = hosts[cell.task].vision
+            known = (cell.method, str(cell.config), str(open_tower(vision).shape))
             if known not in costs:
-                costs[known] = cost_report(host.vision, cell.method, settings=cell.config, name=cell.model)
+                costs[known] = cost_report(vision, cell.method, settings=cell.config, name=cell.model)
             rows.append(_row(cell, costs[known], not force and store.find(cell.key) is not None))
             bar.advance()
     return rows
@@ -46,6 +47,7 @@ def _row(cell: Cell, cost: dict[str, Any], done: bool) -> dict[str, Any]:
         "cell": cell.label,
         "key": cell.key,
         "done": done,
+        "training": [f"{stage.stage} {stage.method}" for stage in cell.training],
         "ratio": cost["ratio"],
         "tokens_per_block": cost["tokens_per_block"],
         "tokens_per_mlp": cost["tokens_per_mlp"],
@@ -57,11 +59,13 @@ def _row(cell: Cell, cost: dict[str, Any], done: bool) -> dict[str, Any]:
 
 def render_plan(rows: list[dict[str, Any]]) -> str:
     """Rows of a plan as aligned text."""
-    head = f"{'cell':<24}{'record':<8}{'ratio':>7}{'GMACs':>9}{'x dense':>9}{'MiB/image':>11}  tokens per MLP"
+    wide = max([22, *(len(row["cell"]) for row in rows)]) + 2
+    head = f"{'cell':<{wide}}{'record':<8}{'ratio':>7}{'GMACs':>9}{'x dense':>9}{'MiB/image':>11}  tokens per MLP"
     body = [
-        f"{row['cell']:<24}{'kept' if row['done'] else 'to run':<8}{row['ratio']:>7.3f}{row['forward_gmacs']:>9.4f}"
+        f"{row['cell']:<{wide}}{'kept' if row['done'] else 'to run':<8}{row['ratio']:>7.3f}{row['forward_gmacs']:>9.4f}"
         f"{row['forward_to_dense']:>9.3f}{row['train_mib_per_image']:>11.2f}  "
         + " ".join(map(str, row["tokens_per_mlp"]))
+        + "".join(f"; {stage}" for stage in row["training"])
         for row in rows
     ]
     left = sum(not row["done"] for row in rows)

@@ -15,6 +15,7 @@ class Progress:
     """Bars of one command; `quiet` or a stderr that is no terminal makes every call a no-op."""
 
     def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
         self.shown = not quiet and sys.stderr.isatty()
 
     @contextmanager

@@ -14,6 +14,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,16 @@ def _methods() -> Iterable[Entry]:
 
 def _hosts() -> Iterable[Entry]:
     for path in package_files("harness.models", "*.py"):
-        source = path.read_text(encoding="utf-8")
-        for node in ast.parse(source).body:
-            for preset in _presets(node, path):
-                yield Entry(f"{path.stem}-{preset}", summary_of(source), f"harness.models.{path.stem}", path)
+        yield from _hosts_of(path, path.stat().st_mtime_ns)
+
+
+@lru_cache
+def _hosts_of(path: Path, _changed: int) -> tuple[Entry, ...]:
+    """The hosts of a file, read again when it has changed."""
+    source = path.read_text(encoding="utf-8")
+    presets = [preset for node in ast.parse(source).body for preset in _presets(node, path)]
+    summary = summary_of(source) if presets else ""
+    return tuple(Entry(f"{path.stem}-{preset}", summary, f"harness.models.{path.stem}", path) for preset in presets)
 
 
 def _presets(node: ast.stmt, path: Path) -> Iterable[str]:

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.able import chosen_tasks
+from harness.able import able_tasks
 from harness.cell import Cell, RunRequest, expand, unique
 from harness.errors import HarnessError
 from harness.files import write_atomically
+from harness.grid import plan_cells
 from harness.progress import SILENT, Progress
-from harness.registry import methods, studies
-from harness.runner import plan_cells
+from harness.registry import methods, studies, tasks
 from harness.schedule import validated
 
 INDEX_FILE = "study.json"
@@ -67,7 +67,8 @@ def plan_study(
     shared = {**study.run, **options}
     wanted = str(shared.pop("tasks", "all"))
     plain = validated(RunRequest, {**shared, "methods": (), "tasks": ()}, "study")
-    names = chosen_tasks(wanted, plain.model, plain.weights, plain.data)
+    every = able_tasks(plain.model, plain.weights, plain.data, plain.protocol) if wanted.strip() == "all" else ()
+    names = every or expand(wanted, tasks)
     for entry in study.cells:
         fields = {
             "tasks": names,

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from harness.data.formats import ImageTextSet
+from harness.data.image_store import ImageStore
 from harness.evaluation import VisionEncoder
+from harness.metrics.corpus import AGGREGATES
+from harness.timing import Throughput
 
 
 class TaskOptions(BaseModel):
@@ -24,12 +28,21 @@ class TaskOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class BlindOptions(TaskOptions):
+    """blank_images: show the mean colour instead of every image, to see what texts alone give away."""
+
+    blank_images: bool = False
+
+
 @dataclass
 class TaskData:
-    """A set as a task sees it: the annotations and the pixels (I, C, H, W) of its images, in the same order."""
+    """A set as a task sees it: the annotations, and its images in the same order.
+
+    Where `ImageTextSet.in_order` gave the set, results depend on no order of files and lists.
+    """
 
     annotations: ImageTextSet
-    images: Tensor
+    images: ImageStore
 
     @property
     def names(self) -> list[str]:
@@ -38,10 +51,15 @@ class TaskData:
         shared = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
         return [path.relative_to(shared).as_posix() for path in paths]
 
+    def places(self, images: Iterable[Path]) -> Tensor:
+        """Where some images stand in the set, an index (B,)."""
+        place = {image: index for index, image in enumerate(self.annotations.images)}
+        return torch.tensor([place[image] for image in images], dtype=torch.int64)
+
 
 @dataclass
 class Outcome:
-    """Per-sample outcomes by metric, each a list of (sample id, cluster id, value), and diagnostics.
+    """Per-sample outcomes by metric, each a list of (sample id, cluster id, value), the time taken, and diagnostics.
 
     A metric's value is the mean of the samples', in 0..1 for most; that of the metrics of harness.metrics.corpus's
     AGGREGATES (BLEU, METEOR) comes from `parts`: metric -> (n, K), what each sample adds to it.
@@ -49,8 +67,16 @@ class Outcome:
 
     task: str
     outcomes: Mapping[str, tuple[Sequence[str], Sequence[str], np.ndarray]]
+    throughput: Throughput
     diagnostics: dict[str, Any] = field(default_factory=dict)
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def values(self) -> dict[str, float]:
+        """Every metric's value over all samples."""
+        return {
+            metric: float(AGGREGATES[metric](self.parts[metric].sum(0)) if metric in AGGREGATES else np.mean(values))
+            for metric, (_, _, values) in self.outcomes.items()
+        }
 
     def frame(self) -> pd.DataFrame:
         """The long format of the Parquet beside a record: task, metric, sample, cluster, value, and parts if any."""
@@ -83,8 +109,11 @@ class Task(ABC):
     READS: ClassVar[str] = ""
 
     @abstractmethod
-    def load(self, folder: Any, limit: int | None) -> ImageTextSet:
-        """The annotations this task needs from a data folder; HarnessError when they are not there."""
+    def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
+        """The annotations this task needs from a data folder; HarnessError when they are not there.
+
+        `limit` keeps the first images; `split` is the one to take, None for the loader's own choice (test, or else …).
+        """
 
     @abstractmethod
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:

@@ -115,11 +115,10 @@ REFUSED = {
         "keep_tokens 100: more tokens kept than the 64 there are",
     ),
     "image size": (["--image-size", "60"], "image size 60: expected a multiple of the patch size 8"),
-    "data folder": (["--data", "/nowhere"], "data '/nowhere': no such folder"),
+    "data folder": (["--data", "/nowhere"], "data /nowhere: no such folder"),
     "device": (["--device", "tpu"], "device 'tpu': expected auto, cpu, cuda or cuda:N"),
     "dtype": (["--dtype", "float8"], "dtype 'float8': expected one of"),
     "protocol": (["--protocol", "zero-shot"], "protocol 'zero-shot': expected one of"),
-    "protocol not built": (["--protocol", "pretrain"], "protocol 'pretrain' is not built yet"),
     "match": (["--match", "flops"], "flops"),
     "MACs ratio out of reach": (["--ratios", "0.2", "--match", "macs"], "MACs ratio 0.2 is not reachable"),
     "weights missing": (["--weights", "/nowhere/model.safetensors"], "/nowhere/model.safetensors"),
@@ -253,7 +252,7 @@ def test_deltas_are_filled_in_once_dense_is_there(harness, world, tmp_path, monk
     complete = json.loads(harness(*words)[1])[1]
     for path in tmp_path.iterdir():
         path.unlink()
-    monkeypatch.setattr("harness.runner.Bench.run", failing_dense())
+    monkeypatch.setattr("harness.bench.Bench.run", failing_dense())
     assert harness(*words)[0] == 1
     monkeypatch.undo()
     records = json.loads(harness(*words)[1])
@@ -264,7 +263,7 @@ def test_deltas_are_filled_in_once_dense_is_there(harness, world, tmp_path, monk
 
 def failing_dense():
     """Bench.run that runs out of memory for dense."""
-    from harness.runner import Bench
+    from harness.bench import Bench
 
     run = Bench.run
 
@@ -366,9 +365,11 @@ def test_check_data_and_results(harness, world, records):
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(world, tmp_path, monkeypatch):
     from baselines.elip import ELIP
+    from harness.bench import Bench
     from harness.cell import RunRequest
+    from harness.grid import plan_cells
     from harness.progress import Progress
-    from harness.runner import Bench, plan_cells, run_cells
+    from harness.runner import run_cells
     from harness.store import Store
 
     def broken(*_):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.check.captions_coco import coco_pairs, is_json
+from harness.data.formats.files import read_text
 from harness.errors import HarnessError
 from harness.metrics.captions import METRICS, caption_scores
 
@@ -12,18 +14,19 @@ from harness.metrics.captions import METRICS, caption_scores
 def lines(captions: Path, references: Sequence[Path]) -> list[tuple[str, bool]]:
     """One line per metric, the value with six decimals, or why it is absent.
 
-    Line i of every reference file belongs to line i of `captions`; an empty line of a reference file is no reference.
-    HarnessError for files that cannot be read or differ in length.
+    Text: line i of every reference file belongs to line i of `captions`; an empty line of a reference file is no
+    reference. JSON: COCO's list of results and one file of COCO captions, joined by image id. HarnessError for files
+    that cannot be read or do not fit together.
     """
-    written = _texts(captions)
-    by_file = [_texts(path) for path in references]
-    for path, texts in zip(references, by_file):
-        if len(texts) != len(written):
-            raise HarnessError(f"{path}: {len(texts)} lines, {captions} has {len(written)}; line i belongs to line i")
-    by_caption = [[text for text in texts if text] for texts in zip(*by_file)]
-    for number, texts in enumerate(by_caption, 1):
-        if not texts:
-            raise HarnessError(f"line {number}: no reference in {', '.join(map(str, references))}")
+    paths = (captions, *references)
+    kinds = [is_json(path, read_text(path)) for path in paths]
+    if all(kinds) and len(references) == 1:
+        written, by_caption = coco_pairs(captions, references[0])
+    elif any(kinds):
+        named = ", ".join(map(str, paths))
+        raise HarnessError(f"{named}: expected texts of a caption a line, or a JSON of results and one of references")
+    else:
+        written, by_caption = _line_pairs(captions, references)
     scores = caption_scores(written, by_caption)
     values = scores.corpus()
     return [
@@ -35,11 +38,21 @@ def lines(captions: Path, references: Sequence[Path]) -> list[tuple[str, bool]]:
     ]
 
 
+def _line_pairs(captions: Path, references: Sequence[Path]) -> tuple[list[str], list[list[str]]]:
+    written = _texts(captions)
+    by_file = [_texts(path) for path in references]
+    for path, texts in zip(references, by_file):
+        if len(texts) != len(written):
+            raise HarnessError(f"{path}: {len(texts)} lines, {captions} has {len(written)}; line i belongs to line i")
+    by_caption = [[text for text in texts if text] for texts in zip(*by_file)]
+    for number, texts in enumerate(by_caption, 1):
+        if not texts:
+            raise HarnessError(f"line {number}: no reference in {', '.join(map(str, references))}")
+    return written, by_caption
+
+
 def _texts(path: Path) -> list[str]:
-    try:
-        texts = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise HarnessError(f"{path}: cannot be read as UTF-8 text, one caption a line ({error})") from error
+    texts = read_text(path).split("\n")
     texts = texts[:-1] if texts[-1] == "" else texts
     if not texts:
         raise HarnessError(f"{path}: holds no captions; expected one a line")

@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 
-from harness.check.data_pairs import pairs_report, pretrain_command, shards_report
+from harness.check.data_commands import pretrain_command, run_commands
+from harness.check.data_pairs import pairs_report, sentences_reports, shards_report
 from harness.check.data_report import Report, check_images, counted, spread
 from harness.data.formats import captions, classes, entailment, nlvr2, questions
-from harness.data.formats.files import text_lines
 from harness.data.formats.findings import Findings, Tally
 from harness.data.formats.kinds import Found, Kind
 from harness.data.formats.records import ImageTextSet
@@ -19,17 +18,14 @@ from harness.data.formats.source import Source
 from harness.errors import HarnessError
 from harness.models.host import ENTAILMENT_LABELS
 from harness.progress import Progress
-from harness.registry import tasks
 
 SHOWN_FILES = 8
-# The weights that ship with the harness write no text.
-OTHER_HOSTS = {"captioning": "blip-base --weights FILE"}
 
 
 def lines(folder: Path) -> list[tuple[str, bool]]:
     """What a folder, or one annotation file, holds; not good: what makes a set unusable, or that there is none."""
     source = Source(folder)
-    unreadable = [one for one in source.found if one.kind is Kind.UNREADABLE and source.file in (None, one.path)]
+    unreadable = [one for one in source.meant if one.kind is Kind.UNREADABLE]
     if unreadable:
         return [(f"unusable: {one.reason}", False) for one in unreadable]
     reports = inspect(source, Progress())
@@ -47,20 +43,14 @@ def lines(folder: Path) -> list[tuple[str, bool]]:
 
 def inspect(source: Source, progress: Progress) -> list[Report]:
     """A report of every set that is there; of several splits, of the one that evaluations use."""
-    here = [one for one in source.found if source.file in (None, one.path)]
+    here = source.meant
     kinds = {one.kind for one in here}
     reports = [_task_report(source, one, progress) for one in TASK_SETS if kinds & set(one.kinds)]
     reports += [pairs_report(one, source.root, progress) for one in here if one.kind is Kind.PAIRS]
     shards = [one.path for one in here if one.kind is Kind.SHARDS]
     if shards:
         reports.append(shards_report(shards, source.root, progress))
-    sentences = [one for one in here if one.kind is Kind.SENTENCES]
-    if sentences and not reports:
-        names = ", ".join(str(one.path.relative_to(source.root)) for one in sentences)
-        told = f"{counted(len(text_lines(sentences[0].path)), 'line')} each: hypotheses or references of captions"
-        use = "no images, so no task reads them; from Python: harness.metrics.captions.caption_scores"
-        reports.append(Report(f"{Kind.SENTENCES.value}: {names}", [one.path for one in sentences], [told, use]))
-    return reports
+    return reports or sentences_reports(source)
 
 
 @dataclass(frozen=True)
@@ -104,13 +94,7 @@ def _title(one: Found, source: Source, read: tuple[str, ...] = ()) -> str:
 
 
 def _commands(source: Source, chosen: Found, names: tuple[str, ...]) -> list[str]:
-    known = set(tasks.names())
-    commands = [
-        f"python -m harness run --method elip --model {OTHER_HOSTS.get(name, 'albef-tiny')} --tasks {name} "
-        f"--data {quote(str(source.root))}"
-        for name in names
-        if name in known
-    ]
+    commands = run_commands(names, str(source.where))
     if chosen.kind in (Kind.COCO_CAPTIONS, Kind.CAPTION_LIST):
         commands.append(pretrain_command(str(chosen.path)))
     return commands

@@ -1,15 +1,18 @@
-"""`check data` on what pre-training reads: webdataset shards, and lists of image-text pairs."""
+"""`check data` on what no task reads: shards and lists of pairs for pre-training, and sentences for the metrics."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from shlex import quote
 
+from harness.check.data_commands import metrics_command, pretrain_command
 from harness.check.data_report import IMAGES_AT_ONCE, Report, check_images, counted
+from harness.data.formats.files import text_lines
 from harness.data.formats.findings import Tally
-from harness.data.formats.kinds import Found
+from harness.data.formats.kinds import Found, Kind
+from harness.data.formats.source import Source
 from harness.data.pairs import PairRef, read_pairs
 from harness.data.shards import count_samples, read_shard, shard_names
 from harness.data.transforms import faults_of
@@ -18,11 +21,6 @@ from harness.progress import Progress
 
 # Shards beyond so much are counted by their headers only.
 READ_BYTES = 1 << 30
-
-
-def pretrain_command(source: str) -> str:
-    """The command that pre-trains on a source."""
-    return f"python -m harness pretrain --model albef-tiny --data {quote(source)}"
 
 
 def pairs_report(found: Found, root: Path, progress: Progress) -> Report:
@@ -68,6 +66,28 @@ def shards_report(shards: Sequence[Path], root: Path, progress: Progress) -> Rep
         list(tally.found.values()),
         [pretrain_command(f"{folder}/*.tar") for folder in folders],
     )
+
+
+def sentences_reports(source: Source) -> list[Report]:
+    """Files of equally many lines, those of a folder as captions and their references.
+
+    Nothing in the texts tells which are the captions: the file that was named, or else the first not called ref…
+    """
+    named = source.file
+    by_folder: dict[Path, list[Path]] = defaultdict(list)
+    for one in source.found:
+        if one.kind is Kind.SENTENCES:
+            by_folder[one.path.parent].append(one.path)
+    reports = []
+    for files in by_folder.values():
+        if named not in (None, *files):
+            continue
+        captions, *references = sorted(files, key=lambda path: (path != named, path.name.lower().startswith("ref")))
+        names = ", ".join(str(path.relative_to(source.root)) for path in files)
+        told = f"{counted(len(text_lines(captions)), 'line')} each, taken for captions ({captions.name}) and references"
+        commands = [metrics_command(captions, references)]
+        reports.append(Report(f"{Kind.SENTENCES.value}: {names}", files, [told, "no images"], commands=commands))
+    return reports
 
 
 def _damaged(tally: Tally, shard: Path, reason: str) -> None:

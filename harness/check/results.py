@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.cell import method_digest
 from harness.errors import HarnessError
 from harness.registry import methods
-from harness.store import Store
+from harness.store import Record, Store
 
 
 def lines(folder: Path) -> list[tuple[str, bool]]:
@@ -24,11 +24,7 @@ def lines(folder: Path) -> list[tuple[str, bool]]:
     )
     status = Counter(record["status"] for record in records)
     found = [(f"damaged  {line}", False) for line in damaged]
-    found += [
-        (f"{record['status']}  {record['spec']['method']} {record['spec']['task']}: {record['error']}", False)
-        for record in records
-        if record["status"] != "done"
-    ]
+    found += [(_failure(record), False) for record in records if record["status"] != "done"]
     found.append(
         (
             f"{len(records)} records: " + ", ".join(f"{count} {name}" for name, count in sorted(status.items())),
@@ -37,3 +33,10 @@ def lines(folder: Path) -> list[tuple[str, bool]]:
     )
     found.append((f"{current} of them were measured by this very code; the others would be computed again", True))
     return found
+
+
+def _failure(record: Record) -> str:
+    spec = record["spec"]
+    ratio = "paper" if spec["ratio"] is None else f"{spec['ratio']:g}"
+    cell = f"{spec['model']} {spec['method']} {ratio} {spec['task']} seed {spec['seed']}"
+    return f"{record['status']}  {cell}: {record['error']}"

@@ -2,50 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from harness.able import able_tasks
-from harness.cell import RunRequest
+from harness.data.image_store import ImageStore
 from harness.data.scenes import BUILT_IN_WORLD, oracle_recall
 from harness.evaluation import VisionEncoder
-from harness.hosts import load_host
+from harness.grid import data_folder
+from harness.hosts import Host, load_host
 from harness.methods import make_reducer
 from harness.models.towers import open_tower
+from harness.models.weight_sets import task_weights
 from harness.progress import Progress
 from harness.registry import tasks
-from harness.runner import Bench, plan_cells
+from harness.task import BlindOptions, Task, TaskData
 
-VQA_FLOOR, OVER_BLANK_FLOOR, ORACLE_FLOOR, ORACLE_SHARE_FLOOR = 0.90, 0.30, 0.60, 0.60
-CIDER_FLOOR, CIDER_OVER_BLANK_FLOOR = 1.0, 0.5
 Lines = list[tuple[str, bool]]
+Values = dict[str, float]
+ORACLE_FLOOR, ORACLE_SHARE_FLOOR = 0.60, 0.60
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What a metric must reach, and by how much it must be above what blank images give."""
+
+    metric: str
+    name: str
+    least: float
+    above_blank: float
+    shown: str = ".1%"
+
+    def lines(self, seen: Values, blank: Values) -> Lines:
+        """Whether both are reached."""
+        value, blind = seen[self.metric], blank[self.metric]
+        over, shown = value - blind, self.shown
+        return [
+            (f"{self.name} {value:{shown}} (floor {self.least:{shown}})", value >= self.least),
+            (
+                f"above blank images ({blind:{shown}}) by {over:{shown}} (floor {self.above_blank:{shown}})",
+                over >= self.above_blank,
+            ),
+        ]
+
+
+FLOORS = {
+    "vqa": Floor("vqa_accuracy", "VQA accuracy", 0.90, 0.30),
+    "captioning": Floor("cider", "captions' CIDEr", 1.0, 0.5, ".3f"),
+    "entailment": Floor("entailment_accuracy", "entailment accuracy", 0.80, 0.25),
+    "nlvr2": Floor("nlvr2_accuracy", "NLVR2 accuracy", 0.75, 0.20),
+}
 
 
 def lines(model: str, limit: int | None = None) -> Lines:
     """(line, good) for each floor of each task that the weights can do on scenes, or on the first `limit` of them."""
-    names = tuple(name for name in able_tasks(model, None, BUILT_IN_WORLD) if name in FLOORS)
-    request = RunRequest(methods=("dense",), model=model, tasks=names, device="cpu", limit=limit)
-    host = load_host(model, None, "cpu", "float32")
-    bench = Bench(None, Progress())
-    reducer = make_reducer("dense", open_tower(host.model.vision).shape)
+    progress = Progress()
+    folder = data_folder(BUILT_IN_WORLD, limit, progress)
     found: Lines = []
-    for cell in plan_cells(request, bench.progress):
-        data, task = bench.data(cell, host), tasks.get(cell.task)()
-        seen = {}
-        for name, images in (("", data.images), ("blank", torch.zeros_like(data.images))):
-            if name and cell.task == "retrieval":
-                continue  # blank images are all alike: nothing to be ranked
-            encoder = VisionEncoder(host, reducer, images, 64, bench.progress)
-            with torch.no_grad():
-                outcome = task.evaluate(encoder, data, task.Options())
-            seen[name] = {metric: float(values.mean()) for metric, (_, _, values) in outcome.outcomes.items()}
-        found += FLOORS[cell.task](seen, len(data.images))
+    for name in able_tasks(model, None, BUILT_IN_WORLD):
+        if name not in FLOORS and name != "retrieval":
+            continue
+        host, task = load_host(model, task_weights(model, None, name), "cpu", "float32"), tasks.get(name)()
+        config, annotations = host.model.config, task.load(folder, limit).in_order()
+        data = TaskData(annotations, ImageStore(annotations.images, config.image_size, config.mean, config.std))
+        seen = values(task, host, data, progress)
+        if name == "retrieval":
+            found += _retrieval(seen, len(data.images))
+        else:
+            found += FLOORS[name].lines(seen, values(task, host, data, progress, blank=True))
     return found
 
 
-def _retrieval(seen: dict[str, dict[str, float]], images: int) -> Lines:
-    oracle, recall = oracle_recall(images), seen[""]["t2i_r1_rerank"]
+@torch.no_grad()
+def values(task: Task, host: Host, data: TaskData, progress: Progress, *, blank: bool = False) -> Values:
+    """Every metric's value, dense; `blank`: with the mean colour in the place of every image."""
+    chosen: dict[str, Any] = {}
+    images = data.images
+    if blank and issubclass(task.Options, BlindOptions):
+        chosen["blank_images"] = True
+    elif blank:
+        images = images.blank()
+    reducer = make_reducer("dense", open_tower(host.model.vision).shape)
+    encoder = VisionEncoder(host, reducer, images, 64, progress)
+    return task.evaluate(encoder, data, task.Options(**chosen)).values()
+
+
+def _retrieval(seen: Values, images: int) -> Lines:
+    oracle, recall = oracle_recall(images), seen["t2i_r1_rerank"]
     share = recall / oracle
     return [
         (f"oracle's text-to-image R@1 {oracle:.1%} (floor {ORACLE_FLOOR:.0%})", oracle >= ORACLE_FLOOR),
@@ -54,31 +99,3 @@ def _retrieval(seen: dict[str, dict[str, float]], images: int) -> Lines:
             share >= ORACLE_SHARE_FLOOR,
         ),
     ]
-
-
-def _vqa(seen: dict[str, dict[str, float]], images: int) -> Lines:
-    vqa, blank = seen[""]["vqa_accuracy"], seen["blank"]["vqa_accuracy"]
-    over = vqa - blank
-    return [
-        (f"VQA accuracy {vqa:.1%} (floor {VQA_FLOOR:.0%})", vqa >= VQA_FLOOR),
-        (f"above blank images ({blank:.1%}) by {over:.1%} (floor {OVER_BLANK_FLOOR:.0%})", over >= OVER_BLANK_FLOOR),
-    ]
-
-
-def _captioning(seen: dict[str, dict[str, float]], images: int) -> Lines:
-    cider, blank = seen[""]["cider"], seen["blank"]["cider"]
-    over = cider - blank
-    return [
-        (f"captions' CIDEr {cider:.3f} (floor {CIDER_FLOOR:g})", cider >= CIDER_FLOOR),
-        (
-            f"above blank images ({blank:.3f}) by {over:.3f} (floor {CIDER_OVER_BLANK_FLOOR:g})",
-            over >= CIDER_OVER_BLANK_FLOOR,
-        ),
-    ]
-
-
-FLOORS: dict[str, Callable[[dict[str, dict[str, float]], int], Lines]] = {
-    "retrieval": _retrieval,
-    "vqa": _vqa,
-    "captioning": _captioning,
-}

@@ -35,7 +35,6 @@ _UNREADABLE = (
     struct.error,
     zlib.error,
 )
-_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _WIDE = ("I", "F")
 
@@ -48,7 +47,7 @@ def open_image(source: Path | bytes, name: str) -> Image.Image:
     have no white of their own, from the image's least to its greatest value.
     Raises HarnessError for what is missing, no whole image, or of more pixels than Pillow's MAX_IMAGE_PIXELS.
     """
-    with _pillow_warnings():
+    with without_remarks():
         return _decoded(source, name)
 
 
@@ -57,8 +56,8 @@ def read_image(path: Path, size: int) -> npt.NDArray[np.uint8]:
 
     Raises HarnessError for a file that is missing or is no whole image.
     """
-    with _pillow_warnings():
-        return _resized(path, size)
+    with without_remarks():
+        return decode(path, size)
 
 
 def faults_of(images: Iterable[tuple[Path | bytes, str]], threads: int = 8) -> Iterator[str | None]:
@@ -66,54 +65,63 @@ def faults_of(images: Iterable[tuple[Path | bytes, str]], threads: int = 8) -> I
 
     Each comes with the name that is used in the text.
     """
-    with _pillow_warnings(), ThreadPoolExecutor(threads) as pool:
+    with without_remarks(), ThreadPoolExecutor(threads) as pool:
         yield from pool.map(_header_fault, images)
 
 
 @contextmanager
-def _pillow_warnings() -> Iterator[None]:
-    """Ignore Pillow's remarks on files that it reads well, and let too many pixels be an error.
+def without_remarks() -> Iterator[None]:
+    """Ignore Pillow's remarks on files that it reads well.
 
     Python's filters are shared by all threads: enter this around threads, not in each of them.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
         yield
 
 
+def decode(path: Path, size: int) -> npt.NDArray[np.uint8]:
+    """As `read_image`, for threads: Pillow's remarks are for the caller to silence (`without_remarks`)."""
+    image = _decoded(path, str(path))
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.uint8)
+
+
 def _decoded(source: Path | bytes, name: str) -> Image.Image:
-    with _explained(source, name), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+    with _explained(source, name), _opened(source) as file:
         return _eight_bit(ImageOps.exif_transpose(file)).convert("RGB")
 
 
 def _header_fault(image: tuple[Path | bytes, str]) -> str | None:
     source, name = image
     try:
-        with _explained(source, name), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source):
+        with _explained(source, name), _opened(source):
             return None
     except HarnessError as error:
         return str(error)
+
+
+def _opened(source: Path | bytes) -> Image.Image:
+    """The file with its header read. Where Pillow warns of too many pixels, this is an error already."""
+    file = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    if Image.MAX_IMAGE_PIXELS is not None and file.width * file.height > Image.MAX_IMAGE_PIXELS:
+        file.close()
+        raise Image.DecompressionBombError
+    return file
 
 
 @contextmanager
 def _explained(source: Path | bytes, name: str) -> Iterator[None]:
     try:
         yield
-    except _TOO_LARGE as error:
+    except Image.DecompressionBombError as error:
         limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
         raise HarnessError(f"image {name}: has more than {limit}; make it smaller or leave it out") from error
     except _UNREADABLE as error:
         empty = not source if isinstance(source, bytes) else source.is_file() and source.stat().st_size == 0
         reason = "it is empty" if empty else str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HarnessError(f"image {name}: cannot be read ({reason}); fetch it again or leave it out") from error
-
-
-def _resized(path: Path, size: int) -> npt.NDArray[np.uint8]:
-    image = _decoded(path, str(path))
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(image, dtype=np.uint8)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -137,9 +145,15 @@ def _stretched(grey_HW: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def normalise(images_BHWC: npt.NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 images (B, H, W, 3) as float32 (B, 3, H, W): channels in 0..1, less `mean`, over `std`."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images_BHWC.transpose(0, 3, 1, 2))).float().div_(255)
-    return pixels.sub_(torch.tensor(mean).view(1, 3, 1, 1)).div_(torch.tensor(std).view(1, 3, 1, 1))
+    """uint8 images (B, H, W, 3) as float32 (B, 3, H, W): channels in 0..1, less `mean`, over `std`.
+
+    By numpy, which in a thread of a loader starts no threads of its own.
+    """
+    pixels = images_BHWC.transpose(0, 3, 1, 2).astype(np.float32, order="C")
+    pixels /= np.float32(255)
+    pixels -= np.array(mean, np.float32).reshape(1, 3, 1, 1)
+    pixels /= np.array(std, np.float32).reshape(1, 3, 1, 1)
+    return torch.from_numpy(pixels)
 
 
 def load_image(path: Path, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -153,6 +167,6 @@ def load_images(
     """Image files as float32 (I, 3, size, size), read by a few threads (decoding releases Python's lock)."""
     if not paths:
         return torch.empty(0, 3, size, size)
-    with _pillow_warnings(), ThreadPoolExecutor(threads) as pool:
-        images = list(pool.map(partial(_resized, size=size), paths))
+    with without_remarks(), ThreadPoolExecutor(threads) as pool:
+        images = list(pool.map(partial(decode, size=size), paths))
     return normalise(np.stack(images), mean, std)

@@ -178,17 +178,22 @@ def stated_sizes(name: str, path: Path) -> dict[str, Any]:
     """
     if is_released(path):
         return {}
+    metadata = file_metadata(path)
+    return dict(_stated_sizes(name, metadata, path))
+
+
+def file_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself, read without its tensors; HarnessError where it is not whole."""
     if not path.is_file():
         raise HarnessError(f"weights {path}: no such file; name a file or folder of weights with --weights")
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
+            return dict(file.metadata() or {})
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise HarnessError(
             f"weights {path}: not a whole safetensors file ({reason}); save or fetch it again"
         ) from error
-    return dict(_stated_sizes(name, metadata, path))
 
 
 def load_model(

@@ -9,14 +9,27 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from harness.errors import HarnessError
 from harness.registry import unknown
-from harness.render.frame import DENSE, boards, headline_metrics, metrics_of, study_frame, title_of
+from harness.render.frame import boards, study_frame
 from harness.render.layers import layers_figure
-from harness.render.lines import DOTS, dense_handle, dense_line, metric_line, percent
+from harness.render.lines import (
+    DOTS,
+    bars_words,
+    blind_handle,
+    blind_line,
+    dense_handle,
+    dense_line,
+    dense_words,
+    metric_line,
+    scale,
+)
+from harness.render.metric_names import headline_metrics, metrics_of, title_of
+from harness.render.settings import DENSE
 from harness.render.style import INK, method_styles, save, styled
 
 PANELS_ACROSS = 3
@@ -46,9 +59,10 @@ def plot_quality(
     """Draw <stem>-macs and <stem>-ratio (SVG and PNG): a panel per metric, a line per method, dense as a
     band.
 
-    Error bars are 95 % intervals. With several boards (models, protocols) in the frame, each has its own
-    files, numbered from the second. Raises HarnessError for an unknown metric, when nothing was measured, or
-    when a file cannot be written.
+    Error bars are the standard deviation over seeds, of one seed the 95 % interval. A thin dotted line is dense on
+    blank images. Where tasks' towers see images of different sizes, a panel has the costs of its own task. With
+    several boards (models, protocols) in the frame, each has its own files, numbered from the second. Raises
+    HarnessError for an unknown metric, when nothing was measured, or when a file cannot be written.
     """
     for metric in metrics or ():
         if metric not in metrics_of(frame):
@@ -95,27 +109,20 @@ def _quality_figure(board: pd.DataFrame, metrics: Sequence[str], against: Agains
     down = ceil(len(metrics) / across)
     figure = Figure(figsize=(3.1 * across + 0.4, 2.55 * down + 0.9), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False)
-    lines = _method_lines(board)
-    dense = board[board["method"] == DENSE][against.column].dropna()
-    marked = against.scale * float(dense.iloc[0]) if against.dense and len(dense) else None
-    for axes, metric in zip(grid.flat, metrics, strict=False):
-        dense_line(axes, board, metric, marked)
-        for place, (_, rows, style) in enumerate(lines):
-            rows = rows[rows[against.column].notna()].sort_values("token_ratio")
-            where = against.scale * rows[against.column].to_numpy(dtype=float)
-            metric_line(axes, rows, where, metric, style, 10 + place)
-        axes.set_title(title_of(metric))
-        axes.margins(x=0.06)
-        percent(axes)
-    for axes in grid.flat[len(metrics) :]:
-        axes.set_axis_off()
     for row in grid:
         row[0].set_ylabel("%")
-    figure.supxlabel(against.label, fontsize=9.5)
+    lines = _method_lines(board)
+    blind = [_panel(axes, board, lines, metric, against) for axes, metric in zip(grid.flat, metrics, strict=False)]
+    for axes in grid.flat[len(metrics) :]:
+        axes.set_axis_off()
+    figure.supxlabel("\n".join(filter(None, (against.label, bars_words(board, metrics)))), fontsize=9.5)
     handles: list[Any] = [Line2D([], [], label=name, **style) for name, _, style in lines]
     names = [handle.get_label() for handle in handles]
     handles.append(dense_handle())
-    names.append("dense, 95 % interval")
+    names.append(dense_words(board, metrics))
+    if any(blind):
+        handles.append(blind_handle())
+        names.append("dense, blank images")
     if against.dense:
         handles.append(Line2D([], [], color=INK, linestyle=":", linewidth=0.9))
         names.append("cost of dense")
@@ -126,8 +133,38 @@ def _quality_figure(board: pd.DataFrame, metrics: Sequence[str], against: Agains
             handles, names, loc="center left", fontsize=9.5, title=heading, alignment="left", labelspacing=0.7
         )
     else:
-        figure.legend(handles, names, loc="outside upper left", ncols=min(len(handles), 2 * across), fontsize=9)
+        columns = min(len(handles), 2 * across)
+        figure.legend(
+            handles, names, loc="outside upper left", ncols=columns, fontsize=9, title=title, alignment="left"
+        )
     return figure
+
+
+def _panel(
+    axes: Axes,
+    board: pd.DataFrame,
+    lines: Sequence[tuple[str, pd.DataFrame, dict[str, Any]]],
+    metric: str,
+    against: Against,
+) -> bool:
+    """One metric, by the costs of its own task; whether it shows a line of blank images."""
+    column, tokens = (_column(board, name, metric) for name in (against.column, "token_ratio"))
+    dense = board[board["method"] == DENSE][column].dropna()
+    dense_line(axes, board, metric, against.scale * float(dense.iloc[0]) if against.dense and len(dense) else None)
+    for place, (_, rows, style) in enumerate(lines):
+        rows = rows[rows[column].notna()].sort_values(tokens)
+        metric_line(axes, rows, against.scale * rows[column].to_numpy(dtype=float), metric, style, 10 + place)
+    axes.set_title(title_of(metric))
+    axes.margins(x=0.06)
+    drawn = blind_line(axes, board, metric)
+    scale(axes, metric)
+    return drawn
+
+
+def _column(board: pd.DataFrame, cost: str, metric: str) -> str:
+    """The column of a cost: its own for the metric's task where tasks differ in it."""
+    own = f"{cost}_{board.attrs['tasks'][metric]}"
+    return own if own in board.columns and board[own].notna().any() else cost
 
 
 def _method_lines(board: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:

@@ -10,8 +10,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from harness.render.frame import DENSE, title_of
-from harness.render.lines import DOTS, dense_handle, dense_line, metric_line, percent
+from harness.render.lines import (
+    DOTS,
+    bars_words,
+    blind_handle,
+    blind_line,
+    dense_handle,
+    dense_line,
+    dense_words,
+    metric_line,
+    scale,
+)
+from harness.render.metric_names import title_of
+from harness.render.settings import DENSE
 from harness.render.style import method_styles
 
 PLACEMENTS = ("early", "even", "late")
@@ -37,6 +48,7 @@ def layers_figure(frame: pd.DataFrame, metrics: Sequence[str]) -> Figure:
     )
     figure = Figure(figsize=(8.2, 2.35 * len(metrics) + 0.9), layout="constrained")
     grid = figure.subplots(len(metrics), 2, squeeze=False, sharey="row")
+    blind = False
     for row, metric in zip(grid, metrics, strict=True):
         for axes, (title, rows, by, ticks) in zip(row, sweeps, strict=True):
             dense_line(axes, frame, metric)
@@ -49,11 +61,18 @@ def layers_figure(frame: pd.DataFrame, metrics: Sequence[str]) -> Figure:
             axes.set_xticks(range(len(ticks)), [tick if isinstance(tick, str) else f"{tick:g}" for tick in ticks])
             axes.set_xlim(-0.4, len(ticks) - 0.6)
             axes.set_title(f"{title_of(metric)}, {title}")
-        percent(row[0])
+        drawn = [blind_line(axes, frame, metric) for axes in row]
+        blind |= any(drawn)
         row[0].set_ylabel("%")
+        scale(row[0], metric)
     handles: list[Any] = [Line2D([], [], label=name, linewidth=1.6, **styles[name], **DOTS) for name in shown]
-    labels = [*shown, "dense, 95 % interval"]
+    labels = [*shown, dense_words(frame, metrics)]
     handles.append(dense_handle())
+    if blind:
+        handles.append(blind_handle())
+        labels.append("dense, blank images")
+    if words := bars_words(staged, metrics):
+        figure.supxlabel(words, fontsize=9.5)
     ratios = staged["ratio"].dropna().unique()
     budget = f"token ratio {ratios[0]:g}" if len(ratios) == 1 else "several token ratios"
     figure.legend(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from textwrap import wrap
+from typing import Any
 
 WIDTH = 110
+# A page of LaTeX is scaled to the line, and a page of Markdown scrolls: both may be wider than a screen.
+LATEX_WIDTH = 140
+MARKDOWN_WIDTH = 170
 BETWEEN = "  "
 
 
@@ -24,6 +29,12 @@ class Column:
         return max(len(text) for text in (self.heading, self.unit, *self.cells))
 
 
+def plain(heading: str, unit: str, cells: Iterable[Any], left: bool = False) -> Column:
+    """A column of anything, nothing in it marked as best."""
+    texts = [str(cell) for cell in cells]
+    return Column(heading, unit, texts, [False] * len(texts), left)
+
+
 @dataclass(frozen=True)
 class Part:
     """One table: its title, the columns that name a row, and those that say something of it."""
@@ -35,14 +46,20 @@ class Part:
 
 def text(part: Part) -> str:
     """Aligned columns; as many values as fit beside the names, the others below."""
+    title = wrap(part.title, WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([*title, *(_text_block(columns) for columns in _pages(part, WIDTH))])
+
+
+def _pages(part: Part, width: int) -> list[list[Column]]:
+    """The columns of a part, in as many tables as they need at `width` characters, each with the names."""
     names_width = sum(column.width + len(BETWEEN) for column in part.names)
-    rows: list[list[Column]] = [[]]
+    pages: list[list[Column]] = [[]]
     for column in part.values:
-        used = names_width + sum(other.width + len(BETWEEN) for other in rows[-1])
-        if rows[-1] and used + column.width > WIDTH:
-            rows.append([])
-        rows[-1].append(column)
-    return part.title + "\n" + "\n".join(_text_block([*part.names, *values]) for values in rows)
+        used = names_width + sum(other.width + len(BETWEEN) for other in pages[-1])
+        if pages[-1] and used + column.width > width:
+            pages.append([])
+        pages[-1].append(column)
+    return [[*part.names, *values] for values in pages]
 
 
 def _text_block(columns: Sequence[Column]) -> str:
@@ -62,11 +79,14 @@ def _text_block(columns: Sequence[Column]) -> str:
 
 
 def markdown(part: Part) -> str:
-    columns = [*part.names, *part.values]
+    """A pipe table under its title in bold, or several where the columns would be too many."""
+    return f"**{part.title}**\n\n" + "\n".join(_markdown_table(columns) for columns in _pages(part, MARKDOWN_WIDTH))
+
+
+def _markdown_table(columns: Sequence[Column]) -> str:
     heads = [f"{column.heading}, {column.unit}" if column.unit else column.heading for column in columns]
     lines = [heads, [":--" if column.left else "--:" for column in columns], *_marked(columns, "**{}**")]
-    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return f"**{part.title}**\n\n{body}\n"
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
 def _marked(columns: Sequence[Column], mark: str) -> list[list[str]]:
@@ -82,8 +102,12 @@ def _marked(columns: Sequence[Column], mark: str) -> list[list[str]]:
 
 
 def latex(part: Part) -> str:
-    """A table environment with a booktabs tabular; needs the packages booktabs and graphicx."""
-    columns = [*part.names, *part.values]
+    """A table environment with a booktabs tabular, or several; needs the packages booktabs and graphicx."""
+    pages = _pages(part, LATEX_WIDTH)
+    return "\n".join(_latex_table(part.title + ", continued" * (number > 0), page) for number, page in enumerate(pages))
+
+
+def _latex_table(title: str, columns: Sequence[Column]) -> str:
     escaped = [
         replace(c, heading=_tex(c.heading), unit=_tex(c.unit), cells=[_tex(cell) for cell in c.cells]) for c in columns
     ]
@@ -92,7 +116,7 @@ def latex(part: Part) -> str:
     body = end.join(" & ".join(row) for row in _marked(escaped, "\\textbf{{{}}}"))
     lines = [
         "\\begin{table}\n\\centering",
-        f"\\caption{{{_tex(part.title)}}}",
+        f"\\caption{{{_tex(title)}}}",
         "\\resizebox{\\linewidth}{!}{%",
         f"\\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}",
         f"\\toprule\n{head} \\\\\n\\midrule\n{body} \\\\\n\\bottomrule",
@@ -107,6 +131,7 @@ TEX = {
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
     "Δ": r"$\Delta$",
+    "×": r"$\times$",
     "·": r"$\cdot$",
     "…": r"\dots{}",
     **{letter: f"\\{letter}" for letter in "%_&#${}"},

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from harness.files import explained, replace_all
 from harness.registry import methods
-from harness.render.frame import DENSE
+from harness.render.settings import DENSE
 
 INK = "#333333"
 PNG_DPI = 160

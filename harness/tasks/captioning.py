@@ -10,11 +10,12 @@ from torch import Tensor
 
 from harness.data.formats import ImageTextSet, load_captions
 from harness.errors import HarnessError
-from harness.evaluation import VisionEncoder, batches
+from harness.evaluation import VisionEncoder
 from harness.metrics.captions import METRICS, caption_scores
 from harness.metrics.java import java_path
 from harness.models.build import host_class
 from harness.models.tokenizer import Tokenizer
+from harness.parallel import by_first
 from harness.registry import models
 from harness.task import Outcome, Task, TaskData, TaskOptions
 
@@ -46,44 +47,45 @@ class Captioning(Task):
     READS = "captions"
     metrics = METRICS
 
-    def load(self, folder: Any, limit: int | None) -> ImageTextSet:
-        return load_captions(folder, limit)
+    def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
+        return load_captions(folder, limit, split)
 
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
         assert isinstance(options, CaptioningOptions)
         if "caption" not in encoder.host.model.abilities:
             raise cannot_caption(encoder.host.name)
-        java_path("the metrics of captioning")
+        by_first(lambda: java_path("the metrics of captioning"))
         captions = written(encoder, options)
         texts: dict[Any, list[str]] = {image: [] for image in data.annotations.images}
         for reference in data.annotations.captions:
             texts[reference.image].append(reference.text)
-        scores = caption_scores(captions, list(texts.values()))
+        scores = by_first(lambda: caption_scores(captions, list(texts.values())))
         names = data.names
         outcomes = {metric: (names, names, values) for metric, values in scores.samples.items()}
         diagnostics = {"captions": dict(zip(names[:SHOWN], captions)), "absent": scores.absent}
-        return Outcome("captioning", outcomes, diagnostics, scores.parts)
+        throughput = encoder.throughput("images", len(captions))
+        return Outcome("captioning", outcomes, throughput, diagnostics, scores.parts)
 
 
 def written(encoder: VisionEncoder, options: CaptioningOptions) -> list[str]:
     """One caption per image of the encoder, without the prompt."""
     host = encoder.host
     model: Any = host.model
-    states = encoder.image_states()
     prompt = prompt_ids(host.tokenizer, host.prompt if options.prompt is None else options.prompt)
-    found: list[str] = []
-    with encoder.progress.bar("captions", len(states)) as bar:
-        for part in batches(len(states), encoder.batch_size):
-            ids_BL = model.caption(
-                states[part],
-                prompt,
-                beams=options.beams,
-                max_length=options.max_length,
-                min_length=options.min_length,
-            )
-            found += [host.tokenizer.decode(row) for row in ids_BL.tolist()]
-            bar.advance(part.stop - part.start)
-    return found
+
+    def captions(rows: Tensor) -> Tensor:
+        ids_BL: Tensor = model.caption(
+            encoder.states(rows),
+            prompt,
+            beams=options.beams,
+            max_length=options.max_length,
+            min_length=options.min_length,
+        )
+        return ids_BL
+
+    total = len(encoder.images)
+    ids_IL = encoder.over(total, captions, "captions", images=torch.arange(total))
+    return [host.tokenizer.decode(row) for row in ids_IL.tolist()]
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> Tensor | None:

@@ -14,13 +14,12 @@ from torch.nn import functional as F
 
 from harness.data.formats import ClassifiedImage, ImageTextSet, load_classes
 from harness.data.formats.kinds import split_named
-from harness.data.transforms import load_images
+from harness.data.image_store import ImageStore
 from harness.errors import HarnessError
-from harness.evaluation import VisionEncoder, batches, encode_texts
+from harness.evaluation import Texts, VisionEncoder
 from harness.linear_probe import fit_probe
 from harness.metrics.accuracy import mean_per_class
 from harness.metrics.ranking import best_ranks, require_finite
-from harness.reduction import encode
 from harness.task import Outcome, Task, TaskData, TaskOptions
 
 CUTOFFS = (1, 5)
@@ -65,8 +64,8 @@ class Classification(Task):
     Options = ClassificationOptions
     metrics = PLAIN + PROBED
 
-    def load(self, folder: Any, limit: int | None) -> ImageTextSet:
-        return load_classes(folder, limit)
+    def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
+        return load_classes(folder, limit, split)
 
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
         assert isinstance(options, ClassificationOptions)
@@ -77,28 +76,27 @@ class Classification(Task):
         if not annotations.classified:
             raise HarnessError("classification: the data has no images of classes")
         train = training_split(annotations) if options.probe else ()
-        place = {image: index for index, image in enumerate(annotations.images)}
-        rows = torch.tensor([place[one.image] for one in annotations.classified], device=host.device)
+        rows = data.places(one.image for one in annotations.classified)
         labels = torch.tensor([one.label for one in annotations.classified], device=host.device)
         names = data.names
         samples = [one.id for one in annotations.classified], [names[row] for row in rows.tolist()]
 
         templates = options.templates or annotations.templates or (DEFAULT_TEMPLATE,)
-        before = host.tokenizer.truncated
-        classes_CP = class_features(encoder, annotations.classes, templates)
-        cut = host.tokenizer.truncated - before
-        found = {"": zero_shot_ranks(encoder, rows, labels, classes_CP)}
+        classes_CP, cut = class_features(encoder, annotations.classes, templates)
+        found = {"": zero_shot_ranks(encoder, rows, labels, classes_CP, keep=options.probe)}
         diagnostics: dict[str, Any] = {"classes": len(annotations.classes), "templates": list(templates)}
         if cut:
             diagnostics["truncated_texts"] = cut
         if train:
-            found["probe_"], diagnostics["probe"] = probe_ranks(encoder, train, rows, labels, options.probe_l2)
+            with encoder.aside():
+                found["probe_"], diagnostics["probe"] = probe_ranks(encoder, train, rows, labels, options.probe_l2)
         outcomes = {
             f"{stage}{metric}": (*samples, values)
             for stage, ranks in found.items()
             for metric, values in accuracies(ranks.cpu().numpy(), labels.cpu().numpy()).items()
         }
-        return Outcome("classification", outcomes, diagnostics)
+        throughput = encoder.throughput("images", len(annotations.classified))
+        return Outcome("classification", outcomes, throughput, diagnostics)
 
 
 def accuracies(ranks: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -107,28 +105,38 @@ def accuracies(ranks: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     return hits | {"mean_per_class": mean_per_class(ranks == 0, labels)}
 
 
-def class_features(encoder: VisionEncoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Unit features (C, P) of classes: of the means of their sentences' unit features, in float32 at least."""
-    host, at_once = encoder.host, 4 * encoder.batch_size
+def class_features(encoder: VisionEncoder, names: Sequence[str], templates: Sequence[str]) -> tuple[Tensor, int]:
+    """Unit features (C, P) of classes, and how many of their sentences were cut.
+
+    They are those of the means of the sentences' unit features, in float32 at least.
+    """
+    host, each = encoder.host, len(templates)
     wide = torch.promote_types(host.dtype, torch.float32)
-    found = []
-    with encoder.progress.bar("classes", len(names)) as bar:
-        for part in batches(len(names), max(1, at_once // len(templates))):
-            sentences = [template.replace("{}", name) for name in names[part] for template in templates]
-            texts_SP = host.model.embed_text(encode_texts(host, sentences, at_once)).to(wide)
-            found.append(F.normalize(texts_SP.unflatten(0, (-1, len(templates))).mean(1), dim=-1))
-            bar.advance(part.stop - part.start)
-    return torch.cat(found)
+    texts = Texts(host, [template.replace("{}", name) for name in names for template in templates])
+
+    def features(rows: Tensor) -> Tensor:
+        sentences = (rows[:, None] * each + torch.arange(each, device=rows.device)).flatten()
+        texts_SP = host.model.embed_text(texts.rows(sentences)).to(wide)
+        return F.normalize(texts_SP.unflatten(0, (-1, each)).mean(1), dim=-1)
+
+    at_once = max(1, 4 * encoder.batch_size // each)
+    return encoder.over(len(names), features, "classes", at_once=at_once), texts.cut
 
 
-def zero_shot_ranks(encoder: VisionEncoder, rows_N: Tensor, labels_N: Tensor, classes_CP: Tensor) -> Tensor:
-    """Rank (N,) of the own class of images of the encoder among unit features of classes."""
-    states_IND = encoder.image_states()
-    found = []
-    for part in batches(len(rows_N), 4 * encoder.batch_size):
-        images_BP = encoder.host.model.embed_image(states_IND[rows_N[part]]).to(classes_CP.dtype)
-        found.append(own_ranks(images_BP @ classes_CP.T, labels_N[part]))
-    return torch.cat(found)
+def zero_shot_ranks(
+    encoder: VisionEncoder, rows_N: Tensor, labels_N: Tensor, classes_CP: Tensor, *, keep: bool
+) -> Tensor:
+    """Rank (N,) of the own class of images of the encoder among unit features of classes.
+
+    keep: whether the images' tokens are wanted again.
+    """
+
+    def ranks(part: Tensor) -> Tensor:
+        states_BND = encoder.states(rows_N[part.cpu()], keep=keep)
+        images_BP = encoder.host.model.embed_image(states_BND).to(classes_CP.dtype)
+        return own_ranks(images_BP @ classes_CP.T, labels_N[part])
+
+    return encoder.over(len(rows_N), ranks, "images", images=rows_N)
 
 
 def own_ranks(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
@@ -144,7 +152,7 @@ def probe_ranks(
     features_TD = training_features(encoder, [one.image for one in train])
     known_T = torch.tensor([one.label for one in train], device=encoder.host.device)
     probe = fit_probe(features_TD, known_T, int(known_T.max()) + 1, l2)
-    features_ND = class_tokens(encoder, encoder.image_states()[rows_N])
+    features_ND = class_tokens(encoder, rows_N, "images")
     fitted = (probe.scores(features_TD).argmax(1) == known_T).double().mean()
     about = {
         "train_images": len(train),
@@ -156,21 +164,20 @@ def probe_ranks(
 
 
 def training_features(encoder: VisionEncoder, paths: Sequence[Path]) -> Tensor:
-    """Class tokens (T, D) of image files under the encoder's method, read a batch at a time."""
-    host, config = encoder.host, encoder.host.model.config
-    found = []
-    with encoder.progress.bar("training images", len(paths)) as bar:
-        for part in batches(len(paths), encoder.batch_size):
-            pixels = load_images(paths[part], config.image_size, config.mean, config.std)
-            states_BND = encode(encoder.tower, encoder.reducer, pixels.to(host.device, host.dtype))
-            found.append(class_tokens(encoder, states_BND))
-            bar.advance(part.stop - part.start)
-    return torch.cat(found)
+    """Class tokens (T, D) of image files under the encoder's method; each is read once, and not kept."""
+    config = encoder.host.model.config
+    images = ImageStore(paths, config.image_size, config.mean, config.std, budget=0)
+    training = VisionEncoder(encoder.host, encoder.reducer, images, encoder.batch_size, encoder.progress, 0)
+    return class_tokens(training, torch.arange(len(paths)), "training images")
 
 
-def class_tokens(encoder: VisionEncoder, states_BND: Tensor) -> Tensor:
-    """Class tokens (B, D) after the tower's last norm, which CLIP's image states come without."""
-    return encoder.host.model.normed(states_BND[:, 0])
+def class_tokens(encoder: VisionEncoder, rows_N: Tensor, unit: str) -> Tensor:
+    """Class tokens (N, D) of images after the tower's last norm, which CLIP's image states come without."""
+
+    def tokens(part: Tensor) -> Tensor:
+        return encoder.host.model.normed(encoder.states(rows_N[part.cpu()])[:, 0])
+
+    return encoder.over(len(rows_N), tokens, unit, images=rows_N)
 
 
 def training_split(annotations: ImageTextSet) -> tuple[ClassifiedImage, ...]:

@@ -6,23 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from harness.data.formats import Hypothesis, ImageTextSet, load_entailment
 from harness.errors import HarnessError
-from harness.evaluation import VisionEncoder, batches, encode_texts
+from harness.evaluation import Texts, VisionEncoder
 from harness.metrics.ranking import require_finite
 from harness.models.host import ENTAILMENT_LABELS
-from harness.task import Outcome, Task, TaskData, TaskOptions
+from harness.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 
 BY_CLASS = tuple(f"entailment_{label}" for label in ENTAILMENT_LABELS)
 LEARNT = "ALBEF and METER learn it: python -m harness finetune --task entailment --model albef-tiny --data DIR"
-
-
-class EntailmentOptions(TaskOptions):
-    """blank_images: show the mean colour instead of every image, to see what sentences alone give away."""
-
-    blank_images: bool = False
 
 
 class Entailment(Task):
@@ -35,44 +29,40 @@ class Entailment(Task):
 
     NEEDS = frozenset({"entail"})
     READS = "hypotheses"
-    Options = EntailmentOptions
+    Options = BlindOptions
     metrics = ("entailment_accuracy", *BY_CLASS)
 
-    def load(self, folder: Any, limit: int | None) -> ImageTextSet:
-        return load_entailment(folder, limit)
+    def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
+        return load_entailment(folder, limit, split)
 
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
-        assert isinstance(options, EntailmentOptions)
+        assert isinstance(options, BlindOptions)
         host, hypotheses = encoder.host, data.annotations.hypotheses
         if not self.NEEDS & host.model.abilities:
             raise HarnessError(f"entailment: {host.model.cannot('entail')}; {LEARNT}")
         if not hypotheses:
             raise HarnessError("entailment: the data has no sentences to be entailed")
         if options.blank_images:
-            encoder.images = torch.zeros_like(encoder.images)
-        place = {image: index for index, image in enumerate(data.annotations.images)}
-        picks, cut = judged(encoder, hypotheses, [place[one.image] for one in hypotheses])
+            encoder.show_blank()
+        texts = Texts(host, [one.text for one in hypotheses])
+        owners = data.places(one.image for one in hypotheses)
+        picks = judged(encoder, texts, owners).tolist()
         names = data.names
-        outcomes = accuracies(picks, hypotheses, [names[place[one.image]] for one in hypotheses])
-        return Outcome("entailment", outcomes, {"truncated_texts": cut} if cut else {})
+        outcomes = accuracies(picks, hypotheses, [names[owner] for owner in owners.tolist()])
+        diagnostics = {"truncated_texts": texts.cut} if texts.cut else {}
+        return Outcome("entailment", outcomes, encoder.throughput("sentences", len(hypotheses)), diagnostics)
 
 
-def judged(encoder: VisionEncoder, hypotheses: Sequence[Hypothesis], owner: Sequence[int]) -> tuple[list[int], int]:
-    """The class that the host gives each sentence about the image it belongs to, and how many sentences were cut."""
-    host = encoder.host
-    before = host.tokenizer.truncated
-    texts = encode_texts(host, [one.text for one in hypotheses], 4 * encoder.batch_size)
-    owners = torch.tensor(owner, device=host.device)
-    picks: list[int] = []
-    with encoder.progress.bar("sentences", len(hypotheses)) as bar:
-        for part in batches(len(hypotheses), encoder.batch_size):
-            rows = torch.arange(part.start, part.stop, device=host.device)
-            asked = texts.rows(rows)
-            logits_B3 = host.model.entail(asked, encoder.pair_states(owners[rows], asked))
-            require_finite(logits_B3)
-            picks += logits_B3.argmax(1).tolist()
-            bar.advance(len(rows))
-    return picks, host.tokenizer.truncated - before
+def judged(encoder: VisionEncoder, texts: Texts, owners: Tensor) -> Tensor:
+    """The class (S,) that the host gives each sentence about the image it belongs to."""
+
+    def classes(rows: Tensor) -> Tensor:
+        asked = texts.rows(rows)
+        logits_B3 = encoder.host.model.entail(asked, encoder.pair_states(owners[rows.cpu()], asked))
+        require_finite(logits_B3)
+        return logits_B3.argmax(1)
+
+    return encoder.over(len(owners), classes, "sentences", images=owners)
 
 
 def accuracies(

@@ -12,16 +12,15 @@ from torch import Tensor
 
 from harness.data.formats import ImageTextSet, load_captions
 from harness.errors import HarnessError
-from harness.evaluation import VisionEncoder, batches, encode_texts
+from harness.evaluation import Texts, VisionEncoder
 from harness.metrics.ranking import Shortlist, require_finite, shortlists
 from harness.models.host import TextBatch
-from harness.progress import Bar
+from harness.parallel import batches
 from harness.task import Outcome, Task, TaskData, TaskOptions
 
 CUTOFFS = (1, 5, 10)
 # What bounds the memory of ranking: blocks of texts have about this many scores, whatever the batch size.
 SCORES_PER_BLOCK = 2**22
-IMAGES_PER_PROJECTION = 256
 Samples = tuple[Sequence[str], Sequence[str]]
 
 
@@ -47,8 +46,8 @@ class Retrieval(Task):
     READS = "captions"
     metrics = tuple(f"{way}_r{k}{stage}" for stage in ("", "_rerank") for way in ("t2i", "i2t") for k in CUTOFFS)
 
-    def load(self, folder: Any, limit: int | None) -> ImageTextSet:
-        return load_captions(folder, limit)
+    def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
+        return load_captions(folder, limit, split)
 
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
         assert isinstance(options, RetrievalOptions)
@@ -59,17 +58,19 @@ class Retrieval(Task):
         captions, owner = chosen_captions(data.annotations, options.captions_per_image)
         if not captions:
             raise HarnessError("retrieval: the data has no captions")
-        cut_before = host.tokenizer.truncated
-        texts = encode_texts(host, [caption.text for caption in captions], 4 * encoder.batch_size)
-        cut = host.tokenizer.truncated - cut_before
+        texts, cut = encoded(encoder, [caption.text for caption in captions])
         owners = torch.tensor(owner, device=host.device)
 
         contrasts = "contrast" in abilities
-        blocks = similarities(encoder, texts) if contrasts else matching_scores(encoder, texts)
+        reranks = contrasts and "match" in abilities
+        if contrasts:
+            blocks = similarities(encoder, texts, keep=reranks and not encoder.text_guided)
+        else:
+            blocks = matching_scores(encoder, texts)
         of_texts, of_images = shortlists(blocks, max(*CUTOFFS, options.rerank_k))
         stages = {"": (of_texts, of_images)}
         diagnostics: dict[str, Any] = {"ranked_by": "contrast" if contrasts else "matching"}
-        if contrasts and "match" in abilities:
+        if reranks:
             k = options.rerank_k
             found = reranked(encoder, texts, of_texts.best(k), of_images.best(k))
             stages["_rerank"], diagnostics["pairs_reranked"] = found
@@ -78,7 +79,9 @@ class Retrieval(Task):
         diagnostics |= encoder.mentioned(owners, texts, [caption.patches for caption in captions])
         names = data.names
         sample_t = ([str(caption.id) for caption in captions], [names[image] for image in owner])
-        return Outcome("retrieval", recalls(stages, owners, sample_t, (names, names)), diagnostics)
+        outcomes = recalls(stages, owners, sample_t, (names, names))
+        throughput = encoder.throughput("queries", len(captions) + len(names))
+        return Outcome("retrieval", outcomes, throughput, diagnostics)
 
 
 def recalls(
@@ -101,23 +104,37 @@ def recalls(
     return outcomes
 
 
-def similarities(encoder: VisionEncoder, texts: TextBatch) -> Iterator[Tensor]:
-    """Cosine similarities (t, I) of consecutive texts with all images, in float32 at least."""
-    model, states_IND = encoder.host.model, encoder.image_states()
-    parts = [model.embed_image(states_IND[part]) for part in batches(len(states_IND), IMAGES_PER_PROJECTION)]
+def encoded(encoder: VisionEncoder, texts: Sequence[str]) -> tuple[TextBatch, int]:
+    """Texts with their states, and how many were cut."""
+    read = Texts(encoder.host, texts)
+    states_TLD = encoder.over(len(read), read.states, "texts", at_once=4 * encoder.batch_size)
+    return TextBatch(read.ids, read.mask, states_TLD), read.cut
+
+
+def similarities(encoder: VisionEncoder, texts: TextBatch, *, keep: bool) -> Iterator[Tensor]:
+    """Cosine similarities (t, I) of consecutive texts with all images, in float32 at least.
+
+    keep: whether the images' tokens are wanted again.
+    """
+    model, total = encoder.host.model, len(encoder.images)
     wide = torch.promote_types(encoder.host.dtype, torch.float32)
-    images_IP, texts_TP = torch.cat(parts).to(wide), model.embed_text(texts).to(wide)
-    for part in text_blocks(len(texts_TP), len(images_IP)):
+
+    def embedded(rows: Tensor) -> Tensor:
+        return model.embed_image(encoder.states(rows, keep=keep)).to(wide)
+
+    images_IP = encoder.over(total, embedded, "images", images=torch.arange(total))
+    texts_TP = model.embed_text(texts).to(wide)
+    for part in text_blocks(len(texts_TP), total):
         yield texts_TP[part] @ images_IP.T
 
 
 def matching_scores(encoder: VisionEncoder, texts: TextBatch) -> Iterator[Tensor]:
     """The matching head's scores (t, I) of consecutive texts with all images."""
-    total_T, total_I = len(texts.ids), len(encoder.images)
-    with encoder.progress.bar("pairs", total_T * total_I) as bar:
-        for part in text_blocks(total_T, total_I):
-            pairs = torch.arange(part.start * total_I, part.stop * total_I, device=encoder.host.device)
-            yield pair_scores(encoder, texts, pairs, bar).view(-1, total_I)
+    total = len(encoder.images)
+    for part in text_blocks(len(texts.ids), total):
+        rows = torch.arange(part.start, part.stop, device=encoder.host.device)
+        images = torch.arange(total, device=rows.device).repeat_interleave(len(rows))
+        yield pair_scores(encoder, texts, rows.repeat(total), images).view(total, -1).T
 
 
 def text_blocks(texts: int, images: int) -> Iterator[slice]:
@@ -131,27 +148,25 @@ def reranked(
     """Both shortlists with the matching head's scores, and how many different pairs they have."""
     total_T, total_I = len(of_texts.index), len(of_images.index)
     device = of_texts.index.device
-    pairs_TK = torch.arange(total_T, device=device)[:, None] * total_I + of_texts.index
-    pairs_IK = torch.arange(total_I, device=device)[:, None] + of_images.index * total_I
+    # A pair's number is image * T + text: pairs go by image, so that each image's tokens are needed at one time only.
+    pairs_TK = of_texts.index * total_T + torch.arange(total_T, device=device)[:, None]
+    pairs_IK = torch.arange(total_I, device=device)[:, None] * total_T + of_images.index
     pairs_P = torch.cat([pairs_TK.flatten(), pairs_IK.flatten()]).unique()
-    with encoder.progress.bar("pairs", len(pairs_P)) as bar:
-        scores_P = pair_scores(encoder, texts, pairs_P, bar)
+    scores_P = pair_scores(encoder, texts, pairs_P % total_T, pairs_P // total_T)
     require_finite(scores_P)
     text_side, image_side = (scores_P[torch.searchsorted(pairs_P, pairs)] for pairs in (pairs_TK, pairs_IK))
     return (Shortlist(of_texts.index, text_side), Shortlist(of_images.index, image_side)), len(pairs_P)
 
 
-def pair_scores(encoder: VisionEncoder, texts: TextBatch, pairs_P: Tensor, bar: Bar) -> Tensor:
-    """The matching head's scores (P,), in float32 at least, of pairs (P,) that are text * I + image."""
-    images = len(encoder.images)
+def pair_scores(encoder: VisionEncoder, texts: TextBatch, text_P: Tensor, image_P: Tensor) -> Tensor:
+    """The matching head's scores (P,), in float32 at least, of pairs of a text and an image, each an index (P,)."""
     wide = torch.promote_types(encoder.host.dtype, torch.float32)
-    done = []
-    for part in batches(len(pairs_P), encoder.batch_size):
-        rows, columns = pairs_P[part] // images, pairs_P[part] % images
-        asked = texts.rows(rows)
-        done.append(encoder.host.model.rank(asked, encoder.pair_states(columns, asked)).to(wide))
-        bar.advance(len(rows))
-    return torch.cat(done)
+
+    def scores(rows: Tensor) -> Tensor:
+        asked = texts.rows(text_P[rows])
+        return encoder.host.model.rank(asked, encoder.pair_states(image_P[rows], asked)).to(wide)
+
+    return encoder.over(len(text_P), scores, "pairs", images=image_P)
 
 
 def chosen_captions(annotations: ImageTextSet, per_image: int) -> tuple[list[Any], list[int]]:

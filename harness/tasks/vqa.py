@@ -7,20 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from harness.data.formats import ImageTextSet, Question, load_questions
 from harness.errors import HarnessError
-from harness.evaluation import VisionEncoder, batches, encode_texts
+from harness.evaluation import Texts, VisionEncoder
 from harness.metrics.vqa import ANSWER_TYPES, answer_type, vqa_accuracy
-from harness.task import Outcome, Task, TaskData, TaskOptions
+from harness.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 
 BY_TYPE = {"yes/no": "vqa_yes_no", "number": "vqa_number", "other": "vqa_other"}
-
-
-class VQAOptions(TaskOptions):
-    """blank_images: show the mean colour instead of every image, to see what questions alone give away."""
-
-    blank_images: bool = False
 
 
 class VQA(Task):
@@ -30,40 +25,43 @@ class VQA(Task):
     accuracy of the questions of one answer type; a set without such questions has no such metric.
     """
 
-    Options = VQAOptions
+    Options = BlindOptions
     NEEDS = frozenset({"answer"})
     READS = "questions"
     metrics = ("vqa_accuracy", *BY_TYPE.values())
 
-    def load(self, folder: Any, limit: int | None) -> ImageTextSet:
-        return load_questions(folder, limit)
+    def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
+        return load_questions(folder, limit, split)
 
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
-        assert isinstance(options, VQAOptions)
+        assert isinstance(options, BlindOptions)
         host, questions = encoder.host, data.annotations.questions
         if not questions:
             raise HarnessError("vqa: the data has no questions")
-        if options.blank_images:
-            encoder.images = torch.zeros_like(encoder.images)
-        place = {image: index for index, image in enumerate(data.annotations.images)}
-        owners = torch.tensor([place[question.image] for question in questions], device=host.device)
-        texts = encode_texts(host, [question.text for question in questions], 4 * encoder.batch_size, questions=True)
         if not host.answers:
             raise HarnessError(f"vqa: {host.name} comes without a closed list of answers; fine-tune it on vqa first")
-        answers = on_device(host.model.answers(host.tokenizer, host.answers), host.device)
-        picks: list[int] = []
-        with encoder.progress.bar("questions", len(questions)) as bar:
-            for part in batches(len(questions), encoder.batch_size):
-                rows = torch.arange(part.start, part.stop, device=host.device)
-                asked = texts.rows(rows)
-                states = encoder.pair_states(owners[rows], asked)
-                picks += host.model.answer_scores(asked, states, answers).argmax(1).tolist()
-                bar.advance(len(rows))
+        if options.blank_images:
+            encoder.show_blank()
+        texts = Texts(host, [question.text for question in questions], questions=True)
+        owners = data.places(question.image for question in questions)
+        picks = answered(encoder, texts, owners).tolist()
         names = data.names
-        clusters = [names[place[question.image]] for question in questions]
+        clusters = [names[owner] for owner in owners.tolist()]
         outcomes = accuracies([host.answers[pick] for pick in picks], questions, clusters)
         diagnostics = encoder.mentioned(owners, texts, [question.patches for question in questions])
-        return Outcome("vqa", outcomes, diagnostics)
+        return Outcome("vqa", outcomes, encoder.throughput("questions", len(questions)), diagnostics)
+
+
+def answered(encoder: VisionEncoder, texts: Texts, owners: Tensor) -> Tensor:
+    """The place (S,) in the closed list of the host's answer to each question."""
+    host = encoder.host
+    answers = on_device(host.model.answers(host.tokenizer, host.answers), host.device)
+
+    def best(rows: Tensor) -> Tensor:
+        asked = texts.rows(rows)
+        return host.model.answer_scores(asked, encoder.pair_states(owners[rows.cpu()], asked), answers).argmax(1)
+
+    return encoder.over(len(owners), best, "questions", images=owners)
 
 
 def accuracies(

@@ -35,7 +35,7 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     if done is not None:
         return done
     start = load_model(request.model, request.init, recipe.image_size, request.tokenizer)
-    data, answers = task_data(request.task, with_scenes(session), request.root, request.split), tuple[str, ...]()
+    data, answers = _data(session, request), tuple[str, ...]()
     loader = session.loader(start.model.config, data.sources, data.refs)
     if request.task == "vqa":
         answers = _answers(request, recipe.answer_list, start, data)
@@ -51,6 +51,10 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     }
     extra = told_by_task.get(request.task, {})
     return session.train(objective, loader, start.tokenizer, told, **extra)
+
+
+def _data(session: Session, request: FinetuneRequest) -> TaskData:
+    return task_data(request.task, with_scenes(session), request.root, request.split, request.only)
 
 
 def task_host(loaded: LoadedModel, task: str, answers: tuple[str, ...] = (), dropout: float | None = None) -> HostModel:

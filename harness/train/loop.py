@@ -12,11 +12,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from harness import recompute
+from harness import ranks, recompute
 from harness.data.pair_loader import PairBatch, PairLoader
 from harness.errors import HarnessError, warn_on_stderr
 from harness.models.tokenizer import Tokenizer
-from harness.train import ranks
 from harness.train.checkpoint import load_newest, save_checkpoint
 from harness.train.log import TrainLog
 from harness.train.objective import Moment, Objective, Pairs

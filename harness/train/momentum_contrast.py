@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness import ranks
 from harness.models.host import HostModel, TextBatch
 from harness.models.tokenizer import Specials
 from harness.reduction import TokenReducer
-from harness.train import ranks
 from harness.train.momentum import Queue, Twin
 from harness.train.objective import (
     WRONG_IMAGES,

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness import ranks
 from harness.data.pair_loader import PairBatch
 from harness.errors import HarnessError
 from harness.models.host import HostModel, TextBatch
 from harness.models.tokenizer import Specials, Tokenizer
 from harness.models.towers import open_tower
 from harness.reduction import TokenReducer, encode
-from harness.train import ranks
 from harness.train.draws import categorical, uniform
 from harness.train.recipe import Recipe
 

@@ -9,20 +9,27 @@ from harness.errors import HarnessError
 from harness.train.recipe import Recipe
 
 
+def freeze(model: nn.Module, recipe: Recipe) -> None:
+    """Ask for no gradient of parameters whose multiplier is 0, so that none is computed."""
+    for name, parameter in model.named_parameters():
+        if _factor(name, recipe) == 0:
+            parameter.requires_grad_(False)
+
+
 def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
     """AdamW; biases, norms and single numbers are not decayed. Each group carries its `factor` of the rate.
 
-    Raises HarnessError for a multiplier that no parameter's name begins with.
+    Parameters that ask for no gradient have no place in it. Raises HarnessError for a multiplier that no parameter's
+    name begins with.
     """
     unused = set(recipe.multipliers)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        factor = _factor(name, recipe)
+        if parameter.requires_grad or factor == 0:
+            unused.difference_update(_prefixes(name, recipe))
         if parameter.requires_grad:
-            plain = name.removeprefix("host.")
-            prefixes = [prefix for prefix in recipe.multipliers if plain.startswith(prefix)]
-            unused.difference_update(prefixes)
-            key = (recipe.multipliers[prefixes[0]] if prefixes else 1.0, parameter.ndim > 1)
-            groups.setdefault(key, []).append(parameter)
+            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
     if unused:
         raise HarnessError(f"multiplier of {min(unused)}: no trained parameter's name begins so; correct the recipe")
     return AdamW(
@@ -35,6 +42,16 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
         eps=recipe.eps,
         fused=True,
     )
+
+
+def _prefixes(name: str, recipe: Recipe) -> list[str]:
+    """The multipliers that a parameter's name begins with."""
+    plain = name.removeprefix("host.")
+    return [prefix for prefix in recipe.multipliers if plain.startswith(prefix)]
+
+
+def _factor(name: str, recipe: Recipe) -> float:
+    return next((recipe.multipliers[prefix] for prefix in _prefixes(name, recipe)), 1.0)
 
 
 def set_rate(optimizer: AdamW, rate: float) -> None:

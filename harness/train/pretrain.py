@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from harness import ranks
 from harness.data.pair_loader import PairLoader
 from harness.data.scenes import scenes_folder
 from harness.errors import HarnessError
@@ -19,10 +20,9 @@ from harness.models.tokenizer import VOCABULARY_FILE, HubTokenizer, TextTokenize
 from harness.models.warm_start import start_text_from_albef
 from harness.progress import Progress
 from harness.registry import models
-from harness.train import ranks
 from harness.train.objectives import make_objective
 from harness.train.recipe import recipe_of
-from harness.train.request import SCENES, PretrainRequest
+from harness.train.request import SCENES, WORLD_SEED, PretrainRequest
 from harness.train.session import Session
 from harness.train.vocabulary import build_vocabulary
 
@@ -62,7 +62,7 @@ def with_scenes(session: Session) -> tuple[str, ...]:
     if SCENES not in request.data:
         return request.data
     with session.accelerator.main_process_first():
-        folder = str(scenes_folder(TRAINING_SCENES, request.seed, "train", Progress(request.quiet)))
+        folder = str(scenes_folder(TRAINING_SCENES, WORLD_SEED, "train", Progress(request.quiet)))
     return tuple(folder if source == SCENES else source for source in request.data)
 
 

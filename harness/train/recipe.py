@@ -15,7 +15,8 @@ class Recipe(BaseModel):
 
     learning_rate rises linearly from warmup_rate over warmup_steps (or warmup_share of all steps), then falls to
     final_rate: `cosine` and `linear` over what is left, `exponential` by decay_rate each epoch, as BLIP's. multipliers:
-    factor of the rate by the beginning of a parameter's name. alpha: weight of momentum distillation, reached
+    factor of the rate by the beginning of a parameter's name; what has factor 0 is left as it is and has no gradient.
+    alpha: weight of momentum distillation, reached
     linearly over alpha_ramp_epochs. crop: smallest and largest share of the image that a crop
     keeps; none: the whole image. For fine-tuning: answer_list, how many of the training set's answers a closed list
     made of them holds; false_texts, wrong texts that METER's retrieval ranks beside the right one; prompt, what

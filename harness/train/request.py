@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 SCENES = "scenes"
+# Of the built-in world that is trained on and evaluated; the seed of a run draws other things, never another world.
+WORLD_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +17,8 @@ class TrainRequest:
 
     `steps`: optimizer steps in all, in place of the recipe's epochs. `init`: weights to start from (a folder that
     `pretrain` or `finetune` wrote, or a released file). `precision`: no, bf16 or fp16 (accelerate's). `recompute`:
-    gradient checkpointing. `store`: the dtype of the weights that are left.
+    gradient checkpointing. `store`: the dtype of the weights that are left. `config`: the method's whole config as it
+    was resolved before, in place of ratio, schedule, settings and the paper's own for the host.
     """
 
     model: str
@@ -26,6 +29,7 @@ class TrainRequest:
     ratio: float | None = None
     schedule: Any = None
     settings: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     steps: int | None = None
     init: str | None = None
@@ -60,9 +64,10 @@ class PretrainRequest(TrainRequest):
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRequest(TrainRequest):
     """The options of `finetune`; `answers`: a JSON file with the closed list of question answering; `split`: what to
-    train on, by default train.
+    train on, by default train; `only`: a regular expression that texts must contain a match of to be trained on.
     """
 
     task: str
     split: str | None = None
+    only: str | None = None
     answers: Path | None = None

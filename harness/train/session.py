@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 
+from harness import ranks
 from harness.data.augment import Augmentation
 from harness.data.pair_loader import PairLoader
 from harness.data.pairs import PairRef
@@ -27,11 +29,13 @@ from harness.models.tokenizer import Tokenizer
 from harness.models.towers import open_tower
 from harness.progress import Progress
 from harness.reduction import TokenReducer
-from harness.train import ranks
+from harness.registry import methods
+from harness.schedule import validated
 from harness.train.checkpoint import difference
 from harness.train.log import TrainLog
 from harness.train.loop import Run
 from harness.train.objective import Objective
+from harness.train.optim import freeze
 from harness.train.provenance import provenance
 from harness.train.recipe import Recipe
 from harness.train.request import TrainRequest
@@ -100,9 +104,11 @@ class Session:
 
     def reducer(self, host: HostModel) -> TokenReducer[Any]:
         """The request's method for the host's tower."""
-        request = self.request
+        request, shape = self.request, open_tower(host.vision).shape
+        if request.config is not None:
+            kind = methods.get(request.method)
+            return kind(validated(kind.Config, request.config, f"method {request.method}"), shape)
         settings, schedule = paper_settings(request.model, request.method, request.schedule, request.settings)
-        shape = open_tower(host.vision).shape
         return make_reducer(request.method, shape, ratio=request.ratio, schedule=schedule, settings=settings)
 
     def train(
@@ -118,6 +124,7 @@ class Session:
         torch.manual_seed(request.seed * 1000 + ranks.rank())
         steps = request.steps or recipe.epochs * max(1, loader.steps_per_epoch // recipe.accumulate)
         log = TrainLog(request.out, steps, quiet=request.quiet, active=self.accelerator.is_main_process)
+        freeze(objective, recipe)
         run = Run(
             objective.to(dtype),
             loader,
@@ -139,7 +146,9 @@ class Session:
         if run.resume():
             log.say(f"resuming at step {run.position.step} of {steps}")
         run.train()
-        return self._finish(run, told, extra) if self.accelerator.is_main_process else {}
+        record = self._finish(run, told, extra) if self.accelerator.is_main_process else {}
+        self.accelerator.wait_for_everyone()  # what is left is there for all of them
+        return record
 
     def _finish(self, run: Run, told: Sequence[str], extra: dict[str, Any]) -> dict[str, Any]:
         request, out, host = self.request, self.request.out, run.objective.host
@@ -168,12 +177,18 @@ class Session:
         return record
 
 
-def _accelerator(request: TrainRequest, recipe: Recipe, unused_parameters: bool) -> Accelerator:
-    device = pick_device(request.device)
-    if request.precision not in PRECISIONS:
-        raise HarnessError(f"--precision {request.precision}: expected one of {', '.join(PRECISIONS)}")
-    if request.precision == "fp16" and device.type == "cpu":
+def check_precision(precision: str, device: str) -> None:
+    """HarnessError for an unknown precision or device, and for one that the other does not do."""
+    where = pick_device(device)
+    if precision not in PRECISIONS:
+        raise HarnessError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}")
+    if precision == "fp16" and where.type == "cpu":
         raise HarnessError("--precision fp16 on a CPU: its products need a GPU; use --precision bf16 or no")
+
+
+def _accelerator(request: TrainRequest, recipe: Recipe, unused_parameters: bool) -> Accelerator:
+    check_precision(request.precision, request.device)
+    device = pick_device(request.device)
     if request.store not in STORED:
         raise HarnessError(f"--store {request.store}: expected one of {', '.join(STORED)}")
     if request.dtype != "float32" and request.precision != "no":
@@ -183,6 +198,7 @@ def _accelerator(request: TrainRequest, recipe: Recipe, unused_parameters: bool)
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=unused_parameters)
     if device.type == "cuda" and device.index is not None and "LOCAL_RANK" not in os.environ:
         torch.cuda.set_device(device)  # accelerate takes the current one
+    AcceleratorState._reset_state()  # Otherwise it holds on to the precision of an earlier run of this process.
     try:
         return Accelerator(
             cpu=device.type == "cpu",

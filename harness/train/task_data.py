@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +37,11 @@ class TaskData:
     answers: tuple[str, ...] = ()
 
 
-def task_data(task: str, sources: Sequence[str], root: Path | None = None, split: str | None = None) -> TaskData:
-    """The training data of a task. `split`: of the annotated sets; None: train, with Karpathy's restval.
+def task_data(
+    task: str, sources: Sequence[str], root: Path | None = None, split: str | None = None, only: str | None = None
+) -> TaskData:
+    """The training data of a task. `split`: of the annotated sets; None: train, with Karpathy's restval. `only`: a
+    regular expression that the texts of annotated sets contain a match of; None: all texts.
 
     Shards, and with `root` JSON of image-caption pairs, are read as pre-training reads them. Raises HarnessError for
     sets that cannot be read, and for those that hold splits, but none for training.
@@ -47,6 +51,8 @@ def task_data(task: str, sources: Sequence[str], root: Path | None = None, split
         as_pairs = task in CAPTION_TASKS and (root is not None or _pairs_alone(source))
         if as_pairs and split is not None:
             raise HarnessError(f"--split {split}: {source} is read whole; name the file of that split")
+        if as_pairs and only is not None:
+            raise HarnessError(f"--only {only}: {source} is read whole; write a list of the pairs that are wanted")
         if as_pairs:
             data.sources.append(source)
             continue
@@ -57,7 +63,20 @@ def task_data(task: str, sources: Sequence[str], root: Path | None = None, split
         found = load(source, None, split or training_split(where, task))
         data.refs += references(found, where.root, f"{number}:" if len(sources) > 1 else "")
         data.answers = data.answers or found.answers
+    if only is not None:
+        data.refs = _matching(data.refs, only)
     return data
+
+
+def _matching(refs: Sequence[PairRef], only: str) -> list[PairRef]:
+    try:
+        pattern = re.compile(only)
+    except re.error as error:
+        raise HarnessError(f"--only {only!r}: is no regular expression ({error})") from error
+    found = [ref for ref in refs if any(pattern.search(text) for text in ref.captions)]
+    if not found:
+        raise HarnessError(f"--only {only!r}: none of the {len(refs):,} texts contains a match; name another pattern")
+    return found
 
 
 def training_split(where: Source, task: str) -> str | None:

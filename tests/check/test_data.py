@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from harness.check import data_commands
 from harness.check.data import lines
 from harness.data.scenes import write_scenes
 from harness.errors import HarnessError
@@ -49,8 +50,37 @@ def test_scenes_are_counted_with_the_commands_that_evaluate_them(tmp_path: Path)
     assert "COCO captions: captions_val.json, split val" in found
     assert "3 images, 15 captions, 5 captions each" in found
     assert any(line.startswith("3 images, 6 questions, 10 answers each") for line in found)
-    for task in ("retrieval", "vqa"):
-        assert any(line.endswith(f"--tasks {task} --data '{tmp_path}/my world'") for line in found)
+    run = "python -m harness run --method elip --model"
+    for host, task in (("albef-tiny", "retrieval"), ("blip-tiny", "captioning"), ("albef-tiny", "vqa")):
+        assert f"{run} {host} --tasks {task} --data '{tmp_path}/my world'" in found
+
+
+def test_one_file_is_checked_alone_with_commands_that_read_it(tmp_path: Path) -> None:
+    write_scenes(tmp_path, "val", 3, 0)
+    found, good = told(tmp_path / "ve_val.json")
+    assert good
+    assert found[0] == "ALBEF entailment sentences: ve_val.json, split val"
+    commands = [line for line in found if line.startswith("python -m harness run")]
+    assert len(commands) == 1
+    assert f"--tasks entailment --data {tmp_path}/ve_val.json" in commands[0]
+    assert not any(line.startswith("also there") for line in found)
+
+
+def test_a_task_that_no_shipped_weights_do_is_trained_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_commands, "_shipped_tasks", lambda host: ("retrieval",))
+    train, run, *others = data_commands.run_commands(["nlvr2", "retrieval"], "some set")
+    assert train == (
+        "python -m harness finetune --model albef-tiny --task nlvr2 --data scenes --out results/albef-tiny-nlvr2"
+    )
+    assert run == (
+        "python -m harness run --method elip --model albef-tiny --tasks nlvr2 --data 'some set' "
+        "--weights results/albef-tiny-nlvr2"
+    )
+    assert others == ["python -m harness run --method elip --model albef-tiny --tasks retrieval --data 'some set'"]
+    monkeypatch.setattr(data_commands, "_shipped_tasks", lambda host: ("retrieval", "nlvr2"))
+    assert data_commands.run_commands(["nlvr2"], "set") == [
+        "python -m harness run --method elip --model albef-tiny --tasks nlvr2 --data set"
+    ]
 
 
 def test_captions_with_everything_wrong(tmp_path: Path) -> None:
@@ -90,9 +120,21 @@ def test_questions_and_annotations_that_do_not_fit(tmp_path: Path) -> None:
     )
     assert "question 2 has 9 of 10 answers" in finding(found, "questions with fewer than 10 answers")
     put(tmp_path / "q.json", {"questions": asked})
+    put(tmp_path / "a.json", {"annotations": [*answered, answered[0]]})
     found, good = told(tmp_path)
     assert not good
     assert "no annotation for question 3 of q.json" in finding(found, "questions without annotation")
+    assert "annotations: the id 1 stands there twice" in finding(found, "repeated annotations")
+
+
+def test_images_without_captions_are_counted_and_left_out(tmp_path: Path) -> None:
+    pictures(tmp_path, ("1.jpg", "2.jpg", "3.jpg"))
+    images = [{"id": number, "file_name": f"{number}.jpg"} for number in (1, 2, 3)]
+    put(tmp_path / "c.json", {"images": images, "annotations": [{"id": 1, "image_id": 2, "caption": "A cat"}]})
+    found, good = told(tmp_path)
+    assert good
+    assert "1 image, 1 caption, 1 captions each" in found
+    assert "odd: images without captions, left out: 2 (first: " in finding(found, "images without captions, left out")
 
 
 def test_entailment_is_counted_by_label(tmp_path: Path) -> None:
@@ -177,7 +219,28 @@ def test_sentences_are_said_to_be_for_the_metrics(tmp_path: Path) -> None:
     put(tmp_path / "ref.txt", "One cat\nOne dog\n")
     found, good = told(tmp_path)
     assert good
-    assert found[0] == "sentences, one per line: hyp.txt, ref.txt"
+    assert found == [
+        "sentences, one per line: hyp.txt, ref.txt",
+        "2 lines each, taken for captions (hyp.txt) and references",
+        "no images",
+        f"python -m harness check captions {tmp_path}/hyp.txt {tmp_path}/ref.txt",
+    ]
+    put(tmp_path / "model.txt", "A cat\nA dog\n")
+    (tmp_path / "hyp.txt").rename(tmp_path / "REF2.txt")
+    assert told(tmp_path)[0][-1].endswith(f" captions {tmp_path}/model.txt {tmp_path}/REF2.txt {tmp_path}/ref.txt")
+    named, good = told(tmp_path / "ref.txt")
+    assert good
+    assert named[-1].endswith(f" captions {tmp_path}/ref.txt {tmp_path}/model.txt {tmp_path}/REF2.txt")
+
+
+def test_sentences_of_a_folder_are_one_set(tmp_path: Path) -> None:
+    for name in ("one/hyp", "one/ref", "other/hyp", "other/ref"):
+        put(tmp_path / f"{name}.txt", "A cat\n")
+    commands = [line for line in told(tmp_path)[0] if line.startswith("python")]
+    assert commands == [
+        f"python -m harness check captions {tmp_path}/{name}/hyp.txt {tmp_path}/{name}/ref.txt"
+        for name in ("one", "other")
+    ]
 
 
 @pytest.mark.parametrize("content", ["{", "", "caf\xe9"])

@@ -128,6 +128,21 @@ def test_a_question_without_answers_is_named(tmp_path: Path, vqa: Any) -> None:
         load_questions(tmp_path)
 
 
+def test_answers_that_nobody_asked_for_are_passed_over(tmp_path: Path, vqa: Any) -> None:
+    before = load_questions(tmp_path)
+    row = {"question_id": 71, "answers": [{"answer": "a"}] * 10}
+    put(tmp_path, "b.json", {"annotations": [*vqa[1]["annotations"], row]})
+    assert load_questions(tmp_path) == before
+    put(tmp_path, "b.json", {"annotations": [*vqa[1]["annotations"], row, row]})
+    with pytest.raises(HarnessError, match="annotations: the id 71 stands there twice"):
+        load_questions(tmp_path)
+
+
+def test_images_without_captions_are_passed_over(tmp_path: Path, coco: dict[str, Any]) -> None:
+    assert [image["id"] for image in coco["images"]] == [7, 8]
+    assert [image.name for image in load_captions(tmp_path).images] == ["000000000007.jpg"]
+
+
 def test_two_splits_in_a_folder_are_refused(tmp_path: Path, coco: dict[str, Any]) -> None:
     put(tmp_path, "another.json", coco)
     with pytest.raises(HarnessError, match=r"several files of captions \(another.json, any_name.json\)"):

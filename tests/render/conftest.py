@@ -16,6 +16,9 @@ DENSE_QUALITY = {
     },
 }
 
+NEW_FIELDS = {"base": "set1", "hardware": "cpu", "threads": 1, "split": None, "training": []}
+UNITS = {"vqa": "questions", "nlvr2": "statements", "retrieval": "queries", "captioning": "images"}
+
 
 def make_cost(method, ratio):
     forward = ratio * GMACS.get(method, 1.0)
@@ -65,7 +68,7 @@ def make_record(method, ratio, task, status="done", **spec):
         **spec,
     }
     quality = {}
-    for metric, best in DENSE_QUALITY[task].items():
+    for metric, best in DENSE_QUALITY.get(task, {}).items():
         loss = LOSS.get(method, 0.0) * (1 - ratio) * 1.4
         value = best - loss
         delta = None if method == "dense" else -loss
@@ -99,3 +102,27 @@ def make_records(ratios=(0.7, 0.5), methods=("elip", "evit", "random", "tome")):
 @pytest.fixture
 def records():
     return make_records()
+
+
+def full_record(method, ratio, task, values, status="done", blind=None, rate=None, size=64, **spec):
+    """A record of the full evaluation: values is {metric: (value, delta to dense or None)}; intervals are ± 0.02."""
+    record = make_record(method, ratio, task, status, **{**NEW_FIELDS, "image_size": size, **spec})
+    record["cost"]["image_size"] = size
+    record["quality"] = {
+        task: {
+            metric: {
+                "value": value,
+                "ci95": [value - 0.02, value + 0.02],
+                "n": 100,
+                "delta_to_dense": delta,
+                "delta_ci95": None if delta is None else [delta - 0.01, delta + 0.01],
+            }
+            for metric, (value, delta) in values.items()
+        }
+    }
+    if status != "done":
+        record |= {"quality": {}, "cost": None}
+    per_second = {} if rate is None else {"end_to_end_per_second": rate[0], "model_per_second": rate[1]}
+    record["blind"] = blind
+    record["throughput"] = {"unit": UNITS[task], "samples": 100, **per_second} if per_second else None
+    return record

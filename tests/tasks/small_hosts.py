@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from harness.data.formats import ImageTextSet
-from harness.data.transforms import load_images
+from harness.data.image_store import ImageStore
 from harness.evaluation import VisionEncoder
 from harness.hosts import Host
 from harness.methods import make_reducer
@@ -68,8 +68,8 @@ def sentence(seed: int) -> str:
 def encoder_of(host: Host, annotations: ImageTextSet, method: str = "dense", batch_size: int = 3) -> VisionEncoder:
     config = host.model.config
     reducer = make_reducer(method, open_tower(host.model.vision).shape, settings=SETTINGS.get(method))
-    pixels = load_images(annotations.images, config.image_size, config.mean, config.std)
-    return VisionEncoder(host, reducer, pixels, batch_size, SILENT)
+    images = ImageStore(annotations.images, config.image_size, config.mean, config.std)
+    return VisionEncoder(host, reducer, images, batch_size, SILENT)
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def one_pair(encoder: VisionEncoder, image: int, text: str) -> tuple[TextBatch, 
     """A text alone, and the tokens of an image alone reduced for it."""
     host = encoder.host
     asked = host.model.text_batch(*host.tokenizer([text]))
-    pixels = encoder.images[image][None].double()
+    pixels = encoder.images[torch.tensor([image])].double()
     return asked, encode(encoder.tower, encoder.reducer, pixels, host.model.guide(asked))
 
 

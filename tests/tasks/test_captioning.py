@@ -9,6 +9,7 @@ from transformers import BertTokenizer
 
 import harness.tasks.captioning
 from harness.data.formats import Caption, ImageTextSet
+from harness.data.image_store import ImageStore
 from harness.errors import HarnessError
 from harness.evaluation import VisionEncoder
 from harness.hosts import Host
@@ -56,7 +57,7 @@ def host(tokenizer):
 def encoder_of(host, batch_size, method="dense", schedule=None):
     pixels = torch.randn(len(IMAGES), 3, 16, 16, generator=torch.Generator().manual_seed(1))
     reducer = make_reducer(method, open_tower(host.model.vision).shape, schedule=schedule)
-    return VisionEncoder(host, reducer, pixels, batch_size, SILENT)
+    return VisionEncoder(host, reducer, ImageStore.of(pixels), batch_size, SILENT)
 
 
 def test_a_caption_depends_on_no_batch_mate(host):
@@ -69,7 +70,7 @@ def test_lengths_count_the_first_token_and_the_prompt(host):
     """Ids of at most 9 with [DEC] and two words of prompt: six words of one's own, word pieces joined."""
     lengths = {"max_length": 9, "min_length": 9}
     prompt = prompt_ids(host.tokenizer, "a red ")
-    ids = host.model.caption(encoder_of(host, 5).image_states(), prompt, **lengths)
+    ids = host.model.caption(encoder_of(host, 5).states(torch.arange(5)), prompt, **lengths)
     assert ids.shape == (5, 6)
     captions = written(encoder_of(host, 5), CaptioningOptions(**lengths, prompt="a red "))
     assert captions == [host.tokenizer.decode(row) for row in ids.tolist()]
@@ -101,8 +102,9 @@ def counted(monkeypatch):
 def evaluated(host, *method):
     owners = [IMAGES[index] for index in (0, 1, 1, 2, 3, 3, 3, 4)]
     captions = tuple(Caption(number, image, "a red ball") for number, image in enumerate(owners))
-    data = TaskData(ImageTextSet(IMAGES, captions=captions), torch.zeros(5, 1))
-    return Captioning().evaluate(encoder_of(host, 2, *method), data, CaptioningOptions())
+    encoder = encoder_of(host, 2, *method)
+    data = TaskData(ImageTextSet(IMAGES, captions=captions), encoder.images)
+    return Captioning().evaluate(encoder, data, CaptioningOptions())
 
 
 def test_an_image_s_caption_meets_all_its_references(host, counted):
@@ -110,6 +112,7 @@ def test_an_image_s_caption_meets_all_its_references(host, counted):
     names, clusters, values = outcome.outcomes["cider"]
     assert list(names) == list(clusters) == ["a.png", "b.png", "c.png", "d.png", "e.png"]
     assert values.tolist() == [1, 2, 1, 3, 1]
+    assert outcome.values() == pytest.approx({"bleu_1": 0.5, "cider": 8 / 5})
     assert outcome.diagnostics["absent"] == {"spice": "no parser"}
     assert list(outcome.diagnostics["captions"]) == list(names)
 

@@ -70,7 +70,7 @@ def ranks_alone(encoder: VisionEncoder, annotations: ImageTextSet) -> dict[str, 
         mean = torch.stack([host.model.embed_text(text)[0] for text in texts]).mean(0)
         classes.append(mean / mean.norm())
     found = {}
-    for one, pixels in zip(annotations.classified, encoder.images, strict=True):
+    for one, pixels in zip(annotations.classified, encoder.images[:], strict=True):
         feature = host.model.embed_image(states_alone(encoder, pixels))[0]
         scores = [float(feature @ other) for other in classes]
         found[one.id] = sorted(range(len(classes)), key=lambda label: (-scores[label], label)).index(one.label)
@@ -172,7 +172,7 @@ def test_the_probe_rests_on_class_tokens_under_the_method(folder: Path, family: 
     features = []
     for data in (train, annotations):
         encoder = encoder_of(host, data, method)
-        tokens = torch.cat([states_alone(encoder, pixels)[:, 0] for pixels in encoder.images])
+        tokens = torch.cat([states_alone(encoder, pixels)[:, 0] for pixels in encoder.images[:]])
         features.append(tower.post_layernorm(tokens) if family == "clip" else tokens)
     labels = torch.tensor([one.label for one in train.classified])
     scores = fit_probe(features[0], labels, 7, 0.1).scores(features[1])

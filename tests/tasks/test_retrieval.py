@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.data.formats import Caption, ImageTextSet
+from harness.data.image_store import ImageStore
 from harness.errors import HarnessError
 from harness.evaluation import VisionEncoder
 from harness.hosts import Host
@@ -24,6 +24,7 @@ from harness.models.checkpoints import assets_of
 from harness.models.host import TextBatch
 from harness.models.tokenizer import VOCABULARY_FILE, TextTokenizer
 from harness.models.towers import open_tower
+from harness.parallel import over
 from harness.progress import SILENT
 from harness.reduction import encode
 from harness.task import Outcome, TaskData
@@ -67,7 +68,7 @@ def small_host(family: str, text_length: int = 48) -> Host:
 def encoder_of(host: Host, method: str = "dense", pixels: Tensor = PIXELS, batch_size: int = 4) -> VisionEncoder:
     settings = ELIP if method == "elip" else None
     reducer = make_reducer(method, open_tower(host.model.vision).shape, settings=settings)
-    return VisionEncoder(host, reducer, pixels, batch_size, SILENT)
+    return VisionEncoder(host, reducer, ImageStore.of(pixels), batch_size, SILENT)
 
 
 @torch.no_grad()
@@ -181,10 +182,10 @@ def test_a_pair_scores_the_same_in_every_batch(family: str) -> None:
     host = small_host(family)
     ids, mask = host.tokenizer([caption.text for caption in CAPTIONS])
     texts, pairs = TextBatch(ids, mask, host.model.encode_text(ids, mask)), torch.tensor([0, 5, 8, 30, 31, 80, 90])
-    with SILENT.bar("pairs", len(pairs)) as bar:
-        together, alone = (
-            retrieval.pair_scores(encoder_of(host, "elip", batch_size=size), texts, pairs, bar) for size in (64, 1)
-        )
+    together, alone = (
+        retrieval.pair_scores(encoder_of(host, "elip", batch_size=size), texts, pairs // 7, pairs % 7)
+        for size in (64, 1)
+    )
     assert together.dtype == torch.float64
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-9)
     assert together.unique().numel() == len(pairs)
@@ -223,7 +224,7 @@ def test_a_host_that_can_neither_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_data_without_captions_is_refused() -> None:
     encoder = encoder_of(small_host("clip"))
     with pytest.raises(HarnessError, match="the data has no captions"):
-        Retrieval().evaluate(encoder, TaskData(ImageTextSet(IMAGES), PIXELS), RetrievalOptions())
+        Retrieval().evaluate(encoder, TaskData(ImageTextSet(IMAGES), encoder.images), RetrievalOptions())
 
 
 def test_weights_that_give_no_numbers_fail_the_cell() -> None:
@@ -242,14 +243,14 @@ class Oracle:
 
     def __init__(self, similarity: Tensor, matching: Tensor) -> None:
         self.similarity, self.matching = similarity, matching
-        self.images = torch.zeros(similarity.shape[1], 1)
+        self.images = ImageStore.of(torch.zeros(similarity.shape[1], 3, 1, 1))
+        self.text_guided = False
         self.asked: list[tuple[int, int]] = []
         self.host = SimpleNamespace(model=self, tokenizer=self, device=torch.device("cpu"), dtype=torch.float32)
-        self.batch_size, self.progress = 2, self
+        self.batch_size = 2
 
-    @contextmanager
-    def bar(self, label: str, total: int) -> Iterator[Any]:
-        yield SimpleNamespace(advance=lambda steps: None)
+    def over(self, count: int, compute: Any, unit: str, **_: Any) -> Tensor:
+        return over(count, 2, lambda part: compute(torch.arange(part.start, part.stop)), SILENT, unit)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         return torch.arange(len(texts))[:, None], torch.ones(len(texts), 1, dtype=torch.bool)
@@ -257,11 +258,11 @@ class Oracle:
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
         return ids[:, :, None].float()
 
-    def image_states(self) -> Tensor:
-        return torch.arange(self.similarity.shape[1]).view(-1, 1, 1).float()
+    def states(self, index: Tensor, keep: bool) -> Tensor:
+        return index.view(-1, 1, 1).float()
 
     def pair_states(self, index: Tensor, texts: TextBatch) -> Tensor:
-        return self.image_states()[index]
+        return self.states(index, True)
 
     def embed_image(self, states: Tensor) -> Tensor:
         return torch.eye(self.similarity.shape[1])[states.flatten().long()]
@@ -277,12 +278,15 @@ class Oracle:
     def mentioned(self, *_: Any) -> dict[str, Any]:
         return {}
 
+    def throughput(self, unit: str, samples: int) -> None:
+        assert (unit, samples) == ("queries", sum(self.similarity.shape))
+
 
 def recalls(similarity: Matrix, matching: Matrix, k: int) -> tuple[dict[str, list[float]], list[tuple[int, int]]]:
     images = tuple(Path(f"/data/{name}.png") for name in "abc")
     captions = tuple(Caption(number, image, "text") for number, image in enumerate(images))
     oracle: Any = Oracle(torch.tensor(similarity), torch.tensor(matching))
-    data = TaskData(ImageTextSet(images, captions), torch.zeros(3, 1))
+    data = TaskData(ImageTextSet(images, captions), oracle.images)
     outcome = Retrieval().evaluate(oracle, data, RetrievalOptions(rerank_k=k))
     return {metric: values.tolist() for metric, (_, _, values) in outcome.outcomes.items()}, sorted(oracle.asked)
 

@@ -54,6 +54,9 @@ def read_captions(
         else:
             findings.fault("empty captions", f"{found.path}: caption {one.id} is empty or no text; leave it out")
     described = {one.key for one in kept}
+    for key in dict.fromkeys(order):
+        if key not in described:
+            findings.odd("images without captions, left out", f"{found.path}: image {key} has no caption")
     images = first_images((key for key in order if key in described), limit, locate, findings)
     by_key: dict[Any, list[Caption]] = {key: [] for key in images}
     for one in kept:

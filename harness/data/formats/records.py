@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -67,7 +67,7 @@ class ClassifiedImage:
 
 @dataclass(frozen=True)
 class ImageTextSet:
-    """Images in the set's own order, each once, with the annotations about them.
+    """Images in the set's own order, each once, with the annotations about them; `in_order` gives the canonical one.
 
     `answers`: the closed list that answers are ranked from, where the set brings one. `classes`: names in the order of
     labels. `templates`: sentences with {} where a class name goes, where the set brings them.
@@ -82,3 +82,25 @@ class ImageTextSet:
     answers: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+
+    def in_order(self) -> ImageTextSet:
+        """The same set in an order that no annotation file chooses: by image.
+
+        Images go by path, compared folder by folder; annotations by the path of their image, statements by the first,
+        then the second. What is said of one image (or pair) keeps the file's order. Annotations refer to images by
+        path, labels to `classes`, which stay as they are, so nothing in them changes.
+        """
+        return replace(
+            self,
+            images=tuple(sorted(self.images, key=_place)),
+            captions=tuple(sorted(self.captions, key=lambda one: _place(one.image))),
+            questions=tuple(sorted(self.questions, key=lambda one: _place(one.image))),
+            hypotheses=tuple(sorted(self.hypotheses, key=lambda one: _place(one.image))),
+            statements=tuple(sorted(self.statements, key=lambda one: tuple(map(_place, one.images)))),
+            classified=tuple(sorted(self.classified, key=lambda one: _place(one.image))),
+        )
+
+
+def _place(image: Path) -> tuple[str, ...]:
+    """What images are sorted by: alike on every system, where Path's own order follows the system's case."""
+    return image.parts

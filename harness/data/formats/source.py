@@ -26,17 +26,19 @@ class Source:
         path = Path(where)
         self.where = path
         self.file = path if path.is_file() else None
-        if self.file is None and not path.is_dir():
-            raise HarnessError(f"data folder {path}: no such folder; name one, or scenes for the built-in world")
-        above = path.parent
-        self.root = path if self.file is None else above.parent if above.name == "annotations" else above
+        self.root = root_of(path)
         self.listing = Listing(self.root)
         self.found = recognise(self.listing)
 
+    @property
+    def meant(self) -> list[Found]:
+        """What may be read for its own sake: all that was found, or of a file that file."""
+        return [one for one in self.found if self.file in (None, one.path)]
+
     def of(self, *kinds: Kind) -> list[Found]:
         """The files of these kinds; HarnessError for a file that cannot be read, as it may be the one meant."""
-        for one in self.found:
-            if one.kind is Kind.UNREADABLE and self.file in (None, one.path):
+        for one in self.meant:
+            if one.kind is Kind.UNREADABLE:
                 raise HarnessError(one.reason)
         return [one for one in self.found if one.kind in kinds]
 
@@ -60,6 +62,19 @@ class Source:
             names = ", ".join(str(one.path.relative_to(self.root)) for one in fitting)
             raise HarnessError(f"data {self.where}: several files of {what} ({names}); keep one of them in the folder")
         return fitting[0], splits
+
+
+def root_of(where: Path) -> Path:
+    """The folder of a data folder, or of an annotation file: of annotations/FILE the folder above.
+
+    HarnessError for what does not exist.
+    """
+    if where.is_dir():
+        return where
+    if not where.is_file():
+        raise HarnessError(f"data {where}: no such folder or file; name one, or scenes for the built-in world")
+    above = where.parent
+    return above.parent if above.name == "annotations" else above
 
 
 def first_images(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, get_args
 
+from harness import ranks
 from harness.errors import HarnessError
 from harness.models.build import split_name
 from harness.models.host import HostModel, TaskName
 from harness.models.tokenizer import Specials
 from harness.reduction import TokenReducer
 from harness.registry import unknown
-from harness.train import ranks
 from harness.train.objective import Objective
 from harness.train.recipe import Recipe
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness import ranks
 from harness.data.pair_loader import PairBatch
 from harness.models.blip import Blip
 from harness.models.tokenizer import Specials, Tokenizer
 from harness.models.towers import open_tower
 from harness.reduction import TokenReducer, encode
-from harness.train import ranks
 from harness.train.objective import Losses, Moment, Objective, Pairs
 from harness.train.recipe import Recipe
 

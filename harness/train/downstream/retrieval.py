@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness import ranks
 from harness.data.pair_loader import PairBatch
 from harness.data.pairs import sample_id
 from harness.models.host import TextBatch
 from harness.models.meter import Meter
 from harness.models.tokenizer import Specials, Tokenizer
 from harness.reduction import TokenReducer
-from harness.train import ranks
 from harness.train.draws import uniform
 from harness.train.momentum_contrast import MomentumContrast
 from harness.train.objective import FALSE_TEXTS, Losses, Moment, Objective, Pairs

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from harness import ranks
 from harness.errors import HarnessError
 from harness.models.build import split_name
 from harness.models.host import HostModel
 from harness.models.tokenizer import Specials
 from harness.reduction import TokenReducer
-from harness.train import ranks
 from harness.train.objective import Objective
 from harness.train.recipe import Recipe
 

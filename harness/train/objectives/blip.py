@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness import ranks
 from harness.models.blip import Blip
-from harness.train import ranks
 from harness.train.momentum_contrast import Aligned, MomentumContrast
 from harness.train.objective import Losses, Moment, Pairs
 

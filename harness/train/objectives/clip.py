@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch.nn import functional as F
 
+from harness import ranks
 from harness.models.clip import Clip
-from harness.train import ranks
 from harness.train.objective import Losses, Moment, Objective, Pairs
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness import ranks
 from harness.models.meter import Meter
-from harness.train import ranks
 from harness.train.draws import categorical, uniform
 from harness.train.objective import MISMATCHES, WRONG_IMAGES, Losses, Moment, Objective, Pairs, mask_words, word_loss
 

@@ -1,15 +1,51 @@
-"""What training processes exchange: features and counts of all ranks, or just one's own in a single process.
+"""The processes that work together: who one is, and what training exchanges (features, counts, means of all ranks).
 
-Rank order is batch order: rank r holds rows [r * B, (r + 1) * B) of the global batch.
+In a single process everything is one's own. In training, rank order is batch order: rank r holds rows
+[r * B, (r + 1) * B) of the global batch. What evaluation exchanges is in `harness.parallel`.
 """
 
 from __future__ import annotations
 
+import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from harness.errors import HarnessError
+
+# A process waits for the others where they meet, however long their shares or the making of data take.
+LONGEST_WAIT = timedelta(days=2)
+
+
+def start_processes(device: torch.device) -> None:
+    """Join the other processes where torchrun or `accelerate launch` started several; nothing to do for one.
+
+    They meet over gloo on a CPU. On CUDA each takes the device of its LOCAL_RANK and tensors go over NCCL, messages
+    over gloo, which needs no memory of a device that may be full. Raises HarnessError for more processes than devices
+    and for a device named with its number.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 or dist.is_initialized():
+        return
+    if device.type != "cuda":
+        dist.init_process_group("gloo", timeout=LONGEST_WAIT)
+        return
+    if device.index is not None:
+        raise HarnessError(f"device {device}: {count} processes would share it; give --device cuda, each takes its own")
+    local, devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= devices:
+        raise HarnessError(f"process {local} has no CUDA device, there are {devices}; start one process per device")
+    torch.cuda.set_device(local)
+    dist.init_process_group("cpu:gloo,cuda:nccl", timeout=LONGEST_WAIT)
+
+
+def end_processes() -> None:
+    """Leave the group of processes, where there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:
@@ -18,8 +54,13 @@ def rank() -> int:
 
 
 def world() -> int:
-    """How many processes train together."""
+    """How many processes work together."""
     return dist.get_world_size() if _many() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and talks."""
+    return rank() == 0
 
 
 def gather(tensor_B: Tensor) -> Tensor:

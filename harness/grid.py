@@ -1,0 +1,176 @@
+"""The cells of a request: methods x ratios x tasks x seeds on one host and one set, each with all it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.cell import Cell, RunRequest, check_choices, method_digest, resolve_task_options, unique
+from harness.cost.budget import reducer_at_macs
+from harness.data.digest import data_digest
+from harness.data.scene_layout import IMAGE_SIZE as SCENE_SIZE
+from harness.data.scenes import BUILT_IN_WORLD, scenes_folder
+from harness.environment import hardware
+from harness.errors import HarnessError
+from harness.files import file_digest
+from harness.hosts import pick_device, pick_dtype
+from harness.methods import make_reducer
+from harness.models.build import paper_settings, skeleton
+from harness.models.checkpoints import stated_sizes
+from harness.models.host import HostModel
+from harness.models.towers import open_tower
+from harness.models.weight_sets import base_of, start_weights, task_weights
+from harness.parallel import first
+from harness.progress import SILENT, Progress
+from harness.reduction import TokenReducer
+from harness.registry import methods
+from harness.schedule import Schedule
+from harness.train.protocol import Stage, evaluation_image_size, method_host, plan_stages, with_method
+from harness.train.request import WORLD_SEED
+from harness.train.stage_options import check_stages
+
+WORLD_COUNT = 1000
+
+
+def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
+    """Every cell of a request, dense first for each task and seed. HarnessError for anything impossible in it.
+
+    In inference a seed changes nothing but what a method draws, so whatever draws nothing has one cell, of the first.
+    """
+    check_choices(request.protocol, request.match)
+    check_stages(request.protocol, request.training)
+    device = pick_device(request.device)
+    pick_dtype(request.dtype)
+    folder = data_folder(request.data, request.limit, progress)
+    shared = {
+        "model": request.model,
+        "base": base_of(request.model, request.weights) if request.starts else "",
+        "protocol": request.protocol,
+        "data": request.data,
+        "data_digest": data_digest(folder),
+        "split": request.split,
+        "limit": request.limit,
+        "device": str(device),
+        "hardware": hardware(device),
+        "threads": torch.get_num_threads(),
+        "dtype": request.dtype,
+        "batch_size": request.batch_size,
+    }
+    ratios: Sequence[float | None] = request.ratios or (None,)
+    wanted = [("dense", 1.0), *((name, ratio) for ratio, name in product(ratios, request.methods) if name != "dense")]
+    cells = []
+    with progress.bar("settings", len(request.tasks) * len(request.seeds) * len(wanted)) as bar:
+        for task, seed in product(request.tasks, request.seeds):
+            stages = stages_of(request, task, seed)
+            about = shared | {
+                "task": task,
+                "task_options": resolve_task_options(task, request.task_options),
+                "weights": file_digest(measured_weights(request, task)) if request.starts else "",
+                "image_size": evaluated_size(request, task, stages),
+                "seed": seed,
+            }
+            host = planned_host(request, task, stages)
+            for method, ratio in wanted:
+                if seed == request.seeds[0] or stages or draws(method):
+                    cells.append(_cell(about, request, host, stages, method, ratio))
+                bar.advance()
+    return unique(cells)
+
+
+def stages_of(request: RunRequest, task: str, seed: int) -> list[Stage]:
+    """The stages of training that the request's protocol has for a task; none for inference."""
+    return plan_stages(
+        request.protocol,
+        request.model,
+        task,
+        weights=request.weights,
+        data=request.data,
+        image_size=request.image_size,
+        seed=seed,
+        device=request.device,
+        given=request.training,
+    )
+
+
+def measured_weights(request: RunRequest, task: str) -> Path:
+    """The file that a task is done with, or that its fine-tuning starts from."""
+    if request.protocol == "inference":
+        return task_weights(request.model, request.weights, task)
+    return start_weights(request.model, request.weights)
+
+
+def planned_host(request: RunRequest, task: str, stages: Sequence[Stage] = ()) -> HostModel:
+    """The host in which the method works, without weights, at their sizes: in training where there is some."""
+    if stages:
+        host = method_host(stages)
+    else:
+        host = skeleton(request.model, request.image_size, stated_sizes(request.model, measured_weights(request, task)))
+    if request.data == BUILT_IN_WORLD and host.config.image_size != SCENE_SIZE:
+        raise HarnessError(
+            f"image size {host.config.image_size}: scenes are drawn, and told of, at {SCENE_SIZE} pixels"
+        )
+    return host
+
+
+def evaluated_size(request: RunRequest, task: str, stages: Sequence[Stage]) -> int:
+    """The image size at which a task is evaluated."""
+    if stages:
+        return evaluation_image_size(stages, request.image_size)
+    return int(planned_host(request, task).config.image_size)
+
+
+def draws(method: str) -> bool:
+    """Whether a method draws at random, which its setting `seed` says."""
+    return "seed" in methods.get(method).Config.model_fields
+
+
+def _cell(
+    about: dict[str, Any],
+    request: RunRequest,
+    host: HostModel,
+    stages: Sequence[Stage],
+    method: str,
+    ratio: float | None,
+) -> Cell:
+    dense, shape = method == "dense", open_tower(host.vision).shape
+    reducer = make_reducer("dense", shape) if dense else _reducer(request, host, method, ratio, about["seed"])
+    config = reducer.config.model_dump(mode="json")
+    return Cell(
+        **about,
+        method=method,
+        config=config,
+        ratio=ratio,
+        training=tuple(with_method(stages, method, config)),
+        schedule="paper" if dense else _spec(request.schedule),
+        match="tokens" if dense else request.match,
+        code=method_digest(method),
+    )
+
+
+def _reducer(request: RunRequest, host: HostModel, method: str, ratio: float | None, seed: int) -> TokenReducer[Any]:
+    given = ({"seed": seed} if draws(method) else {}) | request.settings
+    settings, schedule = paper_settings(request.model, method, request.schedule, given)
+    if request.match == "macs" and ratio is not None:
+        return reducer_at_macs(method, host.vision, ratio, schedule, settings)
+    return make_reducer(method, open_tower(host.vision).shape, ratio=ratio, schedule=schedule, settings=settings)
+
+
+def _spec(schedule: Any) -> str:
+    if schedule is None:
+        return "paper"
+    return schedule if isinstance(schedule, str) else Schedule.model_validate(schedule).spec()
+
+
+def data_folder(data: str, limit: int | None, progress: Progress = SILENT) -> Path:
+    """The folder of a data set, or one annotation file of it; the built-in world is made where it is not there yet."""
+    if data == BUILT_IN_WORLD:
+        with first():
+            return scenes_folder(max(WORLD_COUNT, limit or 0), WORLD_SEED, progress=progress)
+    path = Path(data)
+    if not path.exists():
+        raise HarnessError(f"data {data!r}: no such folder or file; name one, or 'scenes' for the built-in world")
+    return path

@@ -1,0 +1,145 @@
+"""Which records are one setting: the same method at the same budget, on all its tasks and with all its seeds.
+
+Tasks are joined although each has weights, a training recipe and an image size of its own: what tasks differ in
+tells no settings apart. What one task was measured with more than once (300 and 1,000 steps of fine-tuning, 224 and
+384 pixels) does, for all tasks. The same goes for the parts of a method's config that follow from its budget and the
+image size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+DENSE = "dense"
+PLACE = ("device", "hardware", "threads", "dtype")
+SHARED = ("model", "base", "protocol", "data", "split", "limit", *PLACE)
+# What rows that may be compared have in common.
+CONTEXT = (*SHARED, "training", "image_size")
+PER_TASK = {"task", "task_options", "data_digest", "batch_size", "code", "weights", "training", "image_size"}
+PER_BUDGET = {"schedule", "attention_tokens", "mlp_tokens"}
+# What a stage of training says of the method and the draw, not of the training that methods are compared under.
+OF_THE_METHOD = {"method", "config", "settings", "seed"}
+Record = Mapping[str, Any]
+Seed = tuple[Any, ...]
+
+
+@dataclass
+class Setting:
+    """One row: context has the fields of CONTEXT; records are by task, then by seed, both in order."""
+
+    context: dict[str, Any]
+    records: dict[str, dict[Seed, Record]] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> list[Seed]:
+        """All seeds of its records, in order."""
+        return sorted({seed for found in self.records.values() for seed in found}, key=_numbers)
+
+    def by_seed(self) -> list[Record]:
+        """All records, those of the first seed first."""
+        return [found[seed] for seed in self.seeds for found in self.records.values() if seed in found]
+
+
+def settings_of(records: Iterable[Record]) -> tuple[list[Setting], int]:
+    """The settings in an order that the records' order has no part in, and how many records newer ones hide.
+
+    Where a setting, task and seed were measured more than once (by different code, say), the latest counts.
+    """
+    ordered = sorted(records, key=lambda record: (record.get("run") or {}).get("started") or "")
+    chosen = _told_apart(ordered)
+    found: dict[str, Setting] = {}
+    latest: dict[tuple[str, str, Seed], tuple[dict[str, Any], Record]] = {}
+    for record in ordered:
+        spec = record["spec"]
+        shared, facts = _shared(spec), _facts(spec)
+        told = {name: facts.get(name) for name in chosen.get(_text(shared), ())}
+        latest[_text([_setting(spec), told]), spec["task"], seed_of(spec)] = ({**shared, **_context(told)}, record)
+    for (key, task, seed), (context, record) in sorted(latest.items(), key=lambda item: _place(item[0])):
+        found.setdefault(key, Setting(context)).records.setdefault(task, {})[seed] = record
+    _state_sizes(found.values())
+    return list(found.values()), len(ordered) - len(latest)
+
+
+def seed_of(spec: Mapping[str, Any]) -> Seed:
+    """What a draw is told by: the cell's seed, and the method's own where it was set to another."""
+    seed, own = spec.get("seed"), (spec.get("config") or {}).get("seed")
+    return (seed,) if own is None or own == seed else (seed, own)
+
+
+def steps_of_training(spec: Mapping[str, Any]) -> dict[str, int | None]:
+    """Stage -> steps of a cell's training (None: its recipe's epochs); {} where there is none."""
+    return {str(stage["stage"]): stage.get("steps") for stage in spec.get("training") or ()}
+
+
+def _shared(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: spec.get(name) for name in SHARED}, "base": spec.get("base") or spec["weights"]}
+
+
+def _setting(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What all tasks and seeds of a setting share; a field without a value is as good as none."""
+    config = {name: value for name, value in (spec.get("config") or {}).items() if name not in PER_BUDGET | {"seed"}}
+    fields = {name: value for name, value in spec.items() if name not in PER_TASK | {"seed"} and value is not None}
+    return {**fields, "config": config, "base": spec.get("base") or spec["weights"]}
+
+
+def _facts(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What may differ from task to task, by dotted name."""
+    config = {name: value for name, value in (spec.get("config") or {}).items() if name in PER_BUDGET}
+    stages = {str(stage["stage"]): stage for stage in spec.get("training") or ()}
+    return {"image_size": spec.get("image_size"), **_flat("config", config), **_flat("training", stages)}
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {path: leaf for key, inner in value.items() for path, leaf in _flat(f"{name}.{key}", inner).items()}
+
+
+def _told_apart(records: Iterable[Record]) -> dict[str, list[str]]:
+    """Shared fields -> the facts that differ among records of one setting, task and seed."""
+    first: dict[str, dict[str, Any]] = {}
+    chosen: dict[str, set[str]] = {}
+    for record in records:
+        spec = record["spec"]
+        facts = _facts(spec)
+        other = first.setdefault(_text([_setting(spec), spec["task"], seed_of(spec)]), facts)
+        differing = {name for name in facts.keys() | other.keys() if facts.get(name) != other.get(name)}
+        # Content tells apart what nothing else does; beside another name it would split the seeds' own scenes, too.
+        named = {name for name in differing if ".digests." not in name}
+        chosen.setdefault(_text(_shared(spec)), set()).update(named or differing)
+    return {shared: sorted(names) for shared, names in chosen.items()}
+
+
+def _context(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of CONTEXT that are told apart: `training` as JSON, and `image_size`."""
+    of_training = {
+        name.removeprefix("training."): value
+        for name, value in told.items()
+        if name.startswith("training.") and OF_THE_METHOD.isdisjoint(name.split("."))
+    }
+    return {"training": _text(of_training) if of_training else "", "image_size": told.get("image_size")}
+
+
+def _state_sizes(settings: Iterable[Setting]) -> None:
+    """Write all image sizes of a context into it: '64', or '384 480' where tasks differ."""
+    sizes: dict[str, set[int]] = {}
+    groups = [(_text(setting.context), setting) for setting in settings]
+    for key, setting in groups:
+        sizes.setdefault(key, set()).update(record["spec"]["image_size"] for record in setting.by_seed())
+    for key, setting in groups:
+        setting.context["image_size"] = " ".join(map(str, sorted(sizes[key])))
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _numbers(seed: Seed) -> tuple[Any, ...]:
+    return tuple((number is not None, number or 0) for number in seed)
+
+
+def _place(name: tuple[str, str, Seed]) -> tuple[Any, ...]:
+    return (name[0], name[1], _numbers(name[2]))

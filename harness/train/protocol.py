@@ -1,0 +1,250 @@
+"""Protocols: which stages of training a measurement rests on, in which of them the method works, and their key.
+
+`finetune`: weights are fine-tuned on the task with the method, and evaluated reduced. `pretrain`: a host is pre-trained
+with the method, then fine-tuned on the task and evaluated with all tokens. `inference` trains nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.data.digest import data_digest
+from harness.data.formats.source import Source
+from harness.data.shards import expand_shards, is_shards
+from harness.errors import HarnessError
+from harness.files import file_digest
+from harness.models.build import host_config, skeleton
+from harness.models.checkpoints import find_weights, stated_sizes
+from harness.models.host import HostModel
+from harness.models.weight_sets import start_weights
+from harness.registry import models, tasks
+from harness.store import key_of
+from harness.train.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
+from harness.train.pretrain import TRAINING_SCENES, untouched
+from harness.train.recipe import Recipe, recipe_of
+from harness.train.request import SCENES
+from harness.train.session import check_precision
+from harness.train.stage_options import FinetuneOptions, PretrainOptions, StageOptions, check_stages, read_options
+from harness.train.task_data import training_split
+
+Given = Mapping[str, Mapping[str, Any]]
+# Evaluated as pre-training leaves a host: by class names as texts, or by a probe on its features.
+NOT_FINETUNED = "classification"
+
+
+class Stage(BaseModel):
+    """One training run and all that its result depends on; its dump is part of a cell's spec.
+
+    `method` and `config`: what works in the tower. `recipe`: every number of it. `digests`: content of the data and of
+    the files that are named, by option; scenes are named by count and seed. `files`, `workers` and `save_every` change
+    no result and are left out of the dump: where those files lie, processes that load images, steps between
+    checkpoints. The device is no part of it either, so that CPU and GPU measure the same weights.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: Literal["pretrain", "finetune"]
+    model: str
+    task: str | None = None
+    method: str = "dense"
+    config: dict[str, Any] = {}
+    recipe: dict[str, Any]
+    steps: int | None = None
+    seed: int
+    processes: int
+    precision: str
+    recompute: bool
+    data: tuple[str, ...]
+    root: str | None = None
+    split: str | None = None
+    vocabulary: int | None = None
+    digests: dict[str, str]
+    files: dict[str, str] = Field(default={}, exclude=True)
+    workers: int = Field(default=0, exclude=True)
+    save_every: int = Field(default=1000, exclude=True)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of an image's side in training."""
+        return int(self.recipe["image_size"])
+
+
+def trainable_tasks(protocol: str, model: str) -> tuple[str, ...]:
+    """The tasks that a host can be measured on after the training of a protocol."""
+    check_stages(protocol, {})
+    able = FINETUNE_RECIPES.get(model, {})
+    by_features = tasks.get(NOT_FINETUNED).NEEDS & skeleton(model).abilities
+    after_pretraining = {NOT_FINETUNED} if protocol == "pretrain" and by_features else set()
+    return tuple(name for name in tasks.names() if name in able or name in after_pretraining)
+
+
+def plan_stages(
+    protocol: str,
+    model: str,
+    task: str,
+    *,
+    weights: Path | str | None = None,
+    data: str = SCENES,
+    image_size: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    given: Given | None = None,
+) -> list[Stage]:
+    """The stages of training for one task, dense so far (see `with_method`); none for inference.
+
+    `weights`: where fine-tuning starts under protocol finetune, by default the host's own. `data`: what is evaluated.
+    `image_size`: of fine-tuning and evaluation, before their recipe's. `given`: by stage, its options and changed
+    numbers. Loads no weights, reads no image, makes no scenes. Raises HarnessError for anything that cannot be.
+    """
+    given = given or {}
+    check_stages(protocol, given)
+    if protocol == "inference":
+        return []
+    if protocol == "finetune" and task == NOT_FINETUNED:
+        raise HarnessError(f"{task} is not fine-tuned; leave it out or take --protocol inference or pretrain")
+    shared: dict[str, Any] = {"model": model, "seed": seed, "processes": int(os.environ.get("WORLD_SIZE", "1"))}
+    finetune = dict(given.get("finetune", {}))
+    if image_size is not None and finetune.setdefault("image_size", image_size) != image_size:
+        raise HarnessError(
+            f"--image-size {image_size} and --set-train finetune.image_size={finetune['image_size']}: name one of them"
+        )
+    if protocol == "finetune":
+        return [_finetuning(shared, task, finetune, data, device, start_weights(model, weights))]
+    if weights is not None:
+        raise HarnessError(
+            f"--weights {weights}: pre-training starts afresh; to go on from some, --set-train pretrain.init=PATH"
+        )
+    first = _pretraining(shared, given.get("pretrain", {}), device)
+    return [first] if task == NOT_FINETUNED else [first, _finetuning(shared, task, finetune, data, device, None)]
+
+
+def with_method(stages: Sequence[Stage], method: str, config: Mapping[str, Any]) -> list[Stage]:
+    """The stages with a method, by its resolved config, in the first: the one that a protocol is named after."""
+    return [
+        stage.model_copy(update={"method": method, "config": dict(config)} if number == 0 else {})
+        for number, stage in enumerate(stages)
+    ]
+
+
+def method_host(stages: Sequence[Stage]) -> HostModel:
+    """The host, without weights, that the method works in while training: its config is resolved for this tower."""
+    first = stages[0]
+    sizes = stated_sizes(first.model, find_weights(first.files["init"])) if "init" in first.files else {}
+    return skeleton(first.model, first.image_size, sizes)
+
+
+def evaluation_image_size(stages: Sequence[Stage], image_size: int | None = None) -> int:
+    """The image size that the trained host is evaluated at: the one asked for, or the last training's."""
+    return stages[-1].image_size if image_size is None else image_size
+
+
+def stage_key(stages: Sequence[Stage], code: str) -> str:
+    """sha256 of all that the last stage's weights depend on: the whole chain up to it, and the program's digest."""
+    return key_of({"stages": [stage.model_dump(mode="json") for stage in stages], "code": code})
+
+
+def stage_name(stages: Sequence[Stage], code: str) -> str:
+    """The folder of the last stage's run: pretrain-elip-KEY, or with its task finetune-dense-vqa-KEY."""
+    last = stages[-1]
+    named = [word for word in (last.stage, last.method, last.task) if word]
+    return "-".join([*named, stage_key(stages, code)[:12]])
+
+
+def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], device: str) -> Stage:
+    options, numbers = read_options("pretrain", given)
+    assert isinstance(options, PretrainOptions)
+    data = options.data or (SCENES,)
+    recipe = recipe_of(shared["model"], untouched(data) | numbers)
+    host_config(shared["model"], image_size=recipe.image_size)
+    asked = {name: getattr(options, name) for name in ("init", "init_vision", "init_text", "tokenizer")}
+    files = {name: place for name, place in asked.items() if place is not None}
+    return _stage("pretrain", shared, options, recipe, data, files, device, vocabulary=options.vocabulary)
+
+
+def _finetuning(
+    shared: dict[str, Any], task: str, given: Mapping[str, Any], evaluated: str, device: str, start: Path | None
+) -> Stage:
+    """Fine-tuning on a task; `start`: weights, None for those of the stage before."""
+    options, numbers = read_options("finetune", given)
+    assert isinstance(options, FinetuneOptions)
+    data = options.data or (evaluated,)
+    recipe = finetune_recipe(shared["model"], task, untouched(data) | numbers)
+    sizes = {} if start is None else stated_sizes(shared["model"], start)
+    if sizes.get("task") not in (None, task):
+        raise HarnessError(
+            f"weights {start}: fine-tuned on {sizes['task']}, not on {task}; name earlier ones with --weights"
+        )
+    host_config(shared["model"], **sizes | {"image_size": recipe.image_size})
+    if options.split is None and options.root is None:
+        _check_splits(task, data, asked_for=options.data is not None)
+    # A closed list is for questions; the other tasks of a command go without.
+    asked = {
+        "init": None if start is None else str(start),
+        "tokenizer": options.tokenizer,
+        "answers": options.answers if task == "vqa" else None,
+    }
+    files = {name: place for name, place in asked.items() if place is not None}
+    return _stage("finetune", shared, options, recipe, data, files, device, task=task, split=options.split)
+
+
+def _stage(
+    stage: Literal["pretrain", "finetune"],
+    shared: dict[str, Any],
+    options: StageOptions,
+    recipe: Recipe,
+    data: tuple[str, ...],
+    files: dict[str, str],
+    device: str,
+    **own: Any,
+) -> Stage:
+    check_precision(options.precision, device)
+    digests = {f"data.{number}": _source_digest(source) for number, source in enumerate(data)}
+    digests |= {name: _named_digest(name, place) for name, place in files.items()}
+    chosen = {name: getattr(options, name) for name in ("steps", "precision", "recompute", "root")}
+    chosen |= {"workers": options.workers, "save_every": options.save_every}
+    numbers = recipe.model_dump(mode="json")
+    return Stage(stage=stage, recipe=numbers, data=data, digests=digests, files=files, **shared, **chosen, **own)
+
+
+def _check_splits(task: str, data: tuple[str, ...], *, asked_for: bool) -> None:
+    """HarnessError for sets with splits but none for training, and for training unasked on what is evaluated."""
+    for source in data:
+        if source == SCENES or is_shards(source):
+            continue
+        try:
+            split = training_split(Source(source), task)
+        except HarnessError as error:
+            raise HarnessError(str(error).replace("--split", "--set-train finetune.split=NAME")) from error
+        if split is None and not asked_for:
+            raise HarnessError(
+                f"data {source}: says nothing of splits, so that {task} would be trained on what is evaluated; name "
+                "what to train on with --set-train finetune.data=PATH"
+            )
+
+
+def _source_digest(source: str) -> str:
+    """What a source of training data holds: annotations by content, shards by name and size, scenes by their name."""
+    if source == SCENES:
+        return f"scenes-train-{TRAINING_SCENES}"  # the generator's source is part of the program's digest
+    if is_shards(source):
+        sizes = "".join(f"{path.name}\0{path.stat().st_size}\0" for path in expand_shards(source))
+        return hashlib.sha256(sizes.encode()).hexdigest()[:16]
+    if not Path(source).exists():
+        raise HarnessError(f"data {source}: no such file or folder; name what to train on, or scenes")
+    return data_digest(Path(source))
+
+
+def _named_digest(option: str, place: str) -> str:
+    """The content of the file or folder that an option names; a tokenizer from the cache goes by its name."""
+    path = Path(place)
+    if option == "tokenizer" and not path.is_file():
+        return data_digest(path) if path.is_dir() else place
+    if option in ("init_vision", "init_text") and place in models.entries():
+        return file_digest(start_weights(place, None))
+    return file_digest(find_weights(place) if option.startswith("init") else path)

@@ -1,0 +1,95 @@
+"""The training that measurements rest on: each stage is run once, and found again by its key."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import ranks
+from harness.errors import HarnessError
+from harness.files import explained
+from harness.models.checkpoints import WEIGHTS_FILE
+from harness.train.finetune import finetune
+from harness.train.pretrain import pretrain
+from harness.train.protocol import Stage, stage_name
+from harness.train.request import FinetuneRequest, PretrainRequest
+from harness.train.session import DONE_FILE
+
+
+def trained(
+    stages: Sequence[Stage], folder: Path, *, code: str, device: str = "auto", quiet: bool = False
+) -> tuple[Path, list[dict[str, Any]]]:
+    """Run each stage in its own folder below `folder`, from the weights of the one before.
+
+    A finished stage is found by its name (`stage_name`, which `code` is part of) and not run again, an interrupted one
+    goes on from its last checkpoint. Checkpoints are removed once their stage is finished. Returns the folder of the
+    last stage's weights, and of each stage: stage, folder, steps, seconds, samples_per_second, weights_sha256. Raises
+    HarnessError for anything a stage cannot go on with.
+    """
+    out, told = folder, []
+    for number, stage in enumerate(stages):
+        start = str(out) if number else stage.files.get("init")
+        out = folder.resolve() / stage_name(stages[: number + 1], code)
+        if not (out / DONE_FILE).is_file():
+            _train(stage, out, start, device, quiet)
+        told.append(_told(stage, out))
+        _tidy(out)
+    return out, told
+
+
+def _train(stage: Stage, out: Path, start: str | None, device: str, quiet: bool) -> None:
+    shared: dict[str, Any] = {
+        **{name: getattr(stage, name) for name in ("model", "data", "method", "config", "recipe", "steps", "seed")},
+        **{name: getattr(stage, name) for name in ("precision", "recompute", "workers", "save_every")},
+        "root": None if stage.root is None else Path(stage.root),
+        "tokenizer": stage.files.get("tokenizer"),
+        "init": start,
+        "out": out,
+        "device": device,
+        "quiet": quiet,
+    }
+    if stage.stage == "pretrain":
+        sides: dict[str, Any] = {name: stage.files.get(name) for name in ("init_vision", "init_text")}
+        pretrain(PretrainRequest(**shared, **sides, vocabulary=stage.vocabulary))
+    else:
+        answers = stage.files.get("answers")
+        listed = None if answers is None else Path(answers)
+        assert stage.task is not None
+        finetune(FinetuneRequest(**shared, task=stage.task, split=stage.split, answers=listed))
+    gc.collect()  # The run's modules refer to each other: without this their memory stays taken for a while.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _tidy(out: Path) -> None:
+    """Remove what only an interrupted run needs; with its momentum and optimizer it is many times the weights."""
+    checkpoints = out / "checkpoints"
+    if ranks.rank() == 0 and checkpoints.is_dir():
+        with explained(f"{checkpoints}: cannot be removed", "make the folder writable"):
+            shutil.rmtree(checkpoints)
+
+
+def _told(stage: Stage, out: Path) -> dict[str, Any]:
+    """What a record says of a finished stage."""
+    if not (out / WEIGHTS_FILE).is_file():
+        raise HarnessError(f"{out}: finished, but its {WEIGHTS_FILE} is gone; delete the folder to train again")
+    try:
+        record = json.loads((out / DONE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"{out / DONE_FILE}: not a JSON file; delete the folder to train again") from error
+    recipe, seconds = record["recipe"], record["seconds"]
+    samples = record["steps"] * recipe["batch_size"] * recipe["accumulate"] * record["processes"]
+    return {
+        "stage": stage.stage,
+        "folder": out.name,
+        "steps": record["steps"],
+        "seconds": seconds,
+        "samples_per_second": round(samples / seconds, 3) if seconds else None,
+        "weights_sha256": record["weights_sha256"],
+    }
