@@ -8,7 +8,7 @@ from harness.cell import expand
 from harness.data.formats.kinds import Kind
 from harness.data.formats.source import Source
 from harness.data.scenes import BUILT_IN_WORLD, WORLD_HOLDS
-from harness.errors import HarnessError
+from harness.errors import HarnessError, warn_on_stderr
 from harness.models.build import host_class, skeleton
 from harness.models.checkpoints import assets_of, read_answers, stated_sizes
 from harness.models.released_files import is_released, read_released
@@ -39,8 +39,9 @@ def chosen_hosts(
     """The hosts of `--model` and `--tasks`, each with the tasks it is measured on.
 
     One host does all tasks that are named, several do those they can. Without a host it is that of the weights, or
-    else every task goes to the first of the hosts with shipped weights that can do it, DEFAULT_HOST first. Raises
-    HarnessError for unknown names, and where a task is left that nobody does.
+    else every task goes to the first of the hosts with shipped weights that can do it, DEFAULT_HOST first. Of all tasks,
+    those that this machine cannot do are left out, each with a warning. Raises HarnessError for unknown names, and
+    where a task is left that nobody does.
     """
     if named is None and weights is not None:
         named = stated_model(weights)
@@ -48,15 +49,19 @@ def chosen_hosts(
     if weights is not None and len(hosts) > 1:
         raise HarnessError(f"--weights {weights}: are one host's; name it alone with --model, not {', '.join(hosts)}")
     wanted = expand(names, tasks)
-    if named is not None and len(hosts) == 1 and names.strip() != "all":
+    every = names.strip() == "all"
+    if named is not None and len(hosts) == 1 and not every:
         return ((hosts[0], wanted),)
     able = {host: able_tasks(host, weights, data, protocol, must=len(hosts) == 1) for host in hosts}
     found: dict[str, tuple[str, ...]] = {}
     for task in wanted:
         doing = [host for host in hosts if task in able[host]]
+        if doing and every and (reason := tasks.get(task).unavailable()) is not None:
+            warn_on_stderr(f"{task} is left out: {reason}")
+            continue
         for host in doing if named is not None else doing[:1]:
             found[host] = (*found.get(host, ()), task)
-        if not doing and names.strip() != "all":
+        if not doing and not every:
             raise HarnessError(f"{task}: none of {', '.join(hosts)} can do it on {data}, with the weights they have")
     if not found:
         raise HarnessError(f"no task for {', '.join(hosts)} on {data}; see: python -m harness check data {data}")

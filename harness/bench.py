@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,27 @@ from harness.cost.report import cost_report
 from harness.data.image_store import ImageStore
 from harness.data.scenes import cache_folder
 from harness.environment import environment
+from harness.errors import HarnessError, warn_on_stderr
 from harness.evaluation import VisionEncoder
 from harness.grid import data_folder
-from harness.hosts import Host, load_host
+from harness.hosts import Host, load_host, pick_dtype
 from harness.methods import make_reducer
-from harness.models.build import build_host, host_config
-from harness.models.host import HostConfig
+from harness.models.host import HostConfig, HostModel
 from harness.models.towers import open_tower
 from harness.models.weight_sets import task_weights
-from harness.parallel import agreed
+from harness.parallel import agreed, by_first
 from harness.progress import Progress
-from harness.ranks import rank
+from harness.ranks import world
 from harness.reduction import TokenReducer
 from harness.registry import methods, tasks
 from harness.task import Outcome, TaskData
 from harness.timing import Throughput
+from harness.train.protocol import method_host
 from harness.train.stages import trained
 
 BLANK = "blank_images"
+# Cells of one task follow each other; each may have weights of its own, which are too many to keep.
+HOSTS_KEPT = 2
 
 
 class Bench:
@@ -42,12 +45,13 @@ class Bench:
 
     def __init__(self, weights: Path | None, progress: Progress) -> None:
         self.weights, self.progress = weights, progress
-        self._load: Callable[..., Host] = cache(load_host)
+        self._load: Callable[..., Host] = lru_cache(HOSTS_KEPT)(partial(load_host, warn=cache(warn_on_stderr)))
         self._data: dict[tuple[Any, ...], TaskData] = {}
+        self._images: dict[tuple[Any, ...], ImageStore] = {}
         self._costs: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def prepare(self, cell: Cell) -> None:
-        """Load what the cell needs; HarnessError when the weights, the size or the data cannot be used."""
+        """Load what the cell needs; HarnessError when the weights, the size or the data cannot be used for it."""
         try:
             config = agreed(partial(self._config, cell))
             agreed(partial(self._set, cell, config)).images.ready(self.progress)
@@ -58,7 +62,7 @@ class Bench:
     def run(self, cell: Cell) -> tuple[dict[str, Any], pd.DataFrame]:
         """Measure one cell: the record without its deltas, and the per-sample outcomes.
 
-        Of several processes each evaluates its share and has all outcomes; the first alone measures costs.
+        Several processes share the samples and all have the outcomes; the first measures costs while the others wait.
         """
         started, clock = datetime.now(UTC), time.perf_counter()
         weights, training = self._weights(cell)
@@ -70,27 +74,27 @@ class Bench:
         encoder, outcome = agreed(partial(self._evaluated, cell, host, reducer, data))
         seconds = time.perf_counter() - before
         blind = agreed(partial(self._blind, cell, host, reducer, data))
-        frame = outcome.frame()
-        record = {**skeleton_record(cell), "status": "done"}
-        if rank() > 0:
-            return record, frame
-        cost = self._cost(cell, host)
-        cost["encodings"] = encodings(encoder, cost)
         fallback = type(reducer).without_text if encoder.text_guided else None
-        record |= {
-            "cost": cost,
+        record = skeleton_record(cell) | {
+            "status": "done",
+            "cost": by_first(partial(self._cost, cell, host, encoder)),
             "diagnostics": {**outcome.diagnostics, "fallback": fallback},
             "throughput": speeds(outcome.throughput, seconds),
             "blind": blind,
             "trained": training,
-            "run": environment(cell, started, time.perf_counter() - clock),
+            "run": environment(cell, started, time.perf_counter() - clock) | {"processes": world()},
         }
-        return record, frame
+        return record, outcome.frame()
 
     def _config(self, cell: Cell) -> HostConfig:
         if cell.training:
-            return host_config(cell.model)
-        config: HostConfig = self._host(cell, self._shipped(cell)).model.config
+            return method_host(cell.training).config
+        model = self._host(cell, self._shipped(cell)).model
+        needs = tasks.get(cell.task).NEEDS
+        if not needs & model.abilities:
+            line = f"{cell.task}: {model.cannot(' or '.join(sorted(needs)))}"
+            raise HarnessError(f"{line}; leave the task out, or name another --model or --weights")
+        config: HostConfig = model.config
         return config
 
     def _shipped(self, cell: Cell) -> Path:
@@ -107,12 +111,13 @@ class Bench:
         return self._load(cell.model, weights, cell.device, cell.dtype, cell.image_size)
 
     def _set(self, cell: Cell, config: HostConfig) -> TaskData:
-        """Annotations and images for a cell."""
+        """Annotations and images for a cell; tasks on the same images share those that are decoded."""
         key = (cell.task, cell.data, cell.split, cell.limit, cell.image_size, config.mean, config.std)
         if key not in self._data:
             folder = data_folder(cell.data, cell.limit, self.progress)
             annotations = tasks.get(cell.task)().load(folder, cell.limit, cell.split).in_order()
-            images = ImageStore(annotations.images, cell.image_size, config.mean, config.std)
+            seen = (tuple(annotations.images), cell.image_size, config.mean, config.std)
+            images = self._images.setdefault(seen, ImageStore(*seen))
             self._data[key] = TaskData(annotations, images)
         return self._data[key]
 
@@ -132,29 +137,37 @@ class Bench:
         _, outcome = self._evaluated(cell, host, reducer, data, **{BLANK: True})
         return outcome.values()
 
-    def _cost(self, cell: Cell, host: Host) -> dict[str, Any]:
-        """The cost of the tower that the method works in, on the cell's device, with latency.
+    def _cost(self, cell: Cell, host: Host, encoder: VisionEncoder) -> dict[str, Any]:
+        """The cost of the tower that the method works in, on the cell's device, with latency, and of the encodings.
 
-        Under protocol pretrain that is the tower in pre-training; what it costs does not depend on its values.
+        Under protocol pretrain that is the tower in pre-training, and the encodings are dense; what a tower costs does
+        not depend on its values.
         """
-        key = (cell.model, cell.method, str(cell.config), cell.device, cell.dtype, cell.batch_size, cell.image_size)
+        if cell.protocol != "pretrain":
+            cost = self._report(cell, host.model, cell.method, cell.config)
+            return cost | {"encodings": encodings(encoder, cost)}
+        planned = method_host(cell.training)
+        model = type(planned)(planned.config).eval().to(host.device, host.dtype)
+        encoded = self._report(cell, host.model, "dense", {})
+        return self._report(cell, model, cell.method, cell.config) | {"encodings": encodings(encoder, encoded)}
+
+    def _report(self, cell: Cell, model: HostModel, method: str, config: dict[str, Any]) -> dict[str, Any]:
+        shape = open_tower(model.vision).shape
+        tower = (cell.model, str(shape), model.config.image_size, cell.device, cell.dtype, cell.batch_size)
+        key = (*tower, method, str(config))
         if key not in self._costs:
-            model = host.model
-            if cell.protocol == "pretrain":
-                model = build_host(cell.model, image_size=cell.training[0].image_size).eval()
-                model.to(host.device, host.dtype)
             self._costs[key] = cost_report(
                 model.vision,
-                cell.method,
-                settings=cell.config,
+                method,
+                settings=config,
                 batch_size=cell.batch_size,
                 latency=True,
                 device=cell.device,
-                dtype=host.dtype,
+                dtype=pick_dtype(cell.dtype),
                 name=cell.model,
                 progress=self.progress,
             )
-        return dict(self._costs[key])
+        return self._costs[key]
 
 
 def evaluated_reducer(cell: Cell, host: Host) -> TokenReducer[Any]:

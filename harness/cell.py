@@ -16,15 +16,15 @@ from harness.registry import methods, package_folder, tasks
 from harness.store import key_of
 from harness.train.protocol import Stage
 
-PROTOCOLS = ("inference", "finetune", "pretrain")
 MATCHES = ("tokens", "macs")
 
 
 class Cell(BaseModel):
     """Everything a result depends on. `config` is the method's resolved config; digests name weights, data and code.
 
-    `weights` are what the task is done with, or what its training starts from; `base` names the set they belong to, of
-    which other tasks may have others. `training`: the stages of the protocol that make the weights; none for inference.
+    `weights` are what the task is done with, or what its training starts from, none for pre-training; `base` names the
+    set they belong to, of which other tasks may have others. `training`: the stages of the protocol that make the
+    weights; none for inference.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,10 +112,8 @@ def expand(names: str, registry: Any, *, without: Sequence[str] = ()) -> tuple[s
     return tuple(dict.fromkeys(chosen))
 
 
-def check_choices(protocol: str, match: str) -> None:
-    """HarnessError for an unknown protocol or match."""
-    if protocol not in PROTOCOLS:
-        raise HarnessError(f"protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
+def check_match(match: str) -> None:
+    """HarnessError for an unknown match."""
     if match not in MATCHES:
         raise HarnessError(f"match {match!r}: expected one of {', '.join(MATCHES)}")
 

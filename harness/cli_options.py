@@ -10,7 +10,7 @@ import typer
 
 from harness import __version__
 from harness.errors import HarnessError
-from harness.registry import methods, tasks, unknown
+from harness.registry import methods, tasks
 
 Method = Annotated[
     str,
@@ -76,10 +76,8 @@ Runs = Annotated[Path, typer.Option("--runs", help="Folder of the records.")]
 StudyName = Annotated[Optional[str], typer.Option("--study", help="A study's records instead (see: list studies).")]
 DEFAULT_RUNS = Path("results/runs")
 STUDIES_FOLDER = Path("results/studies")
-STAGES = ("finetune", "pretrain")
-
-
-AS_THEY_ARE = [
+# Options of `run`, `plan` and `evaluate` that a RunRequest takes by the same name.
+SAME_NAMES = (
     "data",
     "split",
     "protocol",
@@ -91,7 +89,7 @@ AS_THEY_ARE = [
     "limit",
     "image_size",
     "weights",
-]
+)
 
 
 def requests(options: Mapping[str, Any]) -> list[Any]:
@@ -108,20 +106,24 @@ def requests(options: Mapping[str, Any]) -> list[Any]:
         "ratios": None if options["ratios"] is None else parse_ratios(options["ratios"]),
         "seeds": parse_seeds(options["seed"]),
         "task_options": _task_settings(options["set_task"]),
-        "training": _train_settings(options["set_train"]),
+        "training": _by_prefix(options["set_train"], "--set-train", "STAGE.option=value, as finetune.steps=300"),
         "settings": parse_settings(options["settings"]),
-        **{name: options[name] for name in AS_THEY_ARE},
+        **{name: options[name] for name in SAME_NAMES},
     }
     hosts = chosen_hosts(*(options[name] for name in ("model", "task_names", "weights", "data", "protocol")))
     return [validated(RunRequest, fields | {"model": model, "tasks": names}, "options") for model, names in hosts]
 
 
 def parse_seeds(words: str) -> tuple[int, ...]:
-    """(0, 1, 2) from '0,1,2', each once; HarnessError for what is no whole number."""
+    """(0, 1, 2) from '0,1,2', each once; HarnessError for what no generator takes as a seed."""
     try:
-        return tuple(dict.fromkeys(int(word) for word in words.split(",")))
+        seeds = tuple(dict.fromkeys(int(word) for word in words.split(",")))
     except ValueError as error:
         raise HarnessError(f"--seed {words!r}: expected a whole number, or several as 0,1,2") from error
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise HarnessError(f"--seed {seed}: expected a whole number from 0 to {2**32 - 1}")
+    return seeds
 
 
 def parse_settings(words: list[str] | None, option: str = "--set") -> dict[str, Any]:
@@ -145,14 +147,6 @@ def _task_settings(words: list[str] | None) -> dict[str, dict[str, Any]]:
     options = _by_prefix(words, "--set-task", "TASK.option=value, as retrieval.rerank_k=32")
     for task in options:
         tasks.entry(task)
-    return options
-
-
-def _train_settings(words: list[str] | None) -> dict[str, dict[str, Any]]:
-    options = _by_prefix(words, "--set-train", "STAGE.option=value, as finetune.steps=300")
-    for stage in options:
-        if stage not in STAGES:
-            raise unknown("stage of training", stage, STAGES)
     return options
 
 

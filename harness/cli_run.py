@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -40,6 +41,11 @@ from harness.cli_options import (
     requests,
     set_threads,
 )
+
+if TYPE_CHECKING:
+    from harness.cell import Cell
+    from harness.progress import Progress
+    from harness.store import Store
 
 
 def run(
@@ -156,52 +162,77 @@ def ablate(
     quiet: Quiet = False,
 ) -> None:
     """Run a study's whole grid; finished cells are kept."""
-    from harness.bench import Bench
     from harness.outputs import table_text
-    from harness.progress import Progress
-    from harness.runner import run_cells
-    from harness.store import Store
     from harness.study import plan_study, read_study, save_index
 
     set_threads(workers)
     planned = read_study(study)
-    store = Store(out / study)
-    store.prepare()
     given = {name: context.params[name] for name in ("data", "device", "batch_size", "limit", "weights")}
     given["seeds"] = None if seed is None else parse_seeds(seed)
     chosen = {name: value for name, value in given.items() if value is not None}
-    cells, index = plan_study(planned, chosen, Progress(quiet))
-    save_index(store.folder, study, planned, cells, index)
-    records = run_cells(cells, store, Bench(weights, Progress(quiet)), force=force)
-    typer.echo(table_text(DEFAULT_RUNS, study, out, "text"))
-    _finish(records)
+    every = planned.run | chosen
+
+    def plan(store: Store, progress: Progress) -> list[Cell]:
+        cells, index = plan_study(planned, chosen, progress)
+        save_index(store.folder, study, planned, cells, index)
+        return cells
+
+    with _processes(str(every.get("device", "auto"))) as first:
+        records = _records(plan, out / study, every.get("weights"), force=force, quiet=quiet)
+    if first:
+        typer.echo(table_text(DEFAULT_RUNS, study, out, "text"))
+        _finish(records)
 
 
 def _run(options: Mapping[str, Any]) -> None:
     """Measure what the options of `run` or `evaluate` ask for, and print its table or records."""
     set_threads(options["workers"])
-    from harness.bench import Bench
     from harness.grid import plan_cells
-    from harness.hosts import pick_device
-    from harness.progress import Progress
-    from harness.ranks import end_processes, rank, start_processes
     from harness.render.frame import to_frame
     from harness.render.tables import render_table
-    from harness.runner import run_cells
-    from harness.store import Store
 
-    start_processes(pick_device(options["device"]))
-    try:
-        store, progress = Store(options["out"]), Progress(options["quiet"] or rank() > 0)
-        store.prepare()
-        cells = [cell for wanted in requests(options) for cell in plan_cells(wanted, progress)]
-        records = run_cells(cells, store, Bench(options["weights"], progress), force=options["force"])
-    finally:
-        end_processes()
-    if rank() == 0:
+    def plan(store: Store, progress: Progress) -> list[Cell]:
+        return [cell for wanted in requests(options) for cell in plan_cells(wanted, progress)]
+
+    with _processes(options["device"]) as first:
+        records = _records(plan, options["out"], options["weights"], force=options["force"], quiet=options["quiet"])
+    if first:
         table = json.dumps(records, indent=1) if options["as_json"] else render_table(to_frame(records), "text")
         typer.echo(table.rstrip("\n"))
         _finish(records)
+
+
+@contextmanager
+def _processes(device: str) -> Iterator[bool]:
+    """Work with the other processes where there are some; whether this is the first, which alone prints."""
+    from harness.hosts import pick_device
+    from harness.ranks import end_processes, is_first, start_processes
+
+    start_processes(pick_device(device))
+    try:
+        yield is_first()
+    finally:
+        end_processes()
+
+
+def _records(
+    plan: Callable[[Store, Progress], list[Cell]], out: Path, weights: Path | None, *, force: bool, quiet: bool
+) -> list[dict[str, Any]]:
+    """The records of the cells that the first process plans for a folder, those run now that are not there."""
+    from harness.bench import Bench
+    from harness.parallel import by_first
+    from harness.progress import Progress
+    from harness.ranks import is_first
+    from harness.runner import run_cells
+    from harness.store import Store
+
+    store, progress = Store(out), Progress(quiet or not is_first())
+
+    def prepared() -> list[Cell]:
+        store.prepare()
+        return plan(store, progress)
+
+    return run_cells(by_first(prepared), store, Bench(weights, progress), force=force)
 
 
 def _finish(records: list[dict[str, Any]]) -> None:

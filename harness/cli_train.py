@@ -22,7 +22,12 @@ Init = Annotated[
 Tokenizer = Annotated[Optional[str], typer.Option("--tokenizer", help="A vocabulary file, a folder, or a cached name.")]
 Steps = Annotated[Optional[int], typer.Option("--steps", min=1, help="Optimizer steps, in place of the epochs.")]
 RecipeNumbers = Annotated[
-    Numbers, typer.Option("--recipe", help="A number of the recipe, as learning_rate=1e-4; repeatable.")
+    Numbers,
+    typer.Option(
+        "--recipe",
+        help="A number of the recipe, as learning_rate=1e-4, or 'multipliers={vision: 0}', which freezes the tower; "
+        "repeatable.",
+    ),
 ]
 PairsPerStep = Annotated[Optional[int], typer.Option("--batch-size", min=1, help="Pairs per process.")]
 Epochs = Annotated[Optional[int], typer.Option("--epochs", min=1, help="Passes over the data.")]
@@ -120,7 +125,8 @@ def finetune(
         Optional[str], typer.Option("--split", help="What to train on of a set with splits; left out: train.")
     ] = None,
     only: Annotated[
-        Optional[str], typer.Option("--only", help="Train on texts that contain a match of this pattern alone.")
+        Optional[str],
+        typer.Option("--only", help="Train only on texts that contain a match of this regular expression."),
     ] = None,
     root: Root = None,
     method: OneMethod = "dense",

@@ -44,6 +44,7 @@ class VisionEncoder:
     states_budget: int = STATES_BUDGET_BYTES
     encoded_images: int = field(default=0, init=False)
     encoded_pairs: int = field(default=0, init=False)
+    _blank: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.tower = open_tower(self.host.model.vision)
@@ -53,18 +54,14 @@ class VisionEncoder:
         self.text_guided = self.reducer.needs_text and min(counts.attention + counts.mlp) < full
         self._watch = Stopwatch(self.host.device)
         self._encoded = [0, 0]
-        self._begin(self.images)
-
-    def _begin(self, images: ImageStore) -> None:
-        self.images = images
-        self._states = ImageStates(len(images), self.states_budget)
-        self._shown = torch.zeros(len(images), dtype=torch.bool)
-        self._start = images.so_far()
-        self._plan = self._next = torch.empty(0, dtype=torch.int64)
+        self._states = ImageStates(len(self.images), self.states_budget)
+        self._shown = torch.zeros(len(self.images), dtype=torch.bool)
+        self._planned(torch.empty(0, dtype=torch.int64), 0)
 
     def show_blank(self) -> None:
-        """Show the mean colour instead of every image."""
-        self._begin(self.images.blank())
+        """Show the mean colour instead of every image: one blank image stands for all, and is encoded once."""
+        self.images, self._blank = self.images.blank(), True
+        self._states = ImageStates(len(self.images), self.states_budget)
 
     def over(
         self,
@@ -81,21 +78,17 @@ class VisionEncoder:
         sample shows, by which tokens and pixels are got ready ahead; where samples stand in the order of their images,
         no process encodes one twice, whatever the budget. at_once: samples of a batch, where not the encoder's.
         """
-        images = torch.empty(count, 0, dtype=torch.int64) if images is None else images.cpu()
-        size, own = at_once or self.batch_size, share(count)
-        self._plan = in_first_order(images[own].flatten())
-        self._place = torch.full((len(self.images),), len(self._plan)).index_put_(
-            (self._plan,), torch.arange(len(self._plan))
-        )
+        size = at_once or self.batch_size
+        if images is not None:
+            self._planned(images[share(count)].flatten().cpu(), size * images[:1].numel())
 
         def timed(part: slice) -> Tensor:
-            self._next = images[part.stop : min(part.stop + size, own.stop)].flatten()
-            with self._watch.model(self.images.waited):
+            with self._watch.model():
                 return compute(torch.arange(part.start, part.stop, device=self.host.device))
 
         with self.images.reading():
             found = over(count, size, timed, self.progress, unit)
-        self._plan = self._next = torch.empty(0, dtype=torch.int64)
+        self._planned(torch.empty(0, dtype=torch.int64), 0)
         for images_encoded, pairs_encoded in exchanged(tuple(self._encoded)):
             self.encoded_images += images_encoded
             self.encoded_pairs += pairs_encoded
@@ -104,12 +97,11 @@ class VisionEncoder:
 
     def states(self, index_B: Tensor, *, keep: bool = True) -> Tensor:
         """Tokens (B, N, D) of images without a text, encoded once; `keep` false where they are not asked for again."""
-        index_B = index_B.cpu()
+        index_B = self._seen(index_B.cpu())
         while len(missing := self._states.missing(index_B)):
-            batch = self._filled(missing[: self.batch_size])
-            pixels = self._pixels(batch)
-            self.images.prefetch(self._ahead(batch, self.batch_size))
-            states_BND = encode(self.tower, self.reducer, pixels)
+            batch = missing[: self.batch_size]
+            batch = torch.cat([batch, self._ahead(batch, self.batch_size - len(batch))])
+            states_BND = encode(self.tower, self.reducer, self._pixels(batch))
             self._encoded[0] += len(batch)
             self._states.add(batch, states_BND, index_B, keep=keep)
         return self._states.take(index_B)
@@ -118,28 +110,20 @@ class VisionEncoder:
         """Tokens (B, N, D) of images, each reduced for its own text (B of them) where the method is text-guided."""
         if not self.text_guided:
             return self.states(index_B)
-        pixels = self._pixels(index_B.cpu())
-        self.images.prefetch(self._next)
+        pixels_BCHW = self._pixels(self._seen(index_B.cpu()))
         self._encoded[1] += len(index_B)
-        return encode(self.tower, self.reducer, pixels, self.host.model.guide(texts))
+        return encode(self.tower, self.reducer, pixels_BCHW, self.host.model.guide(texts))
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """What is done within is no part of the task: its seconds are told apart."""
-        before = self.images.so_far()
         with self._watch.aside():
             yield
-        self._start = self._start.moved(before, self.images.so_far())
 
     def throughput(self, unit: str, samples: int) -> Throughput:
         """What the samples took so far; of many processes, the slowest one's seconds of each kind."""
-        now = self.images.so_far()
-        own = (
-            self._watch.model_seconds,
-            now.waited - self._start.waited,
-            now.since(self._start, self._shown),
-            self._watch.aside_seconds,
-        )
+        watch, reading = self._watch, float(self.images.seconds[self._shown.numpy()].sum())
+        own = watch.model_seconds, watch.pixel_seconds, reading, watch.aside_seconds
         return Throughput(unit, samples, *(max(seconds) for seconds in zip(*exchanged(own), strict=True)))
 
     def mentioned(
@@ -160,9 +144,8 @@ class VisionEncoder:
 
         def shares(part: Tensor) -> Tensor:
             trace = Trace(origins_wanted=True)
-            pixels = self._pixels(images[part.cpu()])
-            self.images.prefetch(self._next)
-            encode(self.tower, self.reducer, pixels, self.host.model.guide(texts.rows(rows[part])), trace)
+            pixels_BCHW = self._pixels(self._seen(images[part.cpu()]))
+            encode(self.tower, self.reducer, pixels_BCHW, self.host.model.guide(texts.rows(rows[part])), trace)
             share = (wanted[part] / wanted[part].sum(1, keepdim=True)).double()
             lives = [torch.stack(survival(origin)) for origin in trace.origins]
             return (share * torch.stack(lives)).sum(-1).permute(2, 1, 0)
@@ -175,21 +158,30 @@ class VisionEncoder:
             "mentioned_pairs": len(chosen),
         }
 
-    def _filled(self, missing: Tensor) -> Tensor:
-        """Images to be encoded, and as many that come next as a batch has room for."""
-        return torch.cat([missing, self._ahead(missing, self.batch_size - len(missing))])
+    def _seen(self, index: Tensor) -> Tensor:
+        """What is seen in the place of images: themselves, or the first of blank ones."""
+        return torch.zeros_like(index) if self._blank else index
 
-    def _ahead(self, batch: Tensor, count: int) -> Tensor:
-        """Up to `count` images that are encoded after those of the batch."""
-        if not len(self._plan):
-            return self._plan
-        start = int(self._place[batch[-1]]) + 1
-        after = self._states.missing(self._plan[start : start + count])
-        return after[~torch.isin(after, batch)]
+    def _planned(self, index: Tensor, reach: int) -> None:
+        """Plan to show images in the order of an index; pixels of `reach` of them are got ready ahead."""
+        self._plan, self._reach = in_first_order(self._seen(index)), reach
+        self._place = torch.full((len(self.images),), len(self._plan))
+        self._place[self._plan] = torch.arange(len(self._plan))
 
-    def _pixels(self, index: Tensor) -> Tensor:
-        self._shown[index] = True
-        return self.images[index].to(self.host.device, self.host.dtype)
+    def _ahead(self, index: Tensor, count: int) -> Tensor:
+        """Of the `count` images that are planned after the last of some, those whose tokens are not there."""
+        start = int(self._place[index].max()) + 1
+        return self._states.missing(self._plan[start : start + count])
+
+    def _pixels(self, index_B: Tensor) -> Tensor:
+        """Pixels (B, C, H, W) on the device; those of the images that come next are got ready meanwhile."""
+        different, place_B = index_B.unique(return_inverse=True)
+        if not self._watch.is_aside:
+            self._shown[different] = True
+        with self._watch.pixels():
+            pixels = self.images[different]
+        self.images.prefetch(self._ahead(different, self._reach))
+        return pixels.to(self.host.device, self.host.dtype)[place_B.to(self.host.device)]
 
 
 def survival(origin: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.cell import Cell, RunRequest, check_choices, method_digest, resolve_task_options, unique
+from harness.cell import Cell, RunRequest, check_match, method_digest, resolve_task_options, unique
 from harness.cost.budget import reducer_at_macs
 from harness.data.digest import data_digest
 from harness.data.scene_layout import IMAGE_SIZE as SCENE_SIZE
 from harness.data.scenes import BUILT_IN_WORLD, scenes_folder
 from harness.environment import hardware
 from harness.errors import HarnessError
-from harness.files import file_digest
 from harness.hosts import pick_device, pick_dtype
 from harness.methods import make_reducer
 from harness.models.build import paper_settings, skeleton
 from harness.models.checkpoints import stated_sizes
 from harness.models.host import HostModel
 from harness.models.towers import open_tower
-from harness.models.weight_sets import base_of, start_weights, task_weights
-from harness.parallel import first
+from harness.models.weight_sets import base_of, start_weights, task_weights, weights_digest
 from harness.progress import SILENT, Progress
 from harness.reduction import TokenReducer
 from harness.registry import methods
@@ -41,8 +39,8 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
 
     In inference a seed changes nothing but what a method draws, so whatever draws nothing has one cell, of the first.
     """
-    check_choices(request.protocol, request.match)
     check_stages(request.protocol, request.training)
+    check_match(request.match)
     device = pick_device(request.device)
     pick_dtype(request.dtype)
     folder = data_folder(request.data, request.limit, progress)
@@ -66,16 +64,16 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
     with progress.bar("settings", len(request.tasks) * len(request.seeds) * len(wanted)) as bar:
         for task, seed in product(request.tasks, request.seeds):
             stages = stages_of(request, task, seed)
+            host = planned_host(request, task, stages)
             about = shared | {
                 "task": task,
                 "task_options": resolve_task_options(task, request.task_options),
-                "weights": file_digest(measured_weights(request, task)) if request.starts else "",
-                "image_size": evaluated_size(request, task, stages),
+                "weights": weights_digest(request.model, measured_weights(request, task)) if request.starts else "",
+                "image_size": evaluated_size(request, host, stages),
                 "seed": seed,
             }
-            host = planned_host(request, task, stages)
             for method, ratio in wanted:
-                if seed == request.seeds[0] or stages or draws(method):
+                if seed == request.seeds[0] or stages or draws(method, request.settings):
                     cells.append(_cell(about, request, host, stages, method, ratio))
                 bar.advance()
     return unique(cells)
@@ -106,26 +104,23 @@ def measured_weights(request: RunRequest, task: str) -> Path:
 def planned_host(request: RunRequest, task: str, stages: Sequence[Stage] = ()) -> HostModel:
     """The host in which the method works, without weights, at their sizes: in training where there is some."""
     if stages:
-        host = method_host(stages)
-    else:
-        host = skeleton(request.model, request.image_size, stated_sizes(request.model, measured_weights(request, task)))
-    if request.data == BUILT_IN_WORLD and host.config.image_size != SCENE_SIZE:
-        raise HarnessError(
-            f"image size {host.config.image_size}: scenes are drawn, and told of, at {SCENE_SIZE} pixels"
-        )
-    return host
+        return method_host(stages)
+    return skeleton(request.model, request.image_size, stated_sizes(request.model, measured_weights(request, task)))
 
 
-def evaluated_size(request: RunRequest, task: str, stages: Sequence[Stage]) -> int:
-    """The image size at which a task is evaluated."""
-    if stages:
-        return evaluation_image_size(stages, request.image_size)
-    return int(planned_host(request, task).config.image_size)
+def evaluated_size(request: RunRequest, host: HostModel, stages: Sequence[Stage]) -> int:
+    """The image size of evaluation, in training that of the last stage, else the host's; HarnessError where the
+    built-in world has no such images.
+    """
+    size = evaluation_image_size(stages, request.image_size) if stages else int(host.config.image_size)
+    if request.data == BUILT_IN_WORLD and size != SCENE_SIZE:
+        raise HarnessError(f"image size {size}: scenes are drawn, and told of, at {SCENE_SIZE} pixels")
+    return size
 
 
-def draws(method: str) -> bool:
-    """Whether a method draws at random, which its setting `seed` says."""
-    return "seed" in methods.get(method).Config.model_fields
+def draws(method: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a method draws at random by the cell's seed: it has a setting `seed`, and that is not given."""
+    return "seed" in methods.get(method).Config.model_fields and "seed" not in settings
 
 
 def _cell(
@@ -152,7 +147,7 @@ def _cell(
 
 
 def _reducer(request: RunRequest, host: HostModel, method: str, ratio: float | None, seed: int) -> TokenReducer[Any]:
-    given = ({"seed": seed} if draws(method) else {}) | request.settings
+    given = request.settings | ({"seed": seed} if draws(method, request.settings) else {})
     settings, schedule = paper_settings(request.model, method, request.schedule, given)
     if request.match == "macs" and ratio is not None:
         return reducer_at_macs(method, host.vision, ratio, schedule, settings)
@@ -168,8 +163,7 @@ def _spec(schedule: Any) -> str:
 def data_folder(data: str, limit: int | None, progress: Progress = SILENT) -> Path:
     """The folder of a data set, or one annotation file of it; the built-in world is made where it is not there yet."""
     if data == BUILT_IN_WORLD:
-        with first():
-            return scenes_folder(max(WORLD_COUNT, limit or 0), WORLD_SEED, progress=progress)
+        return scenes_folder(max(WORLD_COUNT, limit or 0), WORLD_SEED, progress=progress)
     path = Path(data)
     if not path.exists():
         raise HarnessError(f"data {data!r}: no such folder or file; name one, or 'scenes' for the built-in world")

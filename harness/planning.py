@@ -9,7 +9,7 @@ from harness.cell import Cell, RunRequest
 from harness.cost.host import compare_memory, host_parts
 from harness.cost.report import cost_report
 from harness.errors import HarnessError
-from harness.grid import plan_cells, planned_host, stages_of
+from harness.grid import plan_cells, planned_host
 from harness.hosts import pick_device
 from harness.methods import make_reducer
 from harness.models.build import paper_settings, skeleton
@@ -27,11 +27,13 @@ def plan_rows(
     """One row per cell: label, key, whether its record is there, tokens per block, MACs and memory."""
     store = Store(out)
     cells = plan_cells(request, progress)
-    hosts = {task: planned_host(request, task, stages_of(request, task, request.seeds[0])) for task in request.tasks}
+    hosts: dict[str, HostModel] = {}
     costs: dict[tuple[str, ...], dict[str, Any]] = {}
     rows = []
     with progress.bar("costs", len(cells)) as bar:
         for cell in cells:
+            if cell.task not in hosts:
+                hosts[cell.task] = planned_host(request, cell.task, cell.training)
             vision = hosts[cell.task].vision
             known = (cell.method, str(cell.config), str(open_tower(vision).shape))
             if known not in costs:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeGuard
 
+import pandas as pd
 import torch
 
 from harness.bench import Bench, is_out_of_memory, skeleton_record
@@ -25,33 +26,32 @@ def run_cells(cells: Sequence[Cell], store: Store, bench: Bench, *, force: bool 
     """Run the cells that have no record yet; returns all their records in the cells' order.
 
     A cell that fails or runs out of memory becomes a record of that status and the run goes on; a save that fails,
-    and Ctrl-C, end the run with the records so far kept. Of several processes all evaluate, the first alone measures
-    costs, saves, and has records to return.
+    and Ctrl-C, end the run with the records so far kept. Several processes evaluate together; the first alone saves,
+    compares with dense, and has records to return.
     """
     kept = by_first(lambda: {} if force else {cell.key: store.find(cell.key) for cell in cells})
     for cell in cells:
         if kept.get(cell.key) is None:
             bench.prepare(cell)
     records: list[Record] = []
-    first = rank() == 0
     dense: dict[tuple[Any, ...], Record] = {}
     for number, cell in enumerate(cells, 1):
         record = kept.get(cell.key)
         bench.progress.say(f"[{number}/{len(cells)}] {cell.label}{' (kept)' if record else ''}")
-        reference = dense.get(_board(cell, cell.seed)) or dense.get(_board(cell, None))
+        reference = None
+        if cell.method != "dense":
+            reference = dense.get(_board(cell, cell.seed)) or dense.get(_board(cell, None))
         if record is None:
-            record = _measure(cell, store, bench, reference)
-            if record:
-                bench.progress.say(f"    {told(record)}")
-        elif first and _lacks_deltas(record) and reference is not None and reference["status"] == "done":
+            record = _measured(cell, store, bench, reference)
+        elif rank() == 0 and _lacks_deltas(record) and _is_done(reference):
             # Dense had failed when this cell ran: compare now.
-            found = quality(store.samples(record), store.samples(reference))
-            record = store.save({**record, "quality": found}, store.samples(record))
-        if cell.method == "dense" and record:
+            samples = store.samples(record)
+            record = store.save({**record, "quality": quality(samples, store.samples(reference))}, samples)
+        if cell.method == "dense":
             dense[_board(cell, cell.seed)] = record
             dense.setdefault(_board(cell, None), record)
         records.append(record)
-    return records if first else []
+    return records if rank() == 0 else []
 
 
 def told(record: Mapping[str, Any]) -> str:
@@ -69,35 +69,42 @@ def told(record: Mapping[str, Any]) -> str:
 
 
 def _board(cell: Cell, seed: int | None) -> tuple[Any, ...]:
-    """What a cell shares with the dense cell that it is compared with."""
-    return cell.model, cell.base, cell.weights, cell.data, cell.split, cell.task, seed
+    """What a cell shares with the dense cell that it is compared with; without a seed where dense has one cell."""
+    return cell.model, cell.base, cell.data, cell.split, cell.task, seed
+
+
+def _is_done(record: Record | None) -> TypeGuard[Record]:
+    return record is not None and record["status"] == "done"
 
 
 def _lacks_deltas(record: Mapping[str, Any]) -> bool:
     figures = [metric for task in record["quality"].values() for metric in task.values()]
-    return record["spec"]["method"] != "dense" and any(metric["delta_to_dense"] is None for metric in figures)
+    return any(metric["delta_to_dense"] is None for metric in figures)
 
 
-def _measure(cell: Cell, store: Store, bench: Bench, dense: Record | None) -> Record:
-    """Run a cell, compare it with dense, and save its record whatever came of it; nothing but in the first process."""
+def _measured(cell: Cell, store: Store, bench: Bench, dense: Record | None) -> Record:
+    """The record of a cell that is run now, whatever comes of it; the first process compares with dense and saves."""
+    samples: pd.DataFrame | None = None
     try:
         record, samples = bench.run(cell)
-        if rank() > 0:
-            return {}
-        compared = cell.method != "dense" and dense is not None and dense["status"] == "done"
-        record["quality"] = quality(samples, store.samples(dense) if compared and dense else None)
+        if rank() == 0:
+            record["quality"] = quality(samples, store.samples(dense) if _is_done(dense) else None)
     except Exception as error:  # noqa: BLE001 - a cell that fails is a record too, and the command ends with status 1
-        status = "out_of_memory" if is_out_of_memory(error) else "failed"
+        record, samples = _failed(cell, error), None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        where = None if isinstance(error, HarnessError) else traceback.format_exc()
-        record = {
-            **skeleton_record(cell),
-            "status": status,
-            "error": line,
-            "traceback": where,
-            "run": environment(cell, datetime.now(UTC), 0.0),
-        }
-        return store.save(record, None) if rank() == 0 else {}
-    return store.save(record, samples)
+    if rank() == 0:
+        record = store.save(record, samples)
+        bench.progress.say(f"    {told(record)}")
+    return record
+
+
+def _failed(cell: Cell, error: Exception) -> Record:
+    """The record of a cell that ended with an error."""
+    return {
+        **skeleton_record(cell),
+        "status": "out_of_memory" if is_out_of_memory(error) else "failed",
+        "error": str(error).splitlines()[0] if str(error) else type(error).__name__,
+        "traceback": None if isinstance(error, HarnessError) else "".join(traceback.format_exception(error)),
+        "run": environment(cell, datetime.now(UTC), 0.0),
+    }

@@ -29,7 +29,10 @@ class TaskOptions(BaseModel):
 
 
 class BlindOptions(TaskOptions):
-    """blank_images: show the mean colour instead of every image, to see what texts alone give away."""
+    """blank_images: show the mean colour instead of every image, to see what texts alone give away.
+
+    Retrieval and classification have no such option: all images alike, every score is a tie, and ranks say nothing.
+    """
 
     blank_images: bool = False
 
@@ -107,6 +110,11 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]] = ()
     NEEDS: ClassVar[frozenset[str]] = frozenset()
     READS: ClassVar[str] = ""
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Why this machine cannot do the task, so that `--tasks all` leaves it out and says so; None where it can."""
+        return None
 
     @abstractmethod
     def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:

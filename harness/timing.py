@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -15,9 +15,9 @@ class Throughput:
     """Samples of an evaluation, of some `unit`, and the seconds they took; of many processes, the slowest one's.
 
     model_seconds: encoders, heads and generation, the device synchronised around every batch; without waiting for
-    pixels, metrics and Java. pixel_seconds: waiting for pixels. reading_seconds: what decoding and normalising the
-    images takes with nothing beside it, those included that were decoded for an earlier cell and kept since.
-    aside_seconds: what is no part of the task, as diagnostics and the fitting of a probe.
+    pixels, metrics and Java. pixel_seconds: waiting for pixels. reading_seconds: what decoding and normalising takes,
+    for every image shown, whenever it was decoded. aside_seconds: what is no part of the task, as diagnostics and the
+    fitting of a probe.
     """
 
     unit: str
@@ -30,41 +30,48 @@ class Throughput:
     def end_to_end_seconds(self, evaluate_seconds: float) -> float:
         """Of the seconds that `evaluate` took: those of the task, with reading and computing one after the other.
 
-        A cache of decoded images and threads that read ahead hide time that a first run would wait for. Here it is
-        counted in full, so that a figure does not depend on which cell came first; it is an upper bound of what a run
-        of this cell alone takes.
+        A cache of decoded images and threads that read ahead hide time that a first run would wait for. Here every
+        image counts as read once, with nothing beside it, so that a figure does not depend on which cell came first.
         """
         return evaluate_seconds - self.aside_seconds - self.pixel_seconds + self.reading_seconds
 
 
 class Stopwatch:
-    """Seconds in the model, without what it waits for meanwhile, and seconds aside."""
+    """Seconds in the model, without waiting for pixels meanwhile; seconds of this waiting; and seconds aside."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.model_seconds = self.aside_seconds = 0.0
-        self._off = False
+        self.model_seconds = self.pixel_seconds = self.aside_seconds = 0.0
+        self.is_aside = False
 
     @contextmanager
-    def model(self, waited: Callable[[], float]) -> Iterator[None]:
-        """Time one batch; `waited` says how many seconds were spent waiting so far."""
+    def model(self) -> Iterator[None]:
+        """Time one batch."""
         self._synchronise()
-        before, started = waited(), perf_counter()
+        waited, started = self.pixel_seconds, perf_counter()
         yield
         self._synchronise()
-        if not self._off:
-            self.model_seconds += perf_counter() - started - (waited() - before)
+        if not self.is_aside:
+            self.model_seconds += perf_counter() - started - (self.pixel_seconds - waited)
+
+    @contextmanager
+    def pixels(self) -> Iterator[None]:
+        """Time waiting for pixels."""
+        started = perf_counter()
+        yield
+        if not self.is_aside:
+            self.pixel_seconds += perf_counter() - started
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Time what is no part of the task; nothing within counts as the model's."""
+        """Time what is no part of the task; nothing within counts as the model's or as waiting."""
         self._synchronise()
-        started, self._off = perf_counter(), True
+        started, self.is_aside = perf_counter(), True
         try:
             yield
         finally:
             self._synchronise()
-            self._off = False
+            self.is_aside = False
             self.aside_seconds += perf_counter() - started
 
     def _synchronise(self) -> None:

@@ -118,7 +118,24 @@ REFUSED = {
     "data folder": (["--data", "/nowhere"], "data /nowhere: no such folder"),
     "device": (["--device", "tpu"], "device 'tpu': expected auto, cpu, cuda or cuda:N"),
     "dtype": (["--dtype", "float8"], "dtype 'float8': expected one of"),
-    "protocol": (["--protocol", "zero-shot"], "protocol 'zero-shot': expected one of"),
+    "protocol": (["--protocol", "zero-shot"], "unknown protocol 'zero-shot': known: finetune, inference, pretrain"),
+    "stage": (["--set-train", "finetune.steps=3"], "--set-train finetune: protocol inference has no such stage"),
+    "unknown stage": (["--set-train", "tuning.steps=3"], "unknown stage of training 'tuning'"),
+    "training option": (["--set-train", "steps=3"], "--set-train steps: expected STAGE.option=value, as finetune"),
+    "seed": (["--seed", "0,one"], "--seed '0,one': expected a whole number, or several as 0,1,2"),
+    "negative seed": (["--seed", "0,-1"], "--seed -1: expected a whole number from 0 to 4294967295"),
+    "task beyond the host": (
+        ["--model", "albef-tiny", "--tasks", "captioning"],
+        "captioning: Albef cannot caption: it can",
+    ),
+    "task nobody does": (
+        ["--data", "ablations", "--tasks", "vqa"],
+        "vqa: none of albef-tiny, blip-tiny can do it on ablations",
+    ),
+    "two hosts and one's weights": (
+        ["--model", "albef-tiny,blip-tiny", "--weights", "w.safetensors"],
+        "--weights w.safetensors: are one host's; name it alone with --model, not albef-tiny, blip-tiny",
+    ),
     "match": (["--match", "flops"], "flops"),
     "MACs ratio out of reach": (["--ratios", "0.2", "--match", "macs"], "MACs ratio 0.2 is not reachable"),
     "weights missing": (["--weights", "/nowhere/model.safetensors"], "/nowhere/model.safetensors"),
@@ -390,8 +407,8 @@ def test_run_ends_with_1_and_lists_failed_cells(harness, world, tmp_path, monkey
     monkeypatch.setattr("harness.tasks.vqa.vqa_accuracy", lambda *_: 1 / 0)
     status, _, err = harness(*small(world, tmp_path))
     assert status == 1
-    assert "failed: dense 1 vqa: division by zero" in err
-    assert "failed: elip 0.5 vqa: division by zero" in err
+    assert "failed: albef-tiny dense 1 vqa: division by zero" in err
+    assert "failed: albef-tiny elip 0.5 vqa: division by zero" in err
     assert "retrieval" not in err
 
 

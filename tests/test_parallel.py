@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,8 @@ from harness.progress import SILENT
 from tests.tasks.every_task import CASES, evaluated, results
 
 REPOSITORY = Path(__file__).parents[1]
+# Of pytest's workers only one starts the two processes.
+pytestmark = pytest.mark.xdist_group("two processes")
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -29,10 +33,20 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("processes")
     (folder / "script.py").write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [*torchrun, str(folder / "script.py"), str(REPOSITORY), str(folder)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        about = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    words = [sys.executable, str(folder / "script.py"), str(REPOSITORY), str(folder)]
+    started = [
+        subprocess.Popen(words, env=os.environ | about | {"RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    try:
+        for process in started:
+            _, faults = process.communicate(timeout=300)
+            assert process.returncode == 0, faults[-3000:]
+    finally:
+        for process in started:
+            process.kill()
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 
 

@@ -10,17 +10,13 @@ from harness.timing import Stopwatch, Throughput
 
 
 class Clock:
-    """Stands still but for `pass_by`; `waited` counts some of that as waiting."""
+    """Stands still but for `pass_by`."""
 
     def __init__(self) -> None:
-        self.now = self.waiting = 0.0
+        self.now = 0.0
 
-    def pass_by(self, seconds: float, waiting: float = 0.0) -> None:
-        self.now += seconds + waiting
-        self.waiting += waiting
-
-    def waited(self) -> float:
-        return self.waiting
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
 
 
 @pytest.fixture
@@ -32,16 +28,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_the_model_s_seconds_are_without_waiting_and_without_what_is_aside(clock: Clock) -> None:
     watch = Stopwatch(torch.device("cpu"))
-    for seconds, waiting in ((2.0, 0.5), (3.0, 0.0)):
-        with watch.model(clock.waited):
-            clock.pass_by(seconds, waiting)
-        clock.pass_by(100)
-    with watch.aside(), watch.model(clock.waited):
-        clock.pass_by(7)
-    with watch.model(clock.waited):
-        clock.pass_by(1)
-    assert watch.model_seconds == 6
-    assert watch.aside_seconds == 7
+
+    def batch(seconds: float, waiting: float) -> None:
+        with watch.model():
+            with watch.pixels():
+                clock.pass_by(waiting)
+            clock.pass_by(seconds)
+
+    batch(2, 0.5)
+    clock.pass_by(100)
+    batch(3, 0)
+    with watch.aside():
+        batch(7, 0.25)
+    batch(1, 0.25)
+    assert (watch.model_seconds, watch.pixel_seconds, watch.aside_seconds) == (6, 0.75, 7.25)
 
 
 def test_end_to_end_counts_reading_in_full_and_nothing_twice() -> None:

@@ -28,7 +28,7 @@ def spice_lacks() -> str | None:
     if not lacking:
         return None
     return (
-        f"{' and '.join(lacking)} not in {FOLDER / 'lib'}: where there is a network, run "
+        f"{' and '.join(lacking)} not in pycocoevalcap/spice/lib: where there is a network, run "
         "`python -m pycocoevalcap.spice.get_stanford_models` (0.4 GB)"
     )
 

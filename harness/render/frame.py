@@ -19,7 +19,7 @@ import pandas as pd
 
 from harness.errors import HarnessError
 from harness.render.metric_names import reading_order
-from harness.render.row import row_of
+from harness.render.row import absent_metrics, row_of
 from harness.render.settings import CONTEXT, DENSE, PER_BUDGET, Setting, settings_of
 
 
@@ -40,6 +40,8 @@ def to_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     frame = frame.loc[order.sort_values(list(order.columns), kind="stable").index].reset_index(drop=True)
     frame.attrs["superseded"] = superseded
     frame.attrs["failures"] = [line for setting in settings for line in _failures(setting)]
+    every = [record for setting in settings for record in setting.by_seed()]
+    frame.attrs["absent"] = {name: why for record in every for name, why in absent_metrics(record).items()}
     frame.attrs["tasks"] = {metric: task for task, metrics in known.items() for metric in metrics}
     return frame
 
@@ -119,7 +121,7 @@ def _metrics_of_tasks(settings: Iterable[Setting]) -> dict[str, list[str]]:
     """task -> metrics, from the records that have them; recalls by direction, re-ranking and rank."""
     found: dict[str, set[str]] = {}
     for record in (record for setting in settings for record in setting.by_seed()):
-        found.setdefault(record["spec"]["task"], set())
+        found.setdefault(record["spec"]["task"], set()).update(absent_metrics(record))
         for task, metrics in (record.get("quality") or {}).items():
             found.setdefault(task, set()).update(metrics)
     return {task: sorted(metrics, key=reading_order) for task, metrics in sorted(found.items())}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from harness.render.metric_names import metrics_of
+from harness.render.metric_names import metrics_of, title_of
 
 SEVERAL_SEEDS = "values of several seeds are means: sd is over the seeds, ± the mean of their intervals over test items"
 BLIND = "blind: dense shown blank images, which scores by the text and the most frequent answers alone"
@@ -14,6 +14,7 @@ THROUGHPUT = "throughput: end to end, decoding of images included; in parenthese
 def notes(frame: pd.DataFrame) -> list[str]:
     """A line for each failure, method's fallback and list of several seeds, and for what the tables leave out."""
     lines = [f"no value: {line}" for line in frame.attrs.get("failures", [])]
+    lines += [f"{title_of(metric)} absent: {reason}" for metric, reason in frame.attrs.get("absent", {}).items()]
     without_text = frame[frame["fallback"].notna()].drop_duplicates(["method", "fallback"])
     lines += [
         f"{method} where no text is given: {fallback}"

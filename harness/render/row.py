@@ -10,6 +10,7 @@ from typing import Any
 from harness.render.settings import Record, Setting, steps_of_training
 
 ERRORS = {"failed": "failed", "out_of_memory": "no memory"}
+ABSENT = "absent"
 NAN = float("nan")
 # The costs that tables and figures show; where the tasks' towers see images of different sizes, there is one per task.
 SIZED = (
@@ -118,9 +119,16 @@ def _metric(metric: str, task: str, records: Sequence[Record]) -> dict[str, Any]
         "__blind": _mean([(record.get("blind") or {}).get(metric) for record in records]),
     }
     error = next((ERRORS[record["status"]] for record in records if record["status"] in ERRORS), "no value")
+    if any(metric in absent_metrics(record) for record in records):
+        error = ABSENT
     columns: dict[str, Any] = {f"{metric}{suffix}": value for suffix, value in numbers.items()}
     columns[f"{metric}__error"] = "" if found else error if records else "not run"
     return columns
+
+
+def absent_metrics(record: Record) -> Mapping[str, str]:
+    """The metrics that a record's task has elsewhere and could not measure, and why: SPICE without its parser."""
+    return dict(_diagnostics(record).get("absent") or {})
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -17,12 +17,13 @@ from harness.models.build import host_class
 from harness.models.tokenizer import Tokenizer
 from harness.parallel import by_first
 from harness.registry import models
-from harness.task import Outcome, Task, TaskData, TaskOptions
+from harness.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 
 SHOWN = 20
+RUNS_ON_JAVA = "METEOR, a metric of captioning,"
 
 
-class CaptioningOptions(TaskOptions):
+class CaptioningOptions(BlindOptions):
     """Beam search as BLIP's released configuration for COCO has it; lengths in tokens, with the first and the prompt.
 
     prompt: what every caption begins with and what is left out of it; none: what the weights were fine-tuned with, as
@@ -47,6 +48,14 @@ class Captioning(Task):
     READS = "captions"
     metrics = METRICS
 
+    @classmethod
+    def unavailable(cls) -> str | None:
+        try:
+            java_path(RUNS_ON_JAVA)
+        except HarnessError as error:
+            return str(error)
+        return None
+
     def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
         return load_captions(folder, limit, split)
 
@@ -54,7 +63,9 @@ class Captioning(Task):
         assert isinstance(options, CaptioningOptions)
         if "caption" not in encoder.host.model.abilities:
             raise cannot_caption(encoder.host.name)
-        by_first(lambda: java_path("the metrics of captioning"))
+        by_first(lambda: java_path(RUNS_ON_JAVA))
+        if options.blank_images:
+            encoder.show_blank()
         captions = written(encoder, options)
         texts: dict[Any, list[str]] = {image: [] for image in data.annotations.images}
         for reference in data.annotations.captions:

@@ -130,11 +130,12 @@ def similarities(encoder: VisionEncoder, texts: TextBatch, *, keep: bool) -> Ite
 
 def matching_scores(encoder: VisionEncoder, texts: TextBatch) -> Iterator[Tensor]:
     """The matching head's scores (t, I) of consecutive texts with all images."""
-    total = len(encoder.images)
+    total, length_T = len(encoder.images), texts.mask.sum(1)
     for part in text_blocks(len(texts.ids), total):
-        rows = torch.arange(part.start, part.stop, device=encoder.host.device)
-        images = torch.arange(total, device=rows.device).repeat_interleave(len(rows))
-        yield pair_scores(encoder, texts, rows.repeat(total), images).view(total, -1).T
+        order = length_T[part].argsort(stable=True)
+        images = torch.arange(total, device=order.device).repeat_interleave(len(order))
+        scores_IT = pair_scores(encoder, texts, (part.start + order).repeat(total), images).view(total, -1)
+        yield scores_IT[:, order.argsort()].T
 
 
 def text_blocks(texts: int, images: int) -> Iterator[slice]:
@@ -148,11 +149,14 @@ def reranked(
     """Both shortlists with the matching head's scores, and how many different pairs they have."""
     total_T, total_I = len(of_texts.index), len(of_images.index)
     device = of_texts.index.device
-    # A pair's number is image * T + text: pairs go by image, so that each image's tokens are needed at one time only.
-    pairs_TK = of_texts.index * total_T + torch.arange(total_T, device=device)[:, None]
-    pairs_IK = torch.arange(total_I, device=device)[:, None] * total_T + of_images.index
+    # A pair's number is image * T + the text's place by length: pairs go by image, so that each image's tokens are
+    # needed at one time only, and then by length, so that a batch has little padding.
+    by_length_T = texts.mask.sum(1).argsort(stable=True)
+    place_T = by_length_T.argsort()
+    pairs_TK = of_texts.index * total_T + place_T[:, None]
+    pairs_IK = torch.arange(total_I, device=device)[:, None] * total_T + place_T[of_images.index]
     pairs_P = torch.cat([pairs_TK.flatten(), pairs_IK.flatten()]).unique()
-    scores_P = pair_scores(encoder, texts, pairs_P % total_T, pairs_P // total_T)
+    scores_P = pair_scores(encoder, texts, by_length_T[pairs_P % total_T], pairs_P // total_T)
     require_finite(scores_P)
     text_side, image_side = (scores_P[torch.searchsorted(pairs_P, pairs)] for pairs in (pairs_TK, pairs_IK))
     return (Shortlist(of_texts.index, text_side), Shortlist(of_images.index, image_side)), len(pairs_P)

@@ -20,6 +20,7 @@ from harness.errors import HarnessError
 from harness.files import explained, write_atomically
 
 KEPT = 2
+CHECKPOINTS = "checkpoints"
 _PREFIX = "step-"
 
 

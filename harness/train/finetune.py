@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from harness.errors import HarnessError
 from harness.models.build import build_host
 from harness.models.checkpoints import LoadedModel, load_model
 from harness.models.host import HostModel
+from harness.parallel import agreed
 from harness.train.downstream import make_downstream
 from harness.train.downstream.answers import frequent_answers
 from harness.train.finetune_recipes import finetune_recipe
 from harness.train.pretrain import untouched, with_scenes
 from harness.train.request import FinetuneRequest
-from harness.train.session import Session
+from harness.train.session import Prepared, Session
 from harness.train.task_data import TaskData, task_data
 
 
@@ -34,6 +36,12 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     done = session.finished()
     if done is not None:
         return done
+    return session.train(*agreed(partial(_prepared, session, request)))
+
+
+def _prepared(session: Session, request: FinetuneRequest) -> Prepared:
+    """All that a fine-tuning begins with."""
+    recipe = session.recipe
     start = load_model(request.model, request.init, recipe.image_size, request.tokenizer)
     data, answers = _data(session, request), tuple[str, ...]()
     loader = session.loader(start.model.config, data.sources, data.refs)
@@ -49,8 +57,7 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
         "vqa": {"answers": list(answers)},
         "captioning": {"prompt": recipe.prompt},
     }
-    extra = told_by_task.get(request.task, {})
-    return session.train(objective, loader, start.tokenizer, told, **extra)
+    return objective, loader, start.tokenizer, told, told_by_task.get(request.task, {})
 
 
 def _data(session: Session, request: FinetuneRequest) -> TaskData:

@@ -16,7 +16,7 @@ from harness import ranks, recompute
 from harness.data.pair_loader import PairBatch, PairLoader
 from harness.errors import HarnessError, warn_on_stderr
 from harness.models.tokenizer import Tokenizer
-from harness.train.checkpoint import load_newest, save_checkpoint
+from harness.train.checkpoint import CHECKPOINTS, load_newest, save_checkpoint
 from harness.train.log import TrainLog
 from harness.train.objective import Moment, Objective, Pairs
 from harness.train.optim import make_optimizer, set_rate
@@ -62,7 +62,7 @@ class Run:
     def __post_init__(self) -> None:
         optimizer = make_optimizer(self.objective, self.recipe)
         self.model, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
-        self.checkpoints = self.folder / "checkpoints"
+        self.checkpoints = self.folder / CHECKPOINTS
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
         self._saved = -1

@@ -24,11 +24,12 @@ class Twin(nn.Module, Generic[M]):
 
     @torch.no_grad()
     def follow(self, student: M, momentum: float) -> None:
-        """twin = momentum * twin + (1 - momentum) * student, parameter by parameter."""
-        twin: list[Tensor] = [parameter.detach() for parameter in self.model.parameters()]
-        led: list[Tensor] = [parameter.detach() for parameter in student.parameters()]
+        """twin = momentum * twin + (1 - momentum) * student, parameter by parameter; frozen ones are what they were."""
+        pairs = zip(self.model.parameters(), student.parameters(), strict=True)
+        learnt = [(own.detach(), led.detach()) for own, led in pairs if led.requires_grad]
+        twin: list[Tensor] = [own for own, _ in learnt]
         torch._foreach_mul_(twin, momentum)
-        torch._foreach_add_(twin, led, alpha=1.0 - momentum)
+        torch._foreach_add_(twin, [led for _, led in learnt], alpha=1.0 - momentum)
 
     def train(self, mode: bool = True) -> Twin[M]:
         """The twin never drops out: its features are targets."""

@@ -19,8 +19,8 @@ def freeze(model: nn.Module, recipe: Recipe) -> None:
 def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
     """AdamW; biases, norms and single numbers are not decayed. Each group carries its `factor` of the rate.
 
-    Parameters that ask for no gradient have no place in it. Raises HarnessError for a multiplier that no parameter's
-    name begins with.
+    Parameters that ask for no gradient have no place in it: nothing moves them, weight decay neither. Raises
+    HarnessError for a multiplier that no parameter's name begins with, and where nothing is left to train.
     """
     unused = set(recipe.multipliers)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
@@ -32,6 +32,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
             groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
     if unused:
         raise HarnessError(f"multiplier of {min(unused)}: no trained parameter's name begins so; correct the recipe")
+    if not groups:
+        raise HarnessError("multipliers: 0 for every parameter, so that nothing is trained; leave one out")
     return AdamW(
         [
             {"params": members, "factor": factor, "weight_decay": recipe.weight_decay if decayed else 0.0}
@@ -51,7 +53,8 @@ def _prefixes(name: str, recipe: Recipe) -> list[str]:
 
 
 def _factor(name: str, recipe: Recipe) -> float:
-    return next((recipe.multipliers[prefix] for prefix in _prefixes(name, recipe)), 1.0)
+    """The multiplier with the longest beginning of a parameter's name, 1 where there is none."""
+    return recipe.multipliers[max(found, key=len)] if (found := _prefixes(name, recipe)) else 1.0
 
 
 def set_rate(optimizer: AdamW, rate: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from harness.models.released import LoadReport, load_parts
 from harness.models.released_files import is_released, read_released
 from harness.models.tokenizer import VOCABULARY_FILE, HubTokenizer, TextTokenizer, Tokenizer, open_tokenizer
 from harness.models.warm_start import start_text_from_albef
+from harness.parallel import agreed, first
 from harness.progress import Progress
 from harness.registry import models
 from harness.train.objectives import make_objective
 from harness.train.recipe import recipe_of
 from harness.train.request import SCENES, WORLD_SEED, PretrainRequest
-from harness.train.session import Session
+from harness.train.session import Prepared, Session
 from harness.train.vocabulary import build_vocabulary
 
 TRAINING_SCENES = 30_000
@@ -44,11 +46,17 @@ def pretrain(request: PretrainRequest) -> dict[str, Any]:
     done = session.finished()
     if done is not None:
         return done
+    return session.train(*agreed(partial(_prepared, session, request)))
+
+
+def _prepared(session: Session, request: PretrainRequest) -> Prepared:
+    """All that a pre-training begins with."""
+    recipe = session.recipe
     config = host_config(request.model, **request.sizes | {"image_size": recipe.image_size})
     loader = session.loader(config, with_scenes(session))
     host, tokenizer, told = _host(session, loader)
     objective = make_objective(request.model, host, session.reducer(host), tokenizer.specials, recipe)
-    return session.train(objective, loader, tokenizer, told)
+    return objective, loader, tokenizer, told, {}
 
 
 def untouched(sources: tuple[str, ...]) -> dict[str, Any]:
@@ -61,7 +69,7 @@ def with_scenes(session: Session) -> tuple[str, ...]:
     request = session.request
     if SCENES not in request.data:
         return request.data
-    with session.accelerator.main_process_first():
+    with first():
         folder = str(scenes_folder(TRAINING_SCENES, WORLD_SEED, "train", Progress(request.quiet)))
     return tuple(folder if source == SCENES else source for source in request.data)
 
@@ -138,7 +146,7 @@ def _tokenizer(session: Session, length: int, loader: PairLoader) -> Tokenizer:
     else:
         words = [*shipped.read_text(encoding="utf-8").split(), *extra]
     path = request.out / VOCABULARY_FILE
-    if ranks.rank() == 0:
-        write_atomically(path, "".join(f"{word}\n" for word in words).encode())
-    session.accelerator.wait_for_everyone()
+    with first():
+        if ranks.is_first():
+            write_atomically(path, "".join(f"{word}\n" for word in words).encode())
     return TextTokenizer(path, length)

@@ -22,7 +22,7 @@ from harness.files import file_digest
 from harness.models.build import host_config, skeleton
 from harness.models.checkpoints import find_weights, stated_sizes
 from harness.models.host import HostModel
-from harness.models.weight_sets import start_weights
+from harness.models.weight_sets import start_weights, weights_digest
 from harness.registry import models, tasks
 from harness.store import key_of
 from harness.train.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
@@ -145,8 +145,11 @@ def evaluation_image_size(stages: Sequence[Stage], image_size: int | None = None
 
 
 def stage_key(stages: Sequence[Stage], code: str) -> str:
-    """sha256 of all that the last stage's weights depend on: the whole chain up to it, and the program's digest."""
-    return key_of({"stages": [stage.model_dump(mode="json") for stage in stages], "code": code})
+    """sha256 of all that the last stage's weights depend on: the whole chain up to it, and the program's digest.
+
+    Data count by their digests, not by the paths that they are found at.
+    """
+    return key_of({"stages": [stage.model_dump(mode="json", exclude={"data"}) for stage in stages], "code": code})
 
 
 def stage_name(stages: Sequence[Stage], code: str) -> str:
@@ -205,7 +208,7 @@ def _stage(
 ) -> Stage:
     check_precision(options.precision, device)
     digests = {f"data.{number}": _source_digest(source) for number, source in enumerate(data)}
-    digests |= {name: _named_digest(name, place) for name, place in files.items()}
+    digests |= {name: _named_digest(name, place, shared["model"]) for name, place in files.items()}
     chosen = {name: getattr(options, name) for name in ("steps", "precision", "recompute", "root")}
     chosen |= {"workers": options.workers, "save_every": options.save_every}
     numbers = recipe.model_dump(mode="json")
@@ -240,11 +243,16 @@ def _source_digest(source: str) -> str:
     return data_digest(Path(source))
 
 
-def _named_digest(option: str, place: str) -> str:
-    """The content of the file or folder that an option names; a tokenizer from the cache goes by its name."""
+def _named_digest(option: str, place: str, model: str) -> str:
+    """The content of the file or folder that an option names; a tokenizer from the cache goes by its name.
+
+    Weights to start from bring their vocabulary, and a closed list of answers.
+    """
     path = Path(place)
+    if option == "init":
+        return weights_digest(model, find_weights(place))
     if option == "tokenizer" and not path.is_file():
         return data_digest(path) if path.is_dir() else place
     if option in ("init_vision", "init_text") and place in models.entries():
         return file_digest(start_weights(place, None))
-    return file_digest(find_weights(place) if option.startswith("init") else path)
+    return file_digest(path if option in ("tokenizer", "answers") else find_weights(place))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from harness.errors import HarnessError
 
@@ -15,12 +15,11 @@ class Recipe(BaseModel):
 
     learning_rate rises linearly from warmup_rate over warmup_steps (or warmup_share of all steps), then falls to
     final_rate: `cosine` and `linear` over what is left, `exponential` by decay_rate each epoch, as BLIP's. multipliers:
-    factor of the rate by the beginning of a parameter's name; what has factor 0 is left as it is and has no gradient.
-    alpha: weight of momentum distillation, reached
-    linearly over alpha_ramp_epochs. crop: smallest and largest share of the image that a crop
-    keeps; none: the whole image. For fine-tuning: answer_list, how many of the training set's answers a closed list
-    made of them holds; false_texts, wrong texts that METER's retrieval ranks beside the right one; prompt, what
-    every caption begins with.
+    factor of the rate by the beginning of a parameter's name, the longest one counting; what has factor 0 is frozen:
+    no gradient, no decay. alpha: weight of momentum distillation, reached linearly over alpha_ramp_epochs. crop:
+    smallest and largest share of the image that a crop keeps; none: the whole image. For fine-tuning: answer_list, how
+    many of the training set's answers a closed list made of them holds; false_texts, wrong texts that METER's
+    retrieval ranks beside the right one; prompt, what every caption begins with.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,7 +39,7 @@ class Recipe(BaseModel):
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     clip_norm: float | None = Field(default=None, gt=0)
-    multipliers: dict[str, float] = {}
+    multipliers: dict[str, NonNegativeFloat] = {}
     crop: tuple[float, float] | None = (0.2, 1.0)
     flip: bool = True
     randaugment: bool = True

@@ -18,7 +18,8 @@ class TrainRequest:
     `steps`: optimizer steps in all, in place of the recipe's epochs. `init`: weights to start from (a folder that
     `pretrain` or `finetune` wrote, or a released file). `precision`: no, bf16 or fp16 (accelerate's). `recompute`:
     gradient checkpointing. `store`: the dtype of the weights that are left. `config`: the method's whole config as it
-    was resolved before, in place of ratio, schedule, settings and the paper's own for the host.
+    was resolved before, in place of ratio, schedule, settings and the paper's own for the host. `stage`: the key of
+    the protocol's stage that this is, which covers the content of every file named; where those lie may change then.
     """
 
     model: str
@@ -44,6 +45,7 @@ class TrainRequest:
     log_every: int = 10
     max_bad_share: float = 0.01
     store: str = "float32"
+    stage: str | None = None
     quiet: bool = False
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -46,6 +49,13 @@ PRECISIONS = ("no", "bf16", "fp16")
 STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Options that change neither the result nor the order of samples; the recipe stands there with all its numbers.
 _FREE = {"out", "workers", "save_every", "log_every", "quiet", "max_bad_share", "device", "recipe", "store"}
+# Options that name files. The key of a stage speaks of their content, so that it goes on wherever they are moved.
+_PLACES = {"data", "root", "init", "init_vision", "init_text", "tokenizer", "answers"}
+
+
+# What a run begins with: its objective, loader and tokenizer, what became of the weights it starts from, and what
+# config.json tells beside the host's sizes.
+Prepared = tuple[Objective[Any], PairLoader, Tokenizer, Sequence[str], Mapping[str, Any]]
 
 
 class Session:
@@ -112,12 +122,28 @@ class Session:
         return make_reducer(request.method, shape, ratio=request.ratio, schedule=schedule, settings=settings)
 
     def train(
-        self, objective: Objective[Any], loader: PairLoader, tokenizer: Tokenizer, told: Sequence[str], **extra: Any
+        self,
+        objective: Objective[Any],
+        loader: PairLoader,
+        tokenizer: Tokenizer,
+        told: Sequence[str],
+        extra: Mapping[str, Any],
     ) -> dict[str, Any]:
         """Train to the end, from the last checkpoint where there is one; `told`: what became of the weights it starts
         from. Returns what recipe.json holds, and nothing on other processes than the first. `extra` goes into
-        config.json.
+        config.json. Of several processes, one that fails ends (see `ending_together`).
         """
+        with ending_together():
+            return self._train(objective, loader, tokenizer, told, extra)
+
+    def _train(
+        self,
+        objective: Objective[Any],
+        loader: PairLoader,
+        tokenizer: Tokenizer,
+        told: Sequence[str],
+        extra: Mapping[str, Any],
+    ) -> dict[str, Any]:
         request, recipe = self.request, self.recipe
         dtype = pick_dtype(request.dtype)
         # From here on only dropout draws, each process its own.
@@ -150,7 +176,7 @@ class Session:
         self.accelerator.wait_for_everyone()  # what is left is there for all of them
         return record
 
-    def _finish(self, run: Run, told: Sequence[str], extra: dict[str, Any]) -> dict[str, Any]:
+    def _finish(self, run: Run, told: Sequence[str], extra: Mapping[str, Any]) -> dict[str, Any]:
         request, out, host = self.request, self.request.out, run.objective.host
         digest = save_weights(host, out / WEIGHTS_FILE, request.model, STORED[request.store])
         run.tokenizer.save(out)
@@ -160,6 +186,7 @@ class Session:
         position = run.position
         record = provenance(request.seed, run.accelerator.device) | {
             "facts": run.facts,
+            "places": {name: value for name, value in _plain(asdict(request)).items() if name in _PLACES},
             "method": {"name": request.method, **run.objective.reducer.config.model_dump(mode="json")},
             "recipe": run.recipe.model_dump(mode="json"),
             "steps": position.step,
@@ -175,6 +202,25 @@ class Session:
         }
         write_atomically(out / DONE_FILE, (json.dumps(record, indent=2) + "\n").encode())
         return record
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """A block in which an error of one of several processes ends it, with a line on stderr and status 2.
+
+    The others wait for it in the middle of a step, where they cannot be told: what started them ends them too. In a
+    single process the error is raised as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if ranks.world() == 1:
+            raise
+        if not isinstance(error, HarnessError):
+            traceback.print_exc()
+        line = f"error: process {ranks.rank()} of {ranks.world()}: {error or type(error).__name__}"
+        print(line.splitlines()[0], file=sys.stderr, flush=True)
+        raise SystemExit(2) from error
 
 
 def check_precision(precision: str, device: str) -> None:
@@ -211,7 +257,12 @@ def _accelerator(request: TrainRequest, recipe: Recipe, unused_parameters: bool)
 
 
 def _facts(request: TrainRequest, recipe: Recipe) -> dict[str, Any]:
-    asked = {name: value for name, value in asdict(request).items() if name not in _FREE}
-    facts = {"processes": ranks.world(), **asked, **recipe.model_dump(mode="json")}
+    left_out = _FREE if request.stage is None else _FREE | _PLACES
+    asked = {name: value for name, value in asdict(request).items() if name not in left_out}
+    return _plain({"processes": ranks.world(), **asked, **recipe.model_dump(mode="json")})
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    """As they are read back from JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return plain

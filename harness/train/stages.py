@@ -5,19 +5,23 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import BaseFileLock, FileLock, Timeout
 
-from harness import ranks
-from harness.errors import HarnessError
+from harness.errors import HarnessError, warn_on_stderr
 from harness.files import explained
 from harness.models.checkpoints import WEIGHTS_FILE
+from harness.parallel import agreed, by_first
+from harness.train.checkpoint import CHECKPOINTS
 from harness.train.finetune import finetune
 from harness.train.pretrain import pretrain
-from harness.train.protocol import Stage, stage_name
+from harness.train.protocol import Stage, stage_key, stage_name
 from harness.train.request import FinetuneRequest, PretrainRequest
 from harness.train.session import DONE_FILE
 
@@ -28,22 +32,55 @@ def trained(
     """Run each stage in its own folder below `folder`, from the weights of the one before.
 
     A finished stage is found by its name (`stage_name`, which `code` is part of) and not run again, an interrupted one
-    goes on from its last checkpoint. Checkpoints are removed once their stage is finished. Returns the folder of the
-    last stage's weights, and of each stage: stage, folder, steps, seconds, samples_per_second, weights_sha256. Raises
-    HarnessError for anything a stage cannot go on with.
+    goes on from its last checkpoint; one that another command is at is waited for. Checkpoints are removed once their
+    stage is finished. Returns the folder of the last stage's weights, and of each stage: stage, folder, steps, seconds,
+    samples_per_second, weights_sha256. Raises HarnessError for anything a stage cannot go on with; of several
+    processes, one that fails in the middle of training ends.
     """
     out, told = folder, []
     for number, stage in enumerate(stages):
+        chain = stages[: number + 1]
         start = str(out) if number else stage.files.get("init")
-        out = folder.resolve() / stage_name(stages[: number + 1], code)
-        if not (out / DONE_FILE).is_file():
-            _train(stage, out, start, device, quiet)
-        told.append(_told(stage, out))
-        _tidy(out)
+        out = folder.resolve() / stage_name(chain, code)
+        if not by_first(partial(_is_tidy, out)):
+            with _alone(out):
+                if not by_first(partial(_is_finished, out)):
+                    _train(stage, out, start, stage_key(chain, code), device, quiet)
+                by_first(partial(_tidy, out))
+        told.append(agreed(partial(_told, stage, out)))
     return out, told
 
 
-def _train(stage: Stage, out: Path, start: str | None, device: str, quiet: bool) -> None:
+def _is_finished(out: Path) -> bool:
+    return (out / DONE_FILE).is_file()
+
+
+def _is_tidy(out: Path) -> bool:
+    return _is_finished(out) and not (out / CHECKPOINTS).exists()
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """A block in which no other command trains the stage of a folder; the system frees it when a command is killed."""
+    lock = FileLock(out.with_name(f".{out.name}.lock"))
+    by_first(partial(_take, lock, out))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _take(lock: BaseFileLock, out: Path) -> None:
+    with explained(f"{out}: cannot be trained in", "make the folder above it writable, or set HARNESS_CACHE"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            warn_on_stderr(f"{out}: another command trains it; waiting for that one, to take its weights")
+            lock.acquire(poll_interval=1)
+
+
+def _train(stage: Stage, out: Path, start: str | None, key: str, device: str, quiet: bool) -> None:
     shared: dict[str, Any] = {
         **{name: getattr(stage, name) for name in ("model", "data", "method", "config", "recipe", "steps", "seed")},
         **{name: getattr(stage, name) for name in ("precision", "recompute", "workers", "save_every")},
@@ -51,6 +88,7 @@ def _train(stage: Stage, out: Path, start: str | None, device: str, quiet: bool)
         "tokenizer": stage.files.get("tokenizer"),
         "init": start,
         "out": out,
+        "stage": key,
         "device": device,
         "quiet": quiet,
     }
@@ -69,8 +107,8 @@ def _train(stage: Stage, out: Path, start: str | None, device: str, quiet: bool)
 
 def _tidy(out: Path) -> None:
     """Remove what only an interrupted run needs; with its momentum and optimizer it is many times the weights."""
-    checkpoints = out / "checkpoints"
-    if ranks.rank() == 0 and checkpoints.is_dir():
+    checkpoints = out / CHECKPOINTS
+    if checkpoints.is_dir():
         with explained(f"{checkpoints}: cannot be removed", "make the folder writable"):
             shutil.rmtree(checkpoints)
 

@@ -44,9 +44,10 @@ def task_data(
     regular expression that the texts of annotated sets contain a match of; None: all texts.
 
     Shards, and with `root` JSON of image-caption pairs, are read as pre-training reads them. Raises HarnessError for
-    sets that cannot be read, and for those that hold splits, but none for training.
+    sets that cannot be read, for those that hold splits, but none for training, and for a pattern that is none or that
+    no text contains a match of.
     """
-    data = TaskData()
+    data, pattern = TaskData(), None if only is None else _pattern(only)
     for number, source in enumerate(sources):
         as_pairs = task in CAPTION_TASKS and (root is not None or _pairs_alone(source))
         if as_pairs and split is not None:
@@ -63,19 +64,25 @@ def task_data(
         found = load(source, None, split or training_split(where, task))
         data.refs += references(found, where.root, f"{number}:" if len(sources) > 1 else "")
         data.answers = data.answers or found.answers
-    if only is not None:
-        data.refs = _matching(data.refs, only)
+    if pattern is not None:
+        data.refs = _matching(data.refs, pattern)
     return data
 
 
-def _matching(refs: Sequence[PairRef], only: str) -> list[PairRef]:
+def _pattern(only: str) -> re.Pattern[str]:
     try:
-        pattern = re.compile(only)
+        return re.compile(only)
     except re.error as error:
-        raise HarnessError(f"--only {only!r}: is no regular expression ({error})") from error
+        raise HarnessError(f"--only {only!r}: is no regular expression ({error}); correct it") from error
+
+
+def _matching(refs: Sequence[PairRef], pattern: re.Pattern[str]) -> list[PairRef]:
+    """The references with a text that contains a match of the pattern."""
     found = [ref for ref in refs if any(pattern.search(text) for text in ref.captions)]
     if not found:
-        raise HarnessError(f"--only {only!r}: none of the {len(refs):,} texts contains a match; name another pattern")
+        raise HarnessError(
+            f"--only {pattern.pattern!r}: none of the {len(refs):,} texts contains a match; name another pattern"
+        )
     return found
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from harness.data import image_store
-from harness.data.image_store import ImageStore, Reading
+from harness.data.image_store import ImageStore
 from harness.data.transforms import decode, load_images, normalise
 from harness.errors import HarnessError
 
@@ -144,29 +144,33 @@ def test_images_in_memory_are_given_as_they_are() -> None:
     images = torch.randn(4, 3, 2, 2, dtype=torch.float64)
     store = ImageStore.of(images)
     assert torch.equal(store[torch.tensor([2, 0])], images[[2, 0]])
-    assert store.so_far().since(store.so_far(), torch.ones(4, dtype=torch.bool)) == 0
+    assert store.seconds.tolist() == [0, 0, 0, 0]
 
 
-def test_what_decoding_took_for_an_earlier_measurement_counts_for_a_later_one() -> None:
-    """Image 0 was decoded before (2 s), 1 twice before (3 s each), 2 now (5 s), 3 now as well as before (7 s now)."""
-    before = Reading(0.0, 10.0, torch.tensor([2.0, 6, 0, 1]), torch.tensor([1, 2, 0, 1]))
-    now = Reading(0.0, 10.5, torch.tensor([2.0, 6, 5, 8]), torch.tensor([1, 2, 1, 2]))
-    assert now.since(before, torch.tensor([True, True, True, True])) == 2 + 3 + 5 + 7 + 0.5
-    assert now.since(before, torch.tensor([False, True, False, True])) == 3 + 7 + 0.5
-    aside = before.moved(Reading(0, 10.1, before.decoding, before.times), Reading(0, 10.3, now.decoding, now.times))
-    assert now.since(aside, torch.tensor([True, False, False, False])) == pytest.approx(2 + 0.3)
+@pytest.mark.parametrize(("threads", "each"), [(1, 1.0), (2, 0.5)])
+def test_seconds_tell_what_reading_each_image_took_shared_among_threads(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch, threads: int, each: float
+) -> None:
+    """By a clock that goes on a second per decoded image, seen from its own thread."""
+    own, real = threading.local(), image_store.__dict__["decode"]
+
+    def slow(path: Path, size: int) -> object:
+        own.now = getattr(own, "now", 0.0) + 1
+        return real(path, size)
+
+    monkeypatch.setattr(image_store, "decode", slow)
+    monkeypatch.setattr(image_store, "perf_counter", lambda: getattr(own, "now", 0.0))
+    store = store_of(paths, threads=threads)
+    store[:4]
+    assert store.seconds.tolist() == [each] * 4 + [0] * 3
+    store.ready()
+    assert store.seconds.tolist() == [each] * 7
 
 
-def test_a_second_measurement_tells_the_same_reading_as_the_first(paths: list[Path]) -> None:
-    store, shown = store_of(paths), torch.ones(7, dtype=torch.bool)
-    start = store.so_far()
+def test_an_image_that_is_kept_keeps_its_seconds(paths: list[Path]) -> None:
+    store = store_of(paths)
+    store.ready()
+    before = store.seconds.copy()
+    assert (before > 0).all()
     store[:]
-    first = store.so_far()
-    store[:]
-    second = store.so_far()
-    decoding = float(first.decoding.sum())
-    assert decoding > 0
-    assert first.waited > 0
-    for earlier, later in ((start, first), (first, second)):
-        normalising = later.normalising - earlier.normalising
-        assert later.since(earlier, shown) == pytest.approx(decoding + normalising)
+    assert (store.seconds == before).all()

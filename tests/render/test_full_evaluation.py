@@ -162,3 +162,14 @@ def test_figures_show_captions_and_answers_of_several_seeds(tmp_path, records):
     assert "error bars: standard deviation over seeds; of one seed the 95 % interval" in drawn
     assert "blank images" in drawn
     assert "× 100" in drawn
+
+
+def test_a_metric_that_could_not_be_measured_is_absent_with_the_reason():
+    dense = full_record("dense", 1.0, "captioning", {"cider": (3.0, None)})
+    dense["diagnostics"]["absent"] = {"spice": "its parser is not installed"}
+    frame = to_frame([dense])
+    assert frame["spice__error"].tolist() == ["absent"]
+    assert frame["spice"].isna().all()
+    text = render_table(frame)
+    assert "       absent" in text
+    assert "SPICE absent: its parser is not installed" in text

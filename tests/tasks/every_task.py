@@ -45,7 +45,7 @@ CASES: dict[str, tuple[str, str, str, int]] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "retrieval": {"captions_per_image": 2, "rerank_k": 3},
     "captioning": {"max_length": 8},
-    "classification": {"probe": True, "templates": ("a {}", "the {} left")},
+    "classification": {"probe": True, "probe_l2": 0.1, "templates": ("a {}", "the {} left")},
 }
 SCENES = 7
 LEARNT = ("entailment", "nlvr2")
@@ -81,6 +81,7 @@ def evaluated(
     *,
     batch_size: int = 4,
     states_budget: int = 2**30,
+    blank: bool = False,
     **reading: int,
 ) -> tuple[Outcome, VisionEncoder]:
     """A task's outcome; `reading`: arguments of the store of images."""
@@ -92,7 +93,8 @@ def evaluated(
     reducer = make_reducer(method, open_tower(host.model.vision).shape, settings=SETTINGS.get(method))
     encoder = VisionEncoder(host, reducer, images, batch_size, SILENT, states_budget)
     with captions_scored_by_length():
-        outcome = task.evaluate(encoder, TaskData(data, images), task.Options(**OPTIONS.get(task_name, {})))
+        options = OPTIONS.get(task_name, {}) | ({"blank_images": True} if blank else {})
+        outcome = task.evaluate(encoder, TaskData(data, images), task.Options(**options))
     return outcome, encoder
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from harness.errors import HarnessError
 from harness.models.build import build_host
-from harness.train.optim import make_optimizer, set_rate
+from harness.train.optim import freeze, make_optimizer, set_rate
 from harness.train.recipe import recipe_of
 
 
@@ -46,6 +46,31 @@ def test_meters_heads_and_co_attention_learn_five_times_as_fast() -> None:
     assert {"vision", "embeddings", "text"} <= parts[1e-5]
 
 
-def test_a_multiplier_of_nothing_is_refused() -> None:
+def test_a_multiplier_of_nothing_freezes_and_the_longest_beginning_counts() -> None:
+    model = Held(nn.ModuleDict({"tower": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "head": nn.Linear(2, 2)}))
+    recipe = recipe_of("albef-base", {"multipliers": {"tower": 0.0, "tower.1.weight": 0.5}})
+    freeze(model, recipe)
+    asked = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert asked == {"host.tower.1.weight", "host.head.weight", "host.head.bias"}
+    groups = make_optimizer(model, recipe).param_groups
+    factors = {id(parameter): group["factor"] for group in groups for parameter in group["params"]}
+    host = dict(model.host.named_parameters())
+    assert factors == {
+        id(host["tower.1.weight"]): 0.5,
+        id(host["head.weight"]): 1.0,
+        id(host["head.bias"]): 1.0,
+    }
+
+
+def test_something_must_be_left_to_train_and_multipliers_are_not_negative() -> None:
+    model, recipe = nn.Linear(2, 2), recipe_of("albef-tiny", {"multipliers": {"weight": 0, "bias": 0}})
+    freeze(model, recipe)
+    with pytest.raises(HarnessError, match="0 for every parameter, so that nothing is trained"):
+        make_optimizer(model, recipe)
+    with pytest.raises(HarnessError, match=r"multipliers\.weight: Input should be greater than or equal to 0"):
+        recipe_of("albef-tiny", {"multipliers": {"weight": -1}})
+
+
+def test_a_multiplier_of_no_parameter_is_refused() -> None:
     with pytest.raises(HarnessError, match="multiplier of crosss: no trained parameter's name begins so"):
         make_optimizer(nn.Linear(2, 2), recipe_of("albef-tiny", {"multipliers": {"weight": 2.0, "crosss": 5.0}}))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from pydantic import BaseModel
 
 from harness.data.scenes import write_scenes
@@ -33,6 +35,7 @@ from harness.train.protocol import (
 )
 from harness.train.session import Session
 from harness.train.stages import trained
+from tests.train.conftest import SIZES, TOWER
 
 SMALL = {"batch_size": 4, "queue_size": 16, "warmup_steps": 1, "steps": 2}
 STAGES = "begin=1 keep=.6 lookahead=2"
@@ -128,10 +131,28 @@ def test_seed_method_config_task_processes_and_code_are_part_of_the_key(
     assert len(set(keys)) == len(keys)
 
 
-def test_what_changes_no_result_is_no_part_of_the_key(plan: Plan, start: Callable[[str], str], tmp_path: Path) -> None:
+def test_what_changes_no_result_is_no_part_of_the_key(
+    plan: Plan, start: Callable[[str], str], scenes: str, tmp_path: Path
+) -> None:
     shutil.copytree(start("albef"), tmp_path / "elsewhere")
-    moved = plan("finetune", "vqa", weights=tmp_path / "elsewhere", finetune={"workers": 2, "save_every": 5})
+    shutil.copytree(scenes, tmp_path / "data")
+    changed = {"workers": 2, "save_every": 5, "data": str(tmp_path / "data")}
+    moved = plan("finetune", "vqa", weights=tmp_path / "elsewhere", finetune=changed)
     assert key(moved) == key(plan("finetune", "vqa"))
+
+
+def test_the_words_and_answers_of_the_weights_to_start_from_are_part_of_the_key(
+    plan: Plan, start: Callable[[str], str], tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights"
+    shutil.copytree(start("albef"), weights)
+    keys = [key(plan("finetune", "vqa", weights=weights))]
+    words = (weights / "vocab.txt").read_text()
+    (weights / "vocab.txt").write_text(words.replace("red\ngreen", "green\nred"))
+    keys.append(key(plan("finetune", "vqa", weights=weights)))
+    (weights / "config.json").write_text('{"answers": ["red", "blue"]}')
+    keys.append(key(plan("finetune", "vqa", weights=weights)))
+    assert len(set(keys)) == 3
 
 
 def test_content_of_data_and_of_weights_is_part_of_the_key(
@@ -210,7 +231,7 @@ def test_a_host_has_recipes_for_the_tasks_that_it_can_do_and_no_others() -> None
         can = set()
         for name in needed:
             try:
-                abilities = skeleton(model, sizes={"task": name}).abilities
+                abilities = skeleton(model, sizes=TOWER | SIZES[model.partition("-")[0]] | {"task": name}).abilities
             except HarnessError:  # a task that the host's sizes do not know
                 continue
             can |= {name} if needed[name] & abilities else set()
@@ -304,11 +325,15 @@ def test_fine_tuning_trains_with_the_method_as_the_cell_states_it(
 
 
 @pytest.mark.parametrize(
-    ("family", "method"),
-    [*(("albef", method) for method in methods.names() if method != "elip"), ("meter", "random")],
+    ("family", "task", "method"),
+    [
+        *(("albef", "vqa", method) for method in methods.names() if method != "elip"),
+        *(("albef", task, method) for task in ("entailment", "nlvr2") for method in ("evit", "tome", "random")),
+        *[("blip", "captioning", "random"), ("meter", "vqa", "random"), ("clip", "retrieval", "random")],
+    ],
 )
 def test_other_methods_train_too_as_they_were_resolved(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, family: str
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, task: str, method: str
 ) -> None:
     built = []
     reducer = Session.reducer
@@ -318,7 +343,7 @@ def test_other_methods_train_too_as_they_were_resolved(
         return built[-1]
 
     monkeypatch.setattr(Session, "reducer", watched)
-    stages = reduced(plan("finetune", "vqa", family), method, None if method == "dense" else 0.75)
+    stages = reduced(plan("finetune", task, family), method, None if method == "dense" else 0.75)
     out, _ = run(stages, tmp_path)
     assert done(out)["method"] == {"name": method, **stages[0].config}
     assert [(type(one), one.config.model_dump(mode="json")) for one in built] == [
@@ -338,7 +363,7 @@ def test_pretraining_is_reduced_shared_by_tasks_and_fine_tuned_densely(plan: Pla
     first, second = (done(tmp_path / name) for name in folders["vqa"])
     assert first["method"] == {"name": "elip", **stages[0].config}
     assert second["method"] == {"name": "dense"}
-    assert second["facts"]["init"] == str(tmp_path / folders["vqa"][0])
+    assert second["places"]["init"] == str(tmp_path / folders["vqa"][0])
     assert folders["vqa"][0].startswith("pretrain-elip-")
     assert folders["vqa"][1].startswith("finetune-dense-vqa-")
 
@@ -397,7 +422,53 @@ def test_an_interrupted_second_stage_goes_on_to_the_same_weights(
     assert not (parts / "checkpoints").exists()
 
 
-def test_scenes_are_the_training_scenes_of_the_seed(
+def test_an_interrupted_stage_goes_on_where_its_files_were_moved(
+    plan: Plan, tmp_path: Path, stopping: Callable[[int], None], start: Callable[[str], str], scenes: str
+) -> None:
+    shutil.copytree(start("albef"), tmp_path / "weights")
+    shutil.copytree(scenes, tmp_path / "data")
+    numbers = {"steps": 3, "save_every": 1}
+    before = plan("finetune", "nlvr2", finetune=numbers)
+    moved = plan("finetune", "nlvr2", weights=tmp_path / "weights", finetune=numbers | {"data": str(tmp_path / "data")})
+    whole, told = run(before, tmp_path / "whole")
+    stopping(2)
+    with pytest.raises(KeyboardInterrupt):
+        run(before, tmp_path / "parts")
+    assert [one["weights_sha256"] for one in run(moved, tmp_path / "parts")[1]] == [told[0]["weights_sha256"]]
+    assert done(tmp_path / "parts" / whole.name)["places"]["data"] == [str(tmp_path / "data")]
+
+
+def test_a_stage_that_another_command_trains_is_waited_for_and_not_trained_twice(
+    plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = plan("finetune", "nlvr2")
+    other, told = run(stages, tmp_path / "other")
+    out = tmp_path / "both" / other.name
+    shutil.copytree(tmp_path / "other", tmp_path / "both")
+    (out / "recipe.json").rename(tmp_path / "recipe.json")
+    (out / "checkpoints").mkdir()
+    with ThreadPoolExecutor() as pool:
+        with FileLock(out.with_name(f".{out.name}.lock")):
+            second = pool.submit(run, stages, tmp_path / "both")
+            heard = ""
+            while not heard and not second.done():
+                heard = capsys.readouterr().err
+            assert heard == f"warning: {out}: another command trains it; waiting for that one, to take its weights\n"
+            before = (out / "model.safetensors").stat().st_mtime_ns
+            assert (out / "checkpoints").is_dir()
+            (tmp_path / "recipe.json").rename(out / "recipe.json")
+        assert second.result() == (out, told)
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+    assert not (out / "checkpoints").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_one_line(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HarnessError, match=r"cannot be trained in: .*; make the folder above it writable, or set"):
+        run(plan("finetune", "nlvr2"), tmp_path / "file")
+
+
+def test_scenes_are_those_of_the_one_world_whatever_the_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[str], str], cache_folder: Path
 ) -> None:
     monkeypatch.setattr(pretraining, "TRAINING_SCENES", 12)
@@ -405,7 +476,8 @@ def test_scenes_are_the_training_scenes_of_the_seed(
     asked: dict[str, Any] = {"weights": start("albef"), "seed": 5, "device": "cpu", "given": given}
     out, _ = run(plan_stages("finetune", "albef-tiny", "nlvr2", **asked), tmp_path)
     assert list(cache_folder.glob("scenes-train-12-seed0-*"))
-    assert done(out)["facts"]["data"] == ["scenes"]
+    assert not list(cache_folder.glob("scenes-train-12-seed5-*"))
+    assert done(out)["places"]["data"] == ["scenes"]
 
 
 def test_stages_of_other_precisions_follow_each_other(plan: Plan, tmp_path: Path) -> None:
