@@ -39,7 +39,7 @@ def chosen_hosts(
     """The hosts of `--model` and `--tasks`, each with the tasks it is measured on.
 
     One host does all tasks that are named, several do those they can. Without a host it is that of the weights, or
-    else every task goes to the first of the hosts with shipped weights that can do it, DEFAULT_HOST first. Of all tasks,
+    else every task goes to the first of the hosts with shipped weights that can do it, DEFAULT_HOST first. Of all,
     those that this machine cannot do are left out, each with a warning. Raises HarnessError for unknown names, and
     where a task is left that nobody does.
     """

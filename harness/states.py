@@ -14,7 +14,7 @@ _ABSENT = -1
 
 
 class ImageStates:
-    """Tokens by image. The first to come are kept, up to `budget` bytes; beyond, only those of the latest batches.
+    """Tokens by image. The first to come are kept, up to `budget` bytes; beyond, only those of the last two batches.
 
     An index (B,) of images is on the CPU, tokens are where they were made.
     """
@@ -24,6 +24,7 @@ class ImageStates:
         self._kept: Tensor | None = None
         self._latest: Tensor | None = None
         self._used = 0
+        self._last = torch.empty(0, dtype=torch.int64)
         self._kept_row, self._latest_row = (torch.full((count,), _ABSENT) for _ in range(2))
 
     def missing(self, index_B: Tensor) -> Tensor:
@@ -43,13 +44,13 @@ class ImageStates:
         self._kept[self._used : self._used + free] = states_BND[:free]
         self._kept_row[index_B[:free]] = torch.arange(self._used, self._used + free)
         self._used += free
-        stay = in_first_order(asked[self._latest_row[asked] != _ABSENT])
+        stay = in_first_order(torch.cat([self._last, asked[self._latest_row[asked] != _ABSENT]]))
         beyond = states_BND[free:]
         if self._latest is not None and len(stay):
             beyond = torch.cat([self._latest[self._latest_row[stay].to(beyond.device)], beyond])
         self._latest_row.fill_(_ABSENT)
         self._latest_row[torch.cat([stay, index_B[free:]])] = torch.arange(len(beyond))
-        self._latest = beyond
+        self._latest, self._last = beyond, index_B[free:]
 
     def take(self, index_B: Tensor) -> Tensor:
         """Tokens (B, N, D) of images that are there."""

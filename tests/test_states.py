@@ -42,10 +42,20 @@ def test_beyond_the_budget_the_latest_stay() -> None:
     assert filled(states, 1, 3) == [3]
 
 
+def test_the_last_two_batches_stay_asked_for_or_not() -> None:
+    states = ImageStates(6, 0)
+    assert filled(states, 0, 1, 2) == [0, 1, 2]
+    assert filled(states, 3) == [3]
+    assert filled(states, 2, 0) == []
+    assert filled(states, 4) == [4]
+    assert filled(states, 3, 2) == [2]
+
+
 def test_what_is_not_wanted_again_takes_no_room() -> None:
-    states = ImageStates(4, 2 * BYTES)
+    states = ImageStates(6, 2 * BYTES)
     assert filled(states, 0, 1, keep=False) == [0, 1]
     assert filled(states, 2, 3) == [2, 3]
+    assert filled(states, 4, 5) == [4, 5]
     assert filled(states, 0) == [0]
     assert filled(states, 3, 2) == []
 

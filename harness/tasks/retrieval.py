@@ -149,14 +149,20 @@ def reranked(
     """Both shortlists with the matching head's scores, and how many different pairs they have."""
     total_T, total_I = len(of_texts.index), len(of_images.index)
     device = of_texts.index.device
-    # A pair's number is image * T + the text's place by length: pairs go by image, so that each image's tokens are
-    # needed at one time only, and then by length, so that a batch has little padding.
+    # Pairs go by groups of images, so that each image's tokens are needed at one time only, and in a group by the
+    # text's length, so that a batch has little padding. Where every pair is encoded, one image's pairs stand together.
+    group = 1 if encoder.text_guided else encoder.batch_size
     by_length_T = texts.mask.sum(1).argsort(stable=True)
     place_T = by_length_T.argsort()
-    pairs_TK = of_texts.index * total_T + place_T[:, None]
-    pairs_IK = torch.arange(total_I, device=device)[:, None] * total_T + place_T[of_images.index]
+
+    def numbers(text: Tensor, image: Tensor) -> Tensor:
+        return (image // group * total_T + place_T[text]) * group + image % group
+
+    pairs_TK = numbers(torch.arange(total_T, device=device)[:, None], of_texts.index)
+    pairs_IK = numbers(of_images.index, torch.arange(total_I, device=device)[:, None])
     pairs_P = torch.cat([pairs_TK.flatten(), pairs_IK.flatten()]).unique()
-    scores_P = pair_scores(encoder, texts, by_length_T[pairs_P % total_T], pairs_P // total_T)
+    groups_P, places_P = pairs_P // group // total_T, pairs_P // group % total_T
+    scores_P = pair_scores(encoder, texts, by_length_T[places_P], groups_P * group + pairs_P % group)
     require_finite(scores_P)
     text_side, image_side = (scores_P[torch.searchsorted(pairs_P, pairs)] for pairs in (pairs_TK, pairs_IK))
     return (Shortlist(of_texts.index, text_side), Shortlist(of_images.index, image_side)), len(pairs_P)

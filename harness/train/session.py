@@ -195,7 +195,7 @@ class Session:
             "samples": run.loader.samples,
             "bad_samples": position.bad_samples,
             "truncated_captions": position.truncated,
-            "seconds": round(position.seconds, 1),
+            "seconds": round(position.seconds, 3),
             "weights_sha256": digest,
             "stored": request.store,
             "start": list(told),

@@ -94,3 +94,9 @@ def test_every_task_tells_its_samples_and_seconds(case: str, unit: str, samples:
     assert found.model_seconds > 0
     assert found.reading_seconds > 0
     assert (found.aside_seconds > 0) == (case in ("retrieval", "vqa", "classification"))
+
+
+def test_re_ranking_encodes_no_image_anew_however_its_groups_and_batches_fall() -> None:
+    """Seven images in groups of two and of five, whose pairs go by the length of the text."""
+    for batch_size in (2, 5):
+        assert evaluated("retrieval", batch_size=batch_size, states_budget=0)[1].encoded_images == 14
