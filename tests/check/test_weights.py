@@ -7,7 +7,9 @@ import pytest
 from harness.check.weights import FLOORS, lines
 
 
-@pytest.mark.parametrize(("model", "tasks"), [("albef-tiny", ("vqa", "entailment", "nlvr2")), ("blip-tiny", ("captioning",))])
+@pytest.mark.parametrize(
+    ("model", "tasks"), [("albef-tiny", ("vqa", "entailment", "nlvr2")), ("blip-tiny", ("captioning",))]
+)
 def test_the_shipped_weights_reach_every_floor(model: str, tasks: tuple[str, ...]) -> None:
     found = lines(model, 100)
     assert all(good for _, good in found), found

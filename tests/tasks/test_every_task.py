@@ -61,10 +61,10 @@ def test_an_image_is_encoded_once_even_where_there_is_no_room_for_its_tokens(cas
     assert encoder.encoded_images == total * (2 if "probe" in outcome.diagnostics else 1)
 
 
-def test_re_ranking_goes_by_image_so_that_each_is_encoded_twice_at_most() -> None:
-    """Once for the dual encoder, of which nothing is kept without room, and once for all pairs of it."""
-    assert evaluated("retrieval", states_budget=2**30)[1].encoded_images == 7
-    assert evaluated("retrieval", states_budget=0)[1].encoded_images == 14
+@pytest.mark.parametrize(("budget", "batch_size", "encoded"), [(2**30, 2, 7), (0, 2, 14), (0, 3, 14), (0, 4, 7)])
+def test_re_ranking_encodes_each_image_once_at_most(budget: int, batch_size: int, encoded: int) -> None:
+    """Beside once for the dual encoder, of which nothing is kept without room but the last two batches."""
+    assert evaluated("retrieval", batch_size=batch_size, states_budget=budget)[1].encoded_images == encoded
 
 
 @pytest.mark.parametrize("case", ["vqa", "entailment", "nlvr2", "captioning"])
@@ -94,9 +94,3 @@ def test_every_task_tells_its_samples_and_seconds(case: str, unit: str, samples:
     assert found.model_seconds > 0
     assert found.reading_seconds > 0
     assert (found.aside_seconds > 0) == (case in ("retrieval", "vqa", "classification"))
-
-
-def test_re_ranking_encodes_no_image_anew_however_its_groups_and_batches_fall() -> None:
-    """Seven images in groups of two and of five, whose pairs go by the length of the text."""
-    for batch_size in (2, 5):
-        assert evaluated("retrieval", batch_size=batch_size, states_budget=0)[1].encoded_images == 14
