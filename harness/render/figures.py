@@ -28,7 +28,8 @@ from harness.render.lines import (
     metric_line,
     scale,
 )
-from harness.render.metric_names import headline_metrics, metrics_of, title_of
+from harness.render.metric_names import WITHOUT_TEXT, headline_metrics, metrics_of, title_of
+from harness.render.row import SIZED
 from harness.render.settings import DENSE
 from harness.render.style import INK, method_styles, save, styled
 
@@ -60,8 +61,9 @@ def plot_quality(
     band.
 
     Error bars are the standard deviation over seeds, of one seed the 95 % interval. A thin dotted line is dense on
-    blank images. Where tasks' towers see images of different sizes, a panel has the costs of its own task. With
-    several boards (models, protocols) in the frame, each has its own files, numbered from the second. Raises
+    blank images. Where tasks' towers see images of different sizes, a panel has the costs of its own task; a method
+    that fell back for want of a text stands at dense's cost. With several boards (models, protocols) in the frame, each
+    has its own files, numbered from the second. Raises
     HarnessError for an unknown metric, when nothing was measured, or when a file cannot be written.
     """
     for metric in metrics or ():
@@ -148,17 +150,31 @@ def _panel(
     against: Against,
 ) -> bool:
     """One metric, by the costs of its own task; whether it shows a line of blank images."""
+    board = _as_spent(board, metric)
     column, tokens = (_column(board, name, metric) for name in (against.column, "token_ratio"))
     dense = board[board["method"] == DENSE][column].dropna()
     dense_line(axes, board, metric, against.scale * float(dense.iloc[0]) if against.dense and len(dense) else None)
     for place, (_, rows, style) in enumerate(lines):
-        rows = rows[rows[column].notna()].sort_values(tokens)
+        rows = board.loc[rows.index[board.loc[rows.index, column].notna()]].sort_values(tokens)
         metric_line(axes, rows, against.scale * rows[column].to_numpy(dtype=float), metric, style, 10 + place)
     axes.set_title(title_of(metric))
     axes.margins(x=0.06)
     drawn = blind_line(axes, board, metric)
     scale(axes, metric)
     return drawn
+
+
+def _as_spent(board: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The board with dense's costs where a text-guided method fell back: in metrics of images seen without a text."""
+    unguided = board[f"unguided_{board.attrs['tasks'][metric]}"].eq(True)
+    dense = board[board["method"] == DENSE]
+    if not WITHOUT_TEXT.fullmatch(metric) or not unguided.any() or not len(dense):
+        return board
+    spent = board.copy()
+    costs = [name for name in board.columns if name in SIZED or any(name.startswith(f"{one}_") for one in SIZED)]
+    for name in costs:
+        spent.loc[unguided, name] = dense[name].iloc[0]
+    return spent
 
 
 def _column(board: pd.DataFrame, cost: str, metric: str) -> str:

@@ -24,6 +24,8 @@ NAMES = {
     "cider": "CIDEr",
     "spice": "SPICE",
 }
+# Metrics of images that a host saw without a text, where it can see them so.
+WITHOUT_TEXT = re.compile(r"(t2i|i2t)_r\d+|(probe_)?(top\d|mean_per_class)|bleu_\d|meteor|rouge_l|cider|spice")
 EMPTY = frozenset({"not run", "no value"})
 
 

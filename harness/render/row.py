@@ -80,6 +80,10 @@ def _of_task(task: str, records: Sequence[Record]) -> dict[str, Any]:
     for fate in ("kept", "merged"):
         lists = (_diagnostics(record).get(f"mentioned_{fate}_per_block") for record in records)
         found[f"mentioned_{fate}_{task}"] = next((shares[-1] for shares in lists if shares), None)
+    # Of a method that is guided by texts: whether it saw images without one too, with all their tokens.
+    encodings = ((record.get("cost") or {}).get("encodings") or {} for record in records)
+    unguided = any(_diagnostics(record).get("fallback") for record in records)
+    found[f"unguided_{task}"] = unguided and any(made.get("images") for made in encodings)
     if measured := next((record["throughput"] for record in records if record.get("throughput")), None):
         found[f"throughput_{task}"] = measured["end_to_end_per_second"]
         found[f"model_throughput_{task}"] = measured["model_per_second"]

@@ -173,3 +173,19 @@ def test_a_metric_that_could_not_be_measured_is_absent_with_the_reason():
     text = render_table(frame)
     assert "       absent" in text
     assert "SPICE absent: its parser is not installed" in text
+
+
+def test_a_method_that_fell_back_is_drawn_at_dense_s_cost_where_there_was_no_text(monkeypatch, tmp_path):
+    records = pair("captioning", {"cider": 3.0}) + pair("vqa", {"vqa_accuracy": 0.9})
+    for record, images in zip(records, (5, 5, 5, 0), strict=True):
+        record["cost"]["encodings"] = {"images": images, "pairs": 0 if images else 9}
+        record["diagnostics"]["fallback"] = "all tokens" if record["spec"]["method"] == "elip" else None
+    drawn = {"cider": [], "vqa_accuracy": []}
+    monkeypatch.setattr(
+        "harness.render.figures.metric_line", lambda axes, rows, costs, metric, *_: drawn[metric].extend(costs.tolist())
+    )
+    plot_quality(to_frame(records), tmp_path)
+    dense, elip = (record["cost"]["forward"]["total_gmacs"] for record in records[:2])
+    # Against MACs, then against the token ratio in %.
+    assert drawn == {"cider": [dense, 100.0], "vqa_accuracy": [elip, 50.0]}
+    assert dense != elip
