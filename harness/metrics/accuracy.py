@@ -27,10 +27,11 @@ def consistency(right: ArrayLike, groups: Sequence[str]) -> tuple[list[str], Flo
 def mean_per_class(right: ArrayLike, labels: ArrayLike) -> Floats:
     """Outcomes (n,) whose mean is the mean of the classes' accuracies, over the classes that have samples.
 
-    right, labels: (n,). With n_c samples in class c, an outcome is the metric plus n / (C n_c) times (right - accuracy
-    of its own class): what the sample adds to the metric, to first order. So it may lie outside 0..1, and resampling
-    plain means of outcomes gives the metric's interval. Outcomes of right times n / (C n_c) have the same mean, but
-    where classes differ in size they vary, and so give an interval, even when all are right.
+    right, labels: (n,); right may be a number of right decisions. With n_c samples in class c, an outcome is the metric
+    plus n / (C n_c) times (right - accuracy of its own class): what the sample adds to the metric, to first order. So
+    it may lie outside 0..1, and resampling plain means of outcomes gives the metric's interval. Outcomes of right times
+    n / (C n_c) have the same mean, but where classes differ in size they vary, and so give an interval, even when all
+    are right.
     """
     hits, names = np.asarray(right, dtype=np.float64), np.asarray(labels)
     _, classes, counts = np.unique(names, return_inverse=True, return_counts=True)

@@ -9,7 +9,7 @@ import pandas as pd
 
 # Parts of a metric that is shown itself.
 DETAIL = re.compile(
-    r"vqa_(yes_no|number|other)|entailment_(?!accuracy).+|nlvr2_consistency|bleu_[123]|top5"
+    r"mean_recall(_rerank)?|vqa_(yes_no|number|other)|entailment_(?!accuracy).+|nlvr2_consistency|bleu_[123]|top5"
     r"|(probe_)?mean_per_class|probe_top5"
 )
 RANK = re.compile(r"^(?P<way>t2i|i2t)_r(?P<rank>\d+)(?P<rerank>_rerank)?$")
@@ -18,6 +18,7 @@ SCORES = ("cider",)
 NAMES = {
     "vqa": "VQA",
     "nlvr2": "NLVR2",
+    "recall rerank": "recall, re-ranked",
     "bleu 4": "BLEU-4",
     "meteor": "METEOR",
     "rouge l": "ROUGE-L",
@@ -25,7 +26,10 @@ NAMES = {
     "spice": "SPICE",
 }
 # Metrics of images that a host saw without a text, where it can see them so.
-WITHOUT_TEXT = re.compile(r"(t2i|i2t)_r\d+|(probe_)?(top\d|mean_per_class)|bleu_\d|meteor|rouge_l|cider|spice")
+WITHOUT_TEXT = re.compile(
+    r"(t2i|i2t)_r\d+|mean_recall|(probe_)?(top\d|mean_per_class)|bleu_\d|meteor|rouge_l|cider|spice"
+)
+
 EMPTY = frozenset({"not run", "no value"})
 
 

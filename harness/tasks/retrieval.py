@@ -13,6 +13,7 @@ from torch import Tensor
 from harness.data.formats import ImageTextSet, load_captions
 from harness.errors import HarnessError
 from harness.evaluation import Texts, VisionEncoder
+from harness.metrics.accuracy import mean_per_class
 from harness.metrics.ranking import Shortlist, require_finite, shortlists
 from harness.models.host import TextBatch
 from harness.parallel import batches
@@ -38,13 +39,17 @@ class Retrieval(Task):
     (METER) has the plain metrics only, from its scores of all pairs. A pair that both directions ask for is scored
     once. Text-guided methods encode the image anew for each scored pair; the dual encoder has no text, so they fall
     back there as the method says. A query's outcome is 1 when a right item is among its first 1, 5 or 10; ties go to
-    the lower index. Candidates outside the top k are misses.
+    the lower index. `mean_recall` is the mean of the six recalls. Candidates outside the top k are misses.
     """
 
     Options = RetrievalOptions
     NEEDS = frozenset({"contrast", "match"})
     READS = "captions"
-    metrics = tuple(f"{way}_r{k}{stage}" for stage in ("", "_rerank") for way in ("t2i", "i2t") for k in CUTOFFS)
+    metrics = tuple(
+        f"{name}{stage}"
+        for stage in ("", "_rerank")
+        for name in (*(f"{way}_r{k}" for way in ("t2i", "i2t") for k in CUTOFFS), "mean_recall")
+    )
 
     def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
         return load_captions(folder, limit, split)
@@ -87,20 +92,31 @@ class Retrieval(Task):
 def recalls(
     stages: Mapping[str, tuple[Shortlist, Shortlist]], owner_T: Tensor, texts: Samples, images: Samples
 ) -> dict[str, tuple[Sequence[str], Sequence[str], np.ndarray]]:
-    """Outcomes by metric from the shortlists of texts and of images at each stage.
+    """Outcomes by metric from the shortlists of texts and of images at each stage: the recalls, and the mean of a
+    stage's six, in which both directions count alike however many queries they have.
 
     owner: (T,) image of each text. texts, images: the samples' names and clusters.
     """
     outcomes = {}
     for stage, (of_texts, of_images) in stages.items():
+        queries: list[str] = []
+        owners: list[str] = []
+        counts: list[np.ndarray] = []
         own_I1 = torch.arange(len(of_images.index), device=owner_T.device)[:, None]
         for way, ranks, (samples, clusters) in (
             ("t2i", of_texts.ranks(of_texts.index == owner_T[:, None]), texts),
             ("i2t", of_images.ranks(owner_T[of_images.index] == own_I1), images),
         ):
-            for cutoff in CUTOFFS:
-                hits = (ranks < cutoff).cpu().numpy().astype(np.float64)
+            hits_KQ = np.array([(ranks < cutoff).cpu().numpy() for cutoff in CUTOFFS], dtype=np.float64)
+            for cutoff, hits in zip(CUTOFFS, hits_KQ, strict=True):
                 outcomes[f"{way}_r{cutoff}{stage}"] = (samples, clusters, hits)
+            queries += [f"{way} {sample}" for sample in samples]
+            owners += clusters
+            counts.append(hits_KQ.sum(0))
+        ways = np.repeat(np.arange(len(counts)), [len(of_way) for of_way in counts])
+        # Whole numbers until the end: their sums do not depend on the order of queries.
+        mean_recall = mean_per_class(np.concatenate(counts), ways) / len(CUTOFFS)
+        outcomes[f"mean_recall{stage}"] = (queries, owners, mean_recall)
     return outcomes
 
 

@@ -46,7 +46,12 @@ def test_the_headline_leaves_recalls_beyond_one_out(frame):
 
 @pytest.mark.parametrize(
     ("metric", "title"),
-    [("t2i_r1_rerank", "t2i R@1, re-ranked"), ("vqa_accuracy", "VQA accuracy"), ("bleu_4", "BLEU-4")],
+    [
+        ("t2i_r1_rerank", "t2i R@1, re-ranked"),
+        ("mean_recall_rerank", "mean recall, re-ranked"),
+        ("vqa_accuracy", "VQA accuracy"),
+        ("bleu_4", "BLEU-4"),
+    ],
 )
 def test_metrics_have_readable_names(metric, title):
     assert title_of(metric) == title

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from harness.errors import HarnessError
 from harness.evaluation import VisionEncoder
 from harness.hosts import Host
 from harness.methods import make_reducer
+from harness.metrics.ranking import Shortlist
 from harness.models.build import build_host
 from harness.models.checkpoints import assets_of
 from harness.models.host import TextBatch
@@ -40,7 +42,7 @@ SIZES: dict[str, dict[str, int]] = {
     "clip": {"text_layers": 1, "text_width": 24, "projection": 12},
 }
 FAMILIES = tuple(SIZES)
-PLAIN = [f"{way}_r{cutoff}" for way in ("t2i", "i2t") for cutoff in (1, 5, 10)]
+PLAIN = [*(f"{way}_r{cutoff}" for way in ("t2i", "i2t") for cutoff in (1, 5, 10)), "mean_recall"]
 RERANKED = [f"{metric}_rerank" for metric in PLAIN]
 IMAGES = tuple(Path(f"/data/{number}.png") for number in range(7))
 WORDS = ("red", "blue", "green", "ring", "square", "moon", "left", "right", "top", "bottom", "a", "the")
@@ -125,6 +127,11 @@ def naive(scores: Matrix, candidates: Matrix | None, k: int) -> dict[str, list[f
     return found
 
 
+def mean_of(found: Mapping[str, Sequence[float]], stage: str) -> float:
+    """The mean of a stage's six recalls."""
+    return float(np.mean([np.mean(found[f"{way}_r{k}{stage}"]) for way in ("t2i", "i2t") for k in (1, 5, 10)]))
+
+
 def transposed(matrix: Matrix) -> Matrix:
     return [list(column) for column in zip(*matrix, strict=True)]
 
@@ -155,7 +162,10 @@ def test_metrics_are_those_of_asking_for_each_pair_alone(family: str, method: st
     if similarity and matching:
         expected |= {f"{name}_rerank": hits for name, hits in naive(matching, similarity, 3).items()}
     found = measured(encoder_of(host, method)).outcomes
-    assert {metric: values.tolist() for metric, (_, _, values) in found.items()} == expected
+    values = {metric: values.tolist() for metric, (_, _, values) in found.items()}
+    for stage in ("", "_rerank") if similarity and matching else ("",):
+        assert np.mean(values.pop(f"mean_recall{stage}")) == pytest.approx(mean_of(expected, stage))
+    assert values == expected
     assert any(0 < sum(hits) < len(hits) for hits in expected.values())
 
 
@@ -301,6 +311,24 @@ def test_the_dual_encoder_ranks_both_ways_and_the_matching_head_corrects_it() ->
     assert found["t2i_r1"] == [1, 0, 0]
     assert found["i2t_r1"] == [1, 0, 0]
     assert found["t2i_r1_rerank"] == found["i2t_r1_rerank"] == [1, 1, 1]
+
+
+def test_the_mean_recall_is_the_mean_of_the_six() -> None:
+    found, _ = recalls(SWAPPED, RIGHT, 2)
+    assert np.mean(found["mean_recall"]) == pytest.approx((1 / 3 + 1 + 1 + 1 / 3 + 1 + 1) / 6)
+    assert np.mean(found["mean_recall_rerank"]) == 1
+
+
+def test_the_mean_recall_counts_directions_not_queries() -> None:
+    """Four texts, three of the first image and right but for the last; the second image takes a text of the first."""
+    of_texts = Shortlist(torch.tensor([[0, 1]] * 4), torch.tensor([[0.9, 0.1]] * 4))
+    of_images = Shortlist(torch.arange(4).expand(2, 4), torch.tensor([[0.9, 0.8, 0.7, 0.1], [0.9, 0.1, 0.1, 0.2]]))
+    samples = (["0", "1", "2", "3"], ["a", "a", "a", "b"]), (["a", "b"], ["a", "b"])
+    found = retrieval.recalls({"": (of_texts, of_images)}, torch.tensor([0, 0, 0, 1]), *samples)
+    names, clusters, values = found["mean_recall"]
+    assert np.mean(values) == pytest.approx((3 / 4 + 1 + 1 + 1 / 2 + 1 + 1) / 6)
+    assert names == ["t2i 0", "t2i 1", "t2i 2", "t2i 3", "i2t a", "i2t b"]
+    assert clusters == ["a", "a", "a", "b", "a", "b"]
 
 
 def test_a_matching_head_that_is_wrong_makes_it_worse() -> None:
