@@ -49,12 +49,7 @@ def cost_report(
     `device` "cpu" memory is estimated; on "cuda" it is measured. Raises HarnessError for what cannot be built
     or reached.
     """
-    if attention not in ATTENTION_PATHS:
-        raise HarnessError(f"attention {attention!r}: expected {' or '.join(ATTENTION_PATHS)}")
-    if match not in MATCHES:
-        raise HarnessError(f"match {match!r}: expected {' or '.join(MATCHES)}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise HarnessError(f"device {device}: torch finds no GPU here; use --device cpu")
+    _check(attention, match, device)
     label = name or (model if isinstance(model, str) else type(model).__name__)
     vit = build_vit(model, image_size) if isinstance(model, str) else model
     shape = open_tower(vit).shape
@@ -86,6 +81,16 @@ def cost_report(
             runnable, reducer.to(device), batch_size=batch_size, attention=attention, progress=progress
         )
     return report
+
+
+def _check(attention: str, match: str, device: str) -> None:
+    """HarnessError for an unknown attention path or match, and for a GPU that is not there."""
+    if attention not in ATTENTION_PATHS:
+        raise HarnessError(f"attention {attention!r}: expected {' or '.join(ATTENTION_PATHS)}")
+    if match not in MATCHES:
+        raise HarnessError(f"match {match!r}: expected {' or '.join(MATCHES)}")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise HarnessError(f"device {device}: torch finds no GPU here; use --device cpu")
 
 
 def _on(model: nn.Module, device: str) -> nn.Module:

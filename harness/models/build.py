@@ -30,7 +30,7 @@ def host_class(name: str) -> type[HostModel]:
 def host_config(name: str, **changes: Any) -> HostConfig:
     """The sizes of a host's preset, some of them changed; HarnessError for sizes that cannot be."""
     kind = host_class(name)
-    presets: dict[str, dict[str, Any]] = sys.modules[kind.__module__].PRESETS  # type: ignore[attr-defined]
+    presets: dict[str, dict[str, Any]] = vars(sys.modules[kind.__module__])["PRESETS"]
     given = {key: value for key, value in changes.items() if value is not None}
     config = validated(kind.Config, presets[split_name(name)[1]] | given, f"model {name}")
     if config.image_size % config.patch_size:

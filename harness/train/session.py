@@ -58,6 +58,25 @@ _PLACES = {"data", "root", "init", "init_vision", "init_text", "tokenizer", "ans
 Prepared = tuple[Objective[Any], PairLoader, Tokenizer, Sequence[str], Mapping[str, Any]]
 
 
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """A block in which an error of one of several processes ends it, with a line on stderr and status 2.
+
+    The others wait for it in the middle of a step, where they cannot be told: what started them ends them too. In a
+    single process the error is raised as it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if ranks.world() == 1:
+            raise
+        if not isinstance(error, HarnessError):
+            traceback.print_exc()
+        line = f"error: process {ranks.rank()} of {ranks.world()}: {error or type(error).__name__}"
+        print(line.splitlines()[0], file=sys.stderr, flush=True)
+        raise SystemExit(2) from error
+
+
 class Session:
     """One training run of a request, with a recipe; `facts` is what a checkpoint and the run that resumes must share.
 
@@ -121,6 +140,7 @@ class Session:
         settings, schedule = paper_settings(request.model, request.method, request.schedule, request.settings)
         return make_reducer(request.method, shape, ratio=request.ratio, schedule=schedule, settings=settings)
 
+    @ending_together()
     def train(
         self,
         objective: Objective[Any],
@@ -133,17 +153,6 @@ class Session:
         from. Returns what recipe.json holds, and nothing on other processes than the first. `extra` goes into
         config.json. Of several processes, one that fails ends (see `ending_together`).
         """
-        with ending_together():
-            return self._train(objective, loader, tokenizer, told, extra)
-
-    def _train(
-        self,
-        objective: Objective[Any],
-        loader: PairLoader,
-        tokenizer: Tokenizer,
-        told: Sequence[str],
-        extra: Mapping[str, Any],
-    ) -> dict[str, Any]:
         request, recipe = self.request, self.recipe
         dtype = pick_dtype(request.dtype)
         # From here on only dropout draws, each process its own.
@@ -202,25 +211,6 @@ class Session:
         }
         write_atomically(out / DONE_FILE, (json.dumps(record, indent=2) + "\n").encode())
         return record
-
-
-@contextmanager
-def ending_together() -> Iterator[None]:
-    """A block in which an error of one of several processes ends it, with a line on stderr and status 2.
-
-    The others wait for it in the middle of a step, where they cannot be told: what started them ends them too. In a
-    single process the error is raised as it is.
-    """
-    try:
-        yield
-    except Exception as error:
-        if ranks.world() == 1:
-            raise
-        if not isinstance(error, HarnessError):
-            traceback.print_exc()
-        line = f"error: process {ranks.rank()} of {ranks.world()}: {error or type(error).__name__}"
-        print(line.splitlines()[0], file=sys.stderr, flush=True)
-        raise SystemExit(2) from error
 
 
 def check_precision(precision: str, device: str) -> None:
