@@ -97,20 +97,18 @@ def pretrain(
     albef-tiny on scenes alone, dense, with nothing else changed: the curriculum that made the shipped weights.
     """
     set_threads(threads)
-    wanted = _common(context.params)
-    plain = not any(
-        (wanted["recipe"], wanted["settings"], size, init, init_vision, init_text, tokenizer, vocabulary, schedule)
-    )
-    if (model, wanted["data"], method) == ("albef-tiny", ("scenes",), "dense") and plain and not (ratio or recompute):
-        from harness.train.scenes.curriculum import pretrain as by_curriculum
-
-        typer.echo(json.dumps(by_curriculum(model, "scenes", out, seed=seed, steps=steps, quiet=quiet)))
-        return
-    from harness.train.pretrain import pretrain as train
     from harness.train.request import PretrainRequest
 
     sides: dict[str, Any] = {"init_vision": init_vision, "init_text": init_text, "vocabulary": vocabulary}
-    _tell(train(PretrainRequest(**wanted, **sides, sizes=parse_settings(size, "--size"))))
+    request = PretrainRequest(**_common(context.params), **sides, sizes=parse_settings(size, "--size"))
+    if request.is_curriculum:
+        from harness.train.scenes.curriculum import pretrain as by_curriculum
+
+        _tell(by_curriculum(model, "scenes", out, seed=seed, steps=steps, quiet=quiet))
+        return
+    from harness.train.pretrain import pretrain as train
+
+    _tell(train(request))
 
 
 def finetune(

@@ -62,6 +62,12 @@ class PretrainRequest(TrainRequest):
     init_text: str | None = None
     vocabulary: int | None = None
 
+    @property
+    def is_curriculum(self) -> bool:
+        """Whether it asks for the run that made albef-tiny's shipped weights: its seed, steps and folder may differ."""
+        own = {name: getattr(self, name) for name in ("out", "seed", "steps", "quiet")}
+        return self == PretrainRequest(model="albef-tiny", data=(SCENES,), **own)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneRequest(TrainRequest):

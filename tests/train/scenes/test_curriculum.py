@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.cli import main
 from harness.data.scene_layout import TYPES, make_scenes
 from harness.data.scene_text import Claim, caption_text, captions, questions
 from harness.errors import HarnessError
 from harness.models.checkpoints import VOCABULARY_FILE, assets_of, load_model
 from harness.models.tokenizer import CLS, MASK, PAD, SEP, TextTokenizer
+from harness.train.request import PretrainRequest
 from harness.train.scenes import objectives
 from harness.train.scenes.corpus import IGNORED, Corpus, build_corpus, caption_facts, look_up
 from harness.train.scenes.curriculum import Trainer, pretrain
@@ -179,3 +181,42 @@ def test_a_long_log_is_thinned_but_keeps_what_was_measured(tmp_path: Path) -> No
 def test_what_cannot_be_trained_is_refused(tmp_path: Path, model: str, data: str) -> None:
     with pytest.raises(HarnessError):
         pretrain(model, data, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "blip-tiny"},
+        {"data": ("scenes", "more.json")},
+        {"method": "elip"},
+        {"recipe": {"batch_size": 8}},
+        {"init": "albef-tiny"},
+        {"vocabulary": 100},
+        {"recompute": True},
+        {"precision": "bf16"},
+        {"device": "cuda"},
+        {"store": "float16"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_only_seed_steps_and_folder_may_differ_in_the_curriculum_of_the_shipped_weights(change):
+    plain = {"model": "albef-tiny", "data": ("scenes",), "out": Path("weights"), "seed": 3, "steps": 5, "quiet": True}
+    assert PretrainRequest(**plain).is_curriculum
+    assert not PretrainRequest(**plain | change).is_curriculum
+
+
+def test_the_command_runs_the_curriculum_where_nothing_else_is_asked_for(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        "harness.train.scenes.curriculum.pretrain", lambda *given, **more: asked.append((given, more)) or {"loss": 1.0}
+    )
+    monkeypatch.setattr("harness.train.pretrain.pretrain", lambda request: {"method": request.method})
+
+    def said(*words):
+        with pytest.raises(SystemExit) as caught:
+            main(["pretrain", "--out", str(tmp_path), *words])
+        return caught.value.code, json.loads(capsys.readouterr().out)
+
+    assert said("--steps", "5") == (0, {"loss": 1.0})
+    assert said("--method", "elip") == (0, {"method": "elip"})
+    assert asked == [(("albef-tiny", "scenes", tmp_path), {"seed": 0, "steps": 5, "quiet": False})]
