@@ -270,9 +270,14 @@ class Albef(HostModel):
         return outputs_RLV
 
     def answer_losses(
-        self, outputs: Tensor, targets: AnswerTargets, soft: Tensor | None = None, alpha: float = 0.0
+        self,
+        outputs: Tensor,
+        targets: AnswerTargets,
+        soft: Tensor | None = None,
+        alpha: float = 0.0,
+        smoothing: float = 0.0,
     ) -> Tensor:
-        return answer_word_losses(outputs, targets, soft, alpha)
+        return answer_word_losses(outputs, targets, soft, alpha, smoothing)
 
     def answers(self, tokenizer: Tokenizer, answers: Sequence[str]) -> Any:
         """Ids and mask (A, L) of "[CLS] answer [SEP]" for the decoder of task "vqa".

@@ -213,10 +213,15 @@ class Blip(BlipText):
         return self.decode(ids_RL, targets.mask, question_BLD[targets.rows], questions.mask[targets.rows])
 
     def answer_losses(
-        self, outputs: Tensor, targets: AnswerTargets, soft: Tensor | None = None, alpha: float = 0.0
+        self,
+        outputs: Tensor,
+        targets: AnswerTargets,
+        soft: Tensor | None = None,
+        alpha: float = 0.0,
+        smoothing: float = LABEL_SMOOTHING,
     ) -> Tensor:
         """Loss (B,): each answer's words, label smoothing included, times its weight (released models/blip_vqa.py)."""
-        return answer_word_losses(outputs, targets, soft, alpha, LABEL_SMOOTHING)
+        return answer_word_losses(outputs, targets, soft, alpha, smoothing)
 
     @torch.no_grad()
     def caption(

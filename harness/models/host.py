@@ -204,9 +204,17 @@ class HostModel(nn.Module, ABC):
         raise self.cannot("answer")
 
     def answer_losses(
-        self, outputs: Tensor, targets: AnswerTargets, soft: Tensor | None = None, alpha: float = 0.0
+        self,
+        outputs: Tensor,
+        targets: AnswerTargets,
+        soft: Tensor | None = None,
+        alpha: float = 0.0,
+        smoothing: float = 0.0,
     ) -> Tensor:
-        """Loss (B,) of each question; `soft`: a momentum twin's outputs, which count `alpha` as targets."""
+        """Loss (B,) of each question; `soft`: a momentum twin's outputs, which count `alpha` as targets.
+
+        `smoothing`: of the targets of words; HarnessError where answers are classes.
+        """
         raise self.cannot("answer")
 
     def rank(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:

@@ -318,12 +318,19 @@ class Meter(HostModel):
         return self.answer_logits(self.co_attend(questions, image_states_BND).cls)
 
     def answer_losses(
-        self, outputs: Tensor, targets: AnswerTargets, soft: Tensor | None = None, alpha: float = 0.0
+        self,
+        outputs: Tensor,
+        targets: AnswerTargets,
+        soft: Tensor | None = None,
+        alpha: float = 0.0,
+        smoothing: float = 0.0,
     ) -> Tensor:
         """Binary cross-entropy against each answer's worth, summed over the classes (meter/modules/objectives.py).
 
         `soft` (B, A): a momentum twin's logits, whose sigmoid is a second target.
         """
+        if smoothing:
+            raise HarnessError(f"label_smoothing {smoothing}: METER's answers are classes, without words; set it to 0")
         losses_B = class_losses(outputs, targets.scores)
         return losses_B if soft is None else (1 - alpha) * losses_B + alpha * class_losses(outputs, soft.sigmoid())
 

@@ -71,11 +71,13 @@ _TINY: dict[str, Any] = {
     "queue_size": 1024,
     "alpha": 0.0,
 }
+# The words of ALBEF's answers are not smoothed, METER's answers are classes.
+_TINY_SHARP = _TINY | {"label_smoothing": 0.0}
 # A recipe for every task that a host can do, and for no other.
 FINETUNE_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "albef-base": {
         "retrieval": _ALBEF | {"epochs": 5, "learning_rate": 1e-5, "queue_size": 65536},
-        "vqa": _ALBEF | {"epochs": 8},
+        "vqa": _ALBEF | {"epochs": 8, "label_smoothing": 0.0},
         "entailment": _ALBEF | {"epochs": 5},
         "nlvr2": _ALBEF | {"epochs": 10, "batch_size": 16},
     },
@@ -87,7 +89,7 @@ FINETUNE_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "meter-base": {
         "retrieval": _METER | {"multipliers": _multipliers(5, 5, "rank_head")},
-        "vqa": _METER | {"image_size": 576, "multipliers": _multipliers(5, 50, "answer_head")},
+        "vqa": _METER | {"image_size": 576, "multipliers": _multipliers(5, 50, "answer_head"), "label_smoothing": 0.0},
         "entailment": _METER
         | {"epochs": 5, "accumulate": 2, "learning_rate": 2e-6, "multipliers": _multipliers(5, 10, "entailment_head")},
         "nlvr2": _METER
@@ -95,9 +97,9 @@ FINETUNE_RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "clip-small": {"retrieval": _CLIP},
     "clip-base": {"retrieval": _CLIP},
-    "albef-tiny": dict.fromkeys(("retrieval", "vqa", "entailment", "nlvr2"), _TINY),
+    "albef-tiny": dict.fromkeys(("retrieval", "entailment", "nlvr2"), _TINY) | {"vqa": _TINY_SHARP},
     "blip-tiny": dict.fromkeys(("retrieval", "vqa", "nlvr2", "captioning"), _TINY),
-    "meter-tiny": dict.fromkeys(("retrieval", "vqa", "entailment", "nlvr2"), _TINY),
+    "meter-tiny": dict.fromkeys(("retrieval", "entailment", "nlvr2"), _TINY) | {"vqa": _TINY_SHARP},
     "clip-tiny": {"retrieval": _TINY},
 }
 

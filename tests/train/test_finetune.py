@@ -163,6 +163,24 @@ def test_answers_weigh_what_annotators_gave(start: Callable[[str], str]) -> None
     assert targets.ids.shape == (4, 3)
 
 
+def test_the_words_of_answers_are_smoothed_as_the_recipe_says(ask: Ask, tmp_path: Path) -> None:
+    """A model that gives every word of V the same probability, ln V, is indifferent; others are not."""
+
+    def first_loss(family: str, smoothing: float) -> float:
+        out = tmp_path / f"{family}-{smoothing}"
+        finetune(
+            ask(family, "vqa", out=out, steps=1, method="dense", schedule=None, recipe={"label_smoothing": smoothing})
+        )
+        return float(json.loads((out / "log.jsonl").read_text())["losses"]["answer"])
+
+    for family in ("albef", "blip"):
+        none, some, more = (first_loss(family, smoothing) for smoothing in (0.0, 0.2, 0.4))
+        assert none != some
+        assert more - some == pytest.approx(some - none, rel=1e-3)
+    with pytest.raises(HarnessError, match=r"label_smoothing 0\.2: METER's answers are classes, without words; set it"):
+        first_loss("meter", 0.2)
+
+
 def test_the_frequent_answers_come_first_and_ties_in_the_alphabet() -> None:
     assert frequent_answers([("b", "a", "c"), ("c",)], 2) == ("c", "a")
     with pytest.raises(HarnessError, match="hold no answers"):

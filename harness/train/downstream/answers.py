@@ -54,7 +54,7 @@ class AnswerObjective(DistilledObjective):
         return host.answer_outputs(texts, encode(pairs.pixels), pairs.answers)
 
     def loss(self, logits: Tensor, pairs: Questions, soft: Tensor | None, alpha: float) -> Tensor:
-        return self.host.answer_losses(logits, pairs.answers, soft, alpha).mean()
+        return self.host.answer_losses(logits, pairs.answers, soft, alpha, self.recipe.label_smoothing).mean()
 
 
 def answer_targets(given: Sequence[Sequence[str]], place: dict[str, int], tokenizer: Tokenizer) -> AnswerTargets:
