@@ -38,6 +38,7 @@ def entailing(tmp_path: Path) -> Path:
 def test_the_shipped_weights_on_the_built_in_world() -> None:
     assert "entailment" in SHIPPED_HEADS
     assert able_tasks("albef-tiny", None, "scenes") == SHIPPED
+    assert able_tasks("blip-tiny", None, "scenes") == ("captioning", "classification", "nlvr2", "retrieval", "vqa")
 
 
 def test_a_folder_of_weights_does_what_its_files_can_each_its_own_task(entailing: Path, tmp_path: Path) -> None:

@@ -104,7 +104,12 @@ def test_the_commands_that_made_the_shipped_heads_are_those_of_their_recipes():
     assert recipes
     for path in recipes:
         made = json.loads(path.read_text(encoding="utf-8"))
-        *_, last = [words for words in commands if words[words.index("--task") + 1] == path.parent.name]
+        host_and_task = [made["facts"]["model"], path.parent.name]
+        *_, last = [
+            words
+            for words in commands
+            if [words[words.index(name) + 1] for name in ("--model", "--task")] == host_and_task
+        ]
         numbers = [word for option, word in pairwise(last) if option == "--recipe"]
         changed = yaml.safe_load("{" + ", ".join(word.replace("=", ": ", 1) for word in numbers) + "}")
         said = {name: last[last.index(f"--{name}") + 1] for name in ("model", "data", "steps", "store")}

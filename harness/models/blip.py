@@ -241,26 +241,56 @@ class Blip(BlipText):
         position table.
         """
         self._check("caption")
-        config = self.config
-        rows = len(self.embeddings.positions.weight)
-        if max_length > rows:
-            raise HarnessError(f"captions of {max_length} tokens: expected at most {rows}, this model's positions")
-        first = torch.tensor([config.dec_id], device=image_states_BND.device)
+        lengths = {"max_length": max_length, "min_length": min_length}
+        return self._written("captions", image_states_BND, None, prompt_ids, beams, lengths, repetition_penalty)
+
+    @torch.no_grad()
+    def say_answers(
+        self, texts: TextBatch, image_states_BND: Tensor, *, beams: int = 3, max_length: int = 10, min_length: int = 1
+    ) -> Tensor:
+        """Answers as token ids (B, L), written behind [DEC] from the grounded questions by beam search.
+
+        Lengths count [DEC], as in the released models/blip_vqa.py. There the decoder also reads the padding behind a
+        batch's shorter questions; here it does not: no answer depends on a batch mate. HarnessError as for `caption`.
+        """
+        self._check("answer")
+        question_BLD = self.ground(texts.ids, texts.mask, image_states_BND)
+        lengths = {"max_length": max_length, "min_length": min_length}
+        return self._written("answers", question_BLD, texts.mask, None, beams, lengths)
+
+    def _written(
+        self,
+        what: str,
+        read_BMD: Tensor,
+        read_mask_BM: Tensor | None,
+        prompt_ids: Tensor | None,
+        beams: int,
+        lengths: dict[str, int],
+        repetition_penalty: float = 1.0,
+    ) -> Tensor:
+        """What the decoder writes behind [DEC] and a prompt, given what it reads: ids (B, L) without these."""
+        config, rows = self.config, len(self.embeddings.positions.weight)
+        if lengths["max_length"] > rows:
+            raise HarnessError(
+                f"{what} of {lengths['max_length']} tokens: expected at most {rows}, this model's positions"
+            )
+        first = torch.tensor([config.dec_id], device=read_BMD.device)
         if prompt_ids is not None:
             first = torch.cat([first, prompt_ids.to(first.device)])
-        read_BMD = image_states_BND.repeat_interleave(beams, 0)
+        repeated_BMD = read_BMD.repeat_interleave(beams, 0)
+        repeated_mask_BM = None if read_mask_BM is None else read_mask_BM.repeat_interleave(beams, 0)
 
         def step(ids_BL: Tensor) -> Tensor:
-            return self.word_logits(self.decoder_states(ids_BL, torch.ones_like(ids_BL), read_BMD)[:, -1])
+            states_BLD = self.decoder_states(ids_BL, torch.ones_like(ids_BL), repeated_BMD, repeated_mask_BM)
+            return self.word_logits(states_BLD[:, -1])
 
-        captions_BL = generate(
+        written_BL = generate(
             step,
-            first.expand(len(image_states_BND), -1),
+            first.expand(len(read_BMD), -1),
             eos_id=config.sep_id,
             pad_id=config.pad_id,
-            max_length=max_length,
-            min_length=min_length,
             beams=beams,
             repetition_penalty=repetition_penalty,
+            **lengths,
         )
-        return captions_BL[:, len(first) :]
+        return written_BL[:, len(first) :]

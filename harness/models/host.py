@@ -199,6 +199,12 @@ class HostModel(nn.Module, ABC):
         """Score (B, A) of each answer to the questions `texts`."""
         raise self.cannot("answer")
 
+    def say_answers(
+        self, texts: TextBatch, image_states_BND: Tensor, *, beams: int = 3, max_length: int = 10, min_length: int = 1
+    ) -> Tensor:
+        """Answers to the questions `texts` in the host's own words, as token ids (B, L)."""
+        raise HarnessError(f"{type(self).__name__} picks answers from a list and generates none; leave them ranked")
+
     def answer_outputs(self, questions: TextBatch, image_states_BND: Tensor, targets: AnswerTargets) -> Tensor:
         """Logits that `answer_losses` compares with the targets: of the answers' words (R, L, V), or classes (B, A)."""
         raise self.cannot("answer")

@@ -1,12 +1,13 @@
-"""Visual question answering: the answers of a closed list are ranked, and scored by the accuracy of VQA v2."""
+"""Visual question answering: answers are ranked, or generated, and scored by the accuracy of VQA v2."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from harness.data.formats import ImageTextSet, Question, load_questions
@@ -16,16 +17,31 @@ from harness.metrics.vqa import ANSWER_TYPES, answer_type, vqa_accuracy
 from harness.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 
 BY_TYPE = {"yes/no": "vqa_yes_no", "number": "vqa_number", "other": "vqa_other"}
+SHOWN = 20
+
+
+class VQAOptions(BlindOptions):
+    """inference: rank the closed list, or generate answers in the host's own words (BLIP), as its released program can.
+
+    beams, max_length and min_length are of generated answers; lengths in tokens, with the first.
+    """
+
+    inference: Literal["rank", "generate"] = "rank"
+    beams: PositiveInt = 3
+    max_length: PositiveInt = 10
+    min_length: NonNegativeInt = 1
 
 
 class VQA(Task):
     """Each host ranks the answers its own way (`answer_scores`): ALBEF's tiny preset by the word at a [MASK].
 
+    A host with a decoder of its own may generate them instead (`say_answers`).
+
     Text-guided methods encode the image anew for each question. `vqa_yes_no`, `vqa_number` and `vqa_other` are the
     accuracy of the questions of one answer type; a set without such questions has no such metric.
     """
 
-    Options = BlindOptions
+    Options = VQAOptions
     NEEDS = frozenset({"answer"})
     READS = "questions"
     metrics = ("vqa_accuracy", *BY_TYPE.values())
@@ -34,26 +50,29 @@ class VQA(Task):
         return load_questions(folder, limit, split)
 
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
-        assert isinstance(options, BlindOptions)
+        assert isinstance(options, VQAOptions)
         host, questions = encoder.host, data.annotations.questions
         if not questions:
             raise HarnessError("vqa: the data has no questions")
-        if not host.answers:
+        ranked = options.inference == "rank"
+        if ranked and not host.answers:
             raise HarnessError(f"vqa: {host.name} comes without a closed list of answers; fine-tune it on vqa first")
         if options.blank_images:
             encoder.show_blank()
         texts = Texts(host, [question.text for question in questions], questions=True)
         owners = data.places(question.image for question in questions)
-        picks = answered(encoder, texts, owners).tolist()
+        given = answered(encoder, texts, owners) if ranked else generated(encoder, texts, owners, options)
         names = data.names
         clusters = [names[owner] for owner in owners.tolist()]
-        outcomes = accuracies([host.answers[pick] for pick in picks], questions, clusters)
+        outcomes = accuracies(given, questions, clusters)
         diagnostics = encoder.mentioned(owners, texts, [question.patches for question in questions])
+        if not ranked:
+            diagnostics["answers"] = {str(question.id): text for question, text in zip(questions[:SHOWN], given)}
         return Outcome("vqa", outcomes, encoder.throughput("questions", len(questions)), diagnostics)
 
 
-def answered(encoder: VisionEncoder, texts: Texts, owners: Tensor) -> Tensor:
-    """The place (S,) in the closed list of the host's answer to each question."""
+def answered(encoder: VisionEncoder, texts: Texts, owners: Tensor) -> list[str]:
+    """Of the closed list, the host's answer to each question; of equal scores the earlier one."""
     host = encoder.host
     answers = on_device(host.model.answers(host.tokenizer, host.answers), host.device)
 
@@ -61,7 +80,19 @@ def answered(encoder: VisionEncoder, texts: Texts, owners: Tensor) -> Tensor:
         asked = texts.rows(rows)
         return host.model.answer_scores(asked, encoder.pair_states(owners[rows.cpu()], asked), answers).argmax(1)
 
-    return encoder.over(len(owners), best, "questions", images=owners)
+    return [host.answers[pick] for pick in encoder.over(len(owners), best, "questions", images=owners).tolist()]
+
+
+def generated(encoder: VisionEncoder, texts: Texts, owners: Tensor, options: VQAOptions) -> list[str]:
+    """What the host answers each question in its own words."""
+    host = encoder.host
+    search = {"beams": options.beams, "max_length": options.max_length, "min_length": options.min_length}
+
+    def said(rows: Tensor) -> Tensor:
+        asked = texts.rows(rows)
+        return host.model.say_answers(asked, encoder.pair_states(owners[rows.cpu()], asked), **search)
+
+    return [host.tokenizer.decode(row) for row in encoder.over(len(owners), said, "questions", images=owners).tolist()]
 
 
 def accuracies(

@@ -429,6 +429,42 @@ def test_transformers_answerer_says_the_same_and_shares_nothing(texts, images, a
         loaded(other)
 
 
+@pytest.mark.parametrize(("bias", "beams"), [(0.0, 3), (2.0, 3), (4.0, 1)])
+@torch.no_grad()
+def test_transformers_search_finds_the_same_answers(images, bias, beams):
+    """To questions of one length: it reads the padding of shorter ones."""
+    other = theirs(BlipForQuestionAnswering)
+    other.text_decoder.cls.predictions.bias[SMALL["sep_id"]] = bias
+    other.decoder_start_token_id = SMALL["dec_id"]
+    model, _ = loaded(other, shared=False)
+    ids = torch.randint(5, 39, (3, 7), generator=torch.Generator().manual_seed(5))
+    mask = torch.ones_like(ids).bool()
+    search = {"max_length": 10, "min_length": 1}
+    expected = other.generate(
+        begun(ids, SMALL["enc_id"]), images, mask.long(), num_beams=beams, do_sample=False, **search
+    )
+    texts = TextBatch(begun(ids, 2), mask, torch.full((3, 7, 24), torch.nan))
+    answers = model.say_answers(texts, model.encode_image(images), beams=beams, **search)
+    for ours, their in zip(answers.tolist(), expected[:, 1:].tolist(), strict=True):
+        end = ours.index(SMALL["sep_id"]) + 1 if SMALL["sep_id"] in ours else len(ours)
+        assert ours[:end] == their[:end]
+        assert set(ours[end:]) <= {SMALL["pad_id"]}
+
+
+@torch.no_grad()
+def test_a_generated_answer_depends_on_no_batch_mate(model, images, texts):
+    ids, mask = texts
+    assert len(set(mask.sum(1).tolist())) > 1
+    states = model.encode_image(images)
+    together = model.say_answers(model.text_batch(ids, mask), states)
+    assert len({tuple(row) for row in together.tolist()}) > 1
+    for row, length in enumerate(mask.sum(1).tolist()):
+        alone = model.text_batch(ids[row : row + 1, :length], mask[row : row + 1, :length])
+        assert torch.equal(model.say_answers(alone, states[row : row + 1]), together[row : row + 1])
+    with pytest.raises(HarnessError, match="answers of 13 tokens: expected at most 12"):
+        model.say_answers(model.text_batch(ids, mask), states, max_length=13)
+
+
 HEADS = [
     "temperature",
     "image_projection.weight",
