@@ -17,6 +17,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from harness import __version__
+from harness.cli_answer import answer
 from harness.cli_bench import throughput
 from harness.cli_check import checks
 from harness.cli_cost import cost
@@ -105,6 +106,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "new-method": new_method,
     "finetune": finetune,
     "evaluate": evaluate,
+    "answer": answer,
     "report": report,
 }
 for name, command in COMMANDS.items():

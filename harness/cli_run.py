@@ -177,7 +177,7 @@ def ablate(
         save_index(store.folder, study, planned, cells, index)
         return cells
 
-    with _processes(str(every.get("device", "auto"))) as first:
+    with processes(str(every.get("device", "auto"))) as first:
         records = _records(plan, out / study, every.get("weights"), force=force, quiet=quiet)
     if first:
         typer.echo(table_text(DEFAULT_RUNS, study, out, "text"))
@@ -194,7 +194,7 @@ def _run(options: Mapping[str, Any]) -> None:
     def plan(store: Store, progress: Progress) -> list[Cell]:
         return [cell for wanted in requests(options) for cell in plan_cells(wanted, progress)]
 
-    with _processes(options["device"]) as first:
+    with processes(options["device"]) as first:
         records = _records(plan, options["out"], options["weights"], force=options["force"], quiet=options["quiet"])
     if first:
         table = json.dumps(records, indent=1) if options["as_json"] else render_table(to_frame(records), "text")
@@ -203,7 +203,7 @@ def _run(options: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _processes(device: str) -> Iterator[bool]:
+def processes(device: str) -> Iterator[bool]:
     """Work with the other processes where there are some; whether this is the first, which alone prints."""
     from harness.hosts import pick_device
     from harness.ranks import end_processes, is_first, start_processes

@@ -20,6 +20,14 @@ def explained(what: str, remedy: str) -> Iterator[None]:
         raise HarnessError(f"{what}: {error.strerror or error}; {remedy}") from error
 
 
+def ensure_writable(folder: Path) -> None:
+    """Make a folder and see that files can be written in it; OSError where not. For before long work."""
+    probe = folder / f".writable.{os.getpid()}.tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    probe.write_bytes(b"")
+    probe.unlink()
+
+
 def replace_all(contents: Mapping[Path, bytes]) -> None:
     """Write all files under temporary names, then rename them in order; on any failure none of them stays.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from harness.errors import HarnessError, warn_on_stderr
-from harness.files import explained, replace_all
+from harness.files import ensure_writable, explained, replace_all
 
 Record = dict[str, Any]
 FORMAT = 1
@@ -60,11 +59,8 @@ class Store:
 
         Raises HarnessError when that is not possible.
         """
-        probe = self.folder / f".writable.{os.getpid()}.tmp"
         with explained(f"results folder {self.folder}: cannot be written", "choose another --out"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"")
-            probe.unlink()
+            ensure_writable(self.folder)
             for left in self.folder.glob(".*.tmp"):
                 if time.time() - left.stat().st_mtime > STALE_SECONDS:
                     left.unlink(missing_ok=True)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
+
+from harness.parallel import exchanged
+
+# A pass that takes less is made again, as often as REPEATS, to be measured with everything warm.
+SHORT_SECONDS = 1.0
+REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -26,14 +34,6 @@ class Throughput:
     pixel_seconds: float
     reading_seconds: float
     aside_seconds: float
-
-    def end_to_end_seconds(self, evaluate_seconds: float) -> float:
-        """Of the seconds that `evaluate` took: those of the task, with reading and computing one after the other.
-
-        A cache of decoded images and threads that read ahead hide time that a first run would wait for. Here every
-        image counts as read once, with nothing beside it, so that a figure does not depend on which cell came first.
-        """
-        return evaluate_seconds - self.aside_seconds - self.pixel_seconds + self.reading_seconds
 
 
 class Stopwatch:
@@ -77,3 +77,47 @@ class Stopwatch:
     def _synchronise(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One evaluation of a set: what `throughput` says of it, and the seconds that all of it took."""
+
+    throughput: Throughput
+    seconds: float
+
+    @property
+    def end_to_end_seconds(self) -> float:
+        """Seconds of the task, with reading and computing one after the other.
+
+        A cache of decoded images and threads that read ahead hide time that a first run would wait for. Here every
+        image counts as read once, with nothing beside it, so that a figure does not depend on which cell came first.
+        """
+        told = self.throughput
+        return self.seconds - told.aside_seconds - told.pixel_seconds + told.reading_seconds
+
+
+def settled(first: Pass, again: Callable[[], Pass]) -> list[Pass]:
+    """The passes that a set's speed is told from: the first, or, where that was short, REPEATS more without it.
+
+    A first pass also pays for what later ones find ready (threads, memory, kernels), which shows in a short one. All
+    processes decide alike, by the slowest.
+    """
+    longest = max(exchanged(first.seconds))
+    return [first] if longest >= SHORT_SECONDS else [again() for _ in range(REPEATS)]
+
+
+def speeds(passes: Sequence[Pass]) -> dict[str, Any]:
+    """Samples a second, end to end and in the model alone, by the medians of the seconds of some passes."""
+    told = passes[0].throughput
+    whole = median(one.end_to_end_seconds for one in passes)
+    model = median(one.throughput.model_seconds for one in passes)
+    return {
+        "unit": told.unit,
+        "samples": told.samples,
+        "passes": len(passes),
+        "end_to_end_seconds": round(whole, 4),
+        "model_seconds": round(model, 4),
+        "end_to_end_per_second": round(told.samples / whole, 3),
+        "model_per_second": round(told.samples / model, 3),
+    }

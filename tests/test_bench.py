@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.bench import Bench, speeds
+from harness.bench import Bench
 from harness.cell import RunRequest
 from harness.cost.latency import measure_latency
 from harness.data.scenes import write_scenes
@@ -22,7 +22,7 @@ from harness.grid import plan_cells
 from harness.progress import Progress
 from harness.runner import run_cells
 from harness.store import Store
-from harness.timing import Throughput
+from harness.timing import REPEATS
 
 COUNT = 11
 # A caption and an image each ask for the other; two questions are asked of each scene.
@@ -89,22 +89,11 @@ def test_throughput_counts_the_tasks_samples(alone: list[dict[str, Any]]) -> Non
     for record in alone:
         speed = record["throughput"]
         assert (speed["unit"], speed["samples"]) == SAMPLES[record["spec"]["task"]]
+        assert speed["passes"] in (1, REPEATS)
         assert 0 < speed["model_seconds"] <= speed["end_to_end_seconds"]
         assert speed["end_to_end_per_second"] == pytest.approx(speed["samples"] / speed["end_to_end_seconds"], rel=0.02)
         assert speed["model_per_second"] >= speed["end_to_end_per_second"]
     assert {record["run"]["processes"] for record in alone} == {1}
-
-
-def test_speeds_of_known_seconds() -> None:
-    measured = Throughput("pairs", 60, 2.0, pixel_seconds=1.0, reading_seconds=3.0, aside_seconds=4.0)
-    assert speeds(measured, 12.0) == {
-        "unit": "pairs",
-        "samples": 60,
-        "end_to_end_seconds": 10.0,  # 12 - 4 aside - 1 waited + 3 of reading
-        "model_seconds": 2.0,
-        "end_to_end_per_second": 6.0,
-        "model_per_second": 30.0,
-    }
 
 
 def test_a_task_that_the_weights_have_no_head_for_is_refused_before_anything_is_measured(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness import timing
-from harness.timing import Stopwatch, Throughput
+from harness.timing import REPEATS, SHORT_SECONDS, Pass, Stopwatch, Throughput, settled, speeds
 
 
 class Clock:
@@ -44,7 +44,37 @@ def test_the_model_s_seconds_are_without_waiting_and_without_what_is_aside(clock
     assert (watch.model_seconds, watch.pixel_seconds, watch.aside_seconds) == (6, 0.75, 7.25)
 
 
+def one_pass(seconds: float, model: float = 1.0) -> Pass:
+    """20 s of evaluation: of 36 questions, 3 s waiting and 5 aside; reading took 4 s, hidden or not."""
+    return Pass(Throughput("questions", 36, model, pixel_seconds=3.0, reading_seconds=4.0, aside_seconds=5.0), seconds)
+
+
 def test_end_to_end_counts_reading_in_full_and_nothing_twice() -> None:
-    """20 s of evaluation, of which 3 were waiting and 5 aside; the images took 4 s to read, hidden or not."""
-    found = Throughput("questions", 36, 8.0, 3.0, 4.0, 5.0)
-    assert found.end_to_end_seconds(20) == 16
+    assert one_pass(20).end_to_end_seconds == 16
+
+
+def test_a_long_pass_stands_for_itself() -> None:
+    def never() -> Pass:
+        raise AssertionError("measured again")
+
+    first = one_pass(SHORT_SECONDS)
+    assert settled(first, never) == [first]
+
+
+def test_a_short_pass_is_made_again_and_left_out() -> None:
+    others = [one_pass(seconds) for seconds in range(1, REPEATS + 1)]
+    coming = iter(others)
+    assert settled(one_pass(0.99 * SHORT_SECONDS), lambda: next(coming)) == others
+
+
+def test_speeds_are_of_the_median_of_each_kind_of_seconds() -> None:
+    passes = [one_pass(22, model=4), one_pass(16, model=3), one_pass(14, model=9)]
+    assert speeds(passes) == {
+        "unit": "questions",
+        "samples": 36,
+        "passes": 3,
+        "end_to_end_seconds": 12,  # 16 - 5 aside - 3 waited + 4 of reading
+        "model_seconds": 4,
+        "end_to_end_per_second": 3,
+        "model_per_second": 9,
+    }

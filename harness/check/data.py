@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.check.data_commands import pretrain_command, run_commands
+from harness.check.data_commands import answer_command, pretrain_command, run_commands
 from harness.check.data_pairs import pairs_report, sentences_reports, shards_report
 from harness.check.data_report import Report, check_images, counted, spread
 from harness.data.formats import captions, classes, entailment, nlvr2, questions
@@ -45,7 +45,10 @@ def inspect(source: Source, progress: Progress) -> list[Report]:
     """A report of every set that is there; of several splits, of the one that evaluations use."""
     here = source.meant
     kinds = {one.kind for one in here}
-    reports = [_task_report(source, one, progress) for one in TASK_SETS if kinds & set(one.kinds)]
+    wanted = [one for one in TASK_SETS if kinds & set(one.kinds)]
+    if questions.is_unanswered(source):
+        wanted = [one for one in wanted if one is not ANSWERED] + [UNANSWERED]
+    reports = [_task_report(source, one, progress) for one in wanted]
     reports += [pairs_report(one, source.root, progress) for one in here if one.kind is Kind.PAIRS]
     shards = [one.path for one in here if one.kind is Kind.SHARDS]
     if shards:
@@ -79,7 +82,7 @@ def _task_report(source: Source, wanted: TaskSet, progress: Progress) -> Report:
         first, *others = wanted.counts(data)
         report.counts = [f"{counted(len(data.images), 'image')}, {first}", *others]
         check_images(data.images, tally, progress)
-        report.commands = _commands(source, chosen, wanted.tasks)
+        report.commands = _commands(source, chosen, wanted)
     report.findings = list(tally.found.values())
     return report
 
@@ -93,8 +96,10 @@ def _title(one: Found, source: Source, read: tuple[str, ...] = ()) -> str:
     return f"{title}, split {'+'.join(read)} of {splits}" if read else f"{title}, splits {splits}"
 
 
-def _commands(source: Source, chosen: Found, names: tuple[str, ...]) -> list[str]:
-    commands = run_commands(names, str(source.where))
+def _commands(source: Source, chosen: Found, wanted: TaskSet) -> list[str]:
+    if wanted is UNANSWERED:
+        return [answer_command(str(source.where))]
+    commands = run_commands(wanted.tasks, str(source.where))
     if chosen.kind in (Kind.COCO_CAPTIONS, Kind.CAPTION_LIST):
         commands.append(pretrain_command(str(chosen.path)))
     return commands
@@ -110,6 +115,10 @@ def _questions(data: ImageTextSet) -> list[str]:
     listed = f"a list of {counted(len(data.answers), 'answer')} to rank" if data.answers else ""
     different = counted(len({answer for _, answer in answers}), "different answer")
     return [f"{counted(len(data.questions), 'question')}, {each}, {different}", listed]
+
+
+def _unanswered(data: ImageTextSet) -> list[str]:
+    return [counted(len(data.questions), "question")]
 
 
 def _entailment(data: ImageTextSet) -> list[str]:
@@ -136,6 +145,16 @@ def _templates(data: ImageTextSet) -> str:
     return counted(len(data.templates), "template") if data.templates else ""
 
 
+ANSWERED = TaskSet(
+    (*questions.KINDS, Kind.VQA_ANNOTATIONS),
+    ("vqa",),
+    questions.choose_questions,
+    questions.read_questions,
+    _questions,
+)
+UNANSWERED = TaskSet(
+    questions.UNANSWERED_KINDS, (), questions.choose_unanswered, questions.read_unanswered, _unanswered
+)
 TASK_SETS = (
     TaskSet(
         (*captions.KINDS, Kind.CAPTION_REFERENCES),
@@ -144,13 +163,7 @@ TASK_SETS = (
         captions.read_captions,
         _captions,
     ),
-    TaskSet(
-        (*questions.KINDS, Kind.VQA_ANNOTATIONS),
-        ("vqa",),
-        questions.choose_questions,
-        questions.read_questions,
-        _questions,
-    ),
+    ANSWERED,
     TaskSet(entailment.KINDS, ("entailment",), entailment.choose_entailment, entailment.read_entailment, _entailment),
     TaskSet(nlvr2.KINDS, ("nlvr2",), nlvr2.choose_nlvr2, nlvr2.read_nlvr2, _statements),
     TaskSet(classes.KINDS, ("classification",), classes.choose_classes, classes.read_classes, _classes),

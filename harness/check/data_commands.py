@@ -25,6 +25,11 @@ def pretrain_command(source: str) -> str:
     return join([*HARNESS, "pretrain", "--model", "albef-tiny", "--data", source])
 
 
+def answer_command(data: str) -> str:
+    """The command that answers questions for the server of VQA v2."""
+    return join([*HARNESS, "answer", "--method", "elip", "--data", data, "--out", "answers.json"])
+
+
 def metrics_command(captions: Path, references: Sequence[Path]) -> str:
     """The command that scores captions."""
     return join([*HARNESS, "check", "captions", str(captions), *map(str, references)])

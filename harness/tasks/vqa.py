@@ -51,34 +51,41 @@ class VQA(Task):
 
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
         assert isinstance(options, VQAOptions)
-        host, questions = encoder.host, data.annotations.questions
-        if not questions:
-            raise HarnessError("vqa: the data has no questions")
-        ranked = options.inference == "rank"
-        if ranked and not host.answers:
-            raise HarnessError(f"vqa: {host.name} comes without a closed list of answers; fine-tune it on vqa first")
-        if options.blank_images:
-            encoder.show_blank()
-        texts = Texts(host, [question.text for question in questions], questions=True)
-        owners = data.places(question.image for question in questions)
-        given = answered(encoder, texts, owners) if ranked else generated(encoder, texts, owners, options)
+        questions = data.annotations.questions
+        given, texts, owners = answers(encoder, data, options)
         names = data.names
         clusters = [names[owner] for owner in owners.tolist()]
         outcomes = accuracies(given, questions, clusters)
         diagnostics = encoder.mentioned(owners, texts, [question.patches for question in questions])
-        if not ranked:
+        if options.inference == "generate":
             diagnostics["answers"] = {str(question.id): text for question, text in zip(questions[:SHOWN], given)}
         return Outcome("vqa", outcomes, encoder.throughput("questions", len(questions)), diagnostics)
 
 
-def answered(encoder: VisionEncoder, texts: Texts, owners: Tensor) -> list[str]:
+def answers(encoder: VisionEncoder, data: TaskData, options: VQAOptions) -> tuple[list[str], Texts, Tensor]:
+    """The host's answer to each question of the data, the questions as texts, and the image (Q,) of each."""
+    host, questions = encoder.host, data.annotations.questions
+    if not questions:
+        raise HarnessError("vqa: the data has no questions")
+    ranked = options.inference == "rank"
+    if ranked and not host.answers:
+        raise HarnessError(f"vqa: {host.name} comes without a closed list of answers; fine-tune it on vqa first")
+    if options.blank_images:
+        encoder.show_blank()
+    texts = Texts(host, [question.text for question in questions], questions=True)
+    owners = data.places(question.image for question in questions)
+    given = picked(encoder, texts, owners) if ranked else generated(encoder, texts, owners, options)
+    return given, texts, owners
+
+
+def picked(encoder: VisionEncoder, texts: Texts, owners: Tensor) -> list[str]:
     """Of the closed list, the host's answer to each question; of equal scores the earlier one."""
     host = encoder.host
-    answers = on_device(host.model.answers(host.tokenizer, host.answers), host.device)
+    closed = on_device(host.model.answers(host.tokenizer, host.answers), host.device)
 
     def best(rows: Tensor) -> Tensor:
         asked = texts.rows(rows)
-        return host.model.answer_scores(asked, encoder.pair_states(owners[rows.cpu()], asked), answers).argmax(1)
+        return host.model.answer_scores(asked, encoder.pair_states(owners[rows.cpu()], asked), closed).argmax(1)
 
     return [host.answers[pick] for pick in encoder.over(len(owners), best, "questions", images=owners).tolist()]
 

@@ -127,6 +127,20 @@ def test_questions_and_annotations_that_do_not_fit(tmp_path: Path) -> None:
     assert "annotations: the id 1 stands there twice" in finding(found, "repeated annotations")
 
 
+def test_questions_without_any_annotations_are_for_the_server(tmp_path: Path) -> None:
+    picture(tmp_path / "COCO_test2015_000000000007.jpg")
+    put(tmp_path / "q.json", {"questions": [{"question_id": 1, "image_id": 7, "question": "What?"}]})
+    command = f"python -m harness answer --method elip --data {tmp_path} --out answers.json"
+    found, good = told(tmp_path)
+    assert good
+    assert {"1 image, 1 question", command} <= set(found)
+    assert f"{tmp_path}/q.json: no annotations for it" in finding(found, "questions without annotations")
+    put(tmp_path / "a.json", {"annotations": [{"question_id": 1, "answers": [{"answer": "a"}] * 10}]})
+    found, good = told(tmp_path)
+    assert good
+    assert command not in found
+
+
 def test_images_without_captions_are_counted_and_left_out(tmp_path: Path) -> None:
     pictures(tmp_path, ("1.jpg", "2.jpg", "3.jpg"))
     images = [{"id": number, "file_name": f"{number}.jpg"} for number in (1, 2, 3)]
@@ -287,7 +301,7 @@ def test_a_choice_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         put(tmp_path / f"{name}.json", [{"image": "a.jpg", "caption": ["A", "B"]}])
     found, good = told(tmp_path)
     assert not good
-    assert found[1].endswith("several files of captions (x.json, y.json); keep one of them in the folder")
+    assert found[1].endswith("several files of captions (x.json, y.json); name one of the files")
 
 
 def test_a_folder_without_annotations(tmp_path: Path) -> None:

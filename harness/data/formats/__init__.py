@@ -10,7 +10,7 @@ from harness.data.formats.files import Json, rows_with
 from harness.data.formats.kinds import is_captions
 from harness.data.formats.listing import IMAGE_SUFFIXES
 from harness.data.formats.nlvr2 import load_nlvr2
-from harness.data.formats.questions import load_questions
+from harness.data.formats.questions import load_questions, load_unanswered
 from harness.data.formats.records import Caption, ClassifiedImage, Hypothesis, ImageTextSet, PairStatement, Question
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "load_entailment",
     "load_nlvr2",
     "load_questions",
+    "load_unanswered",
     "rows_with",
 ]

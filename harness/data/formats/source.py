@@ -60,7 +60,7 @@ class Source:
         fitting = [one for one in candidates if set(one.splits) & set(splits)] if splits else list(candidates)
         if len(fitting) > 1:
             names = ", ".join(str(one.path.relative_to(self.root)) for one in fitting)
-            raise HarnessError(f"data {self.where}: several files of {what} ({names}); keep one of them in the folder")
+            raise HarnessError(f"data {self.where}: several files of {what} ({names}); name one of the files")
         return fitting[0], splits
 
 
