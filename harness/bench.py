@@ -68,6 +68,7 @@ class Bench:
         host, reducer, training = self.subject(cell)
         data = agreed(partial(self._set, cell, host.model.config))
         encoder, outcome, first = agreed(partial(self._timed, cell, host, reducer, data, self.progress))
+        encoder.release()
         passes = settled(first, lambda: agreed(partial(self._timed, cell, host, reducer, data, SILENT))[-1])
         blind = agreed(partial(self._blind, cell, host, reducer, data))
         fallback = type(reducer).without_text if encoder.text_guided else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from errno import EISDIR
 from pathlib import Path
 from typing import Annotated
 
@@ -55,24 +56,40 @@ def answer(
 ) -> None:
     """Answer questions without annotations, as [{"question_id", "answer"}] for the official server of VQA v2."""
     set_threads(workers)
-    from harness.answers import server_answers
+    from harness.able import chosen_hosts
+    from harness.answers import answering_cell, server_answers
+    from harness.data.scenes import BUILT_IN_WORLD
     from harness.errors import HarnessError
-    from harness.files import ensure_writable, explained, write_atomically
+    from harness.files import write_atomically
+    from harness.parallel import by_first
     from harness.progress import Progress
     from harness.ranks import is_first
 
-    fixed = {"task_names": "vqa", "protocol": "inference", "set_train": None, "seed": str(seed)}
-    budget = {"ratios": None if ratio is None else f"{ratio!r}"}
-    wanted = requests({**context.params, **fixed, **budget})
-    if len(wanted) != 1 or len(wanted[0].methods) != 1:
+    # Which hosts can answer: a set without annotations says nothing of it.
+    hosts = chosen_hosts(model, "vqa", weights, BUILT_IN_WORLD)
+    ratios = None if ratio is None else f"{ratio!r}"
+    fixed = {"model": hosts[0][0], "task_names": "vqa", "protocol": "inference", "set_train": None}
+    (request,) = requests({**context.params, **fixed, "seed": str(seed), "ratios": ratios})
+    if len(hosts) > 1 or len(request.methods) > 1:
         raise HarnessError("answer: answers of one model under one method at a time; name one of each")
     with processes(device) as first:
-        with explained(f"{out}: cannot be written", "choose another --out"):
-            ensure_writable(out.parent)
-            if out.is_dir():
-                raise IsADirectoryError(21, "it is a folder")
-        found = server_answers(wanted[0], Progress(quiet or not is_first()))
+        progress = Progress(quiet or not is_first())
+        by_first(lambda: _check_place(out))
+        cell = by_first(lambda: answering_cell(request, progress))
+        found = server_answers(cell, weights, progress)
         if first:
             lines = ",\n".join(json.dumps(one) for one in found)
             write_atomically(out, f"[\n{lines}\n]\n".encode())
-            typer.echo(f"{len(found):,} answers in {out}", err=True)
+            budget = "" if method == "dense" or ratio is None else f" at ratio {ratio:g} ({match})"
+            noun = "answer" if len(found) == 1 else "answers"
+            typer.echo(f"{len(found):,} {noun} of {cell.model}, {cell.method}{budget}, in {out}", err=True)
+
+
+def _check_place(out: Path) -> None:
+    """HarnessError where the file cannot be written: better now than after the answers."""
+    from harness.files import ensure_writable, explained
+
+    with explained(f"{out}: cannot be written", "choose another --out"):
+        ensure_writable(out.parent)
+        if out.is_dir():
+            raise IsADirectoryError(EISDIR, "it is a folder")

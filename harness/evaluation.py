@@ -114,6 +114,10 @@ class VisionEncoder:
         self._encoded[1] += len(index_B)
         return encode(self.tower, self.reducer, pixels_BCHW, self.host.model.guide(texts))
 
+    def release(self) -> None:
+        """Keep no tokens any more."""
+        self._states = ImageStates(len(self.images), 0)
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """What is done within is no part of the task: its seconds are told apart."""

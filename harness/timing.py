@@ -13,8 +13,8 @@ import torch
 
 from harness.parallel import exchanged
 
-# A pass that takes less is made again, as often as REPEATS, to be measured with everything warm.
-SHORT_SECONDS = 1.0
+# A pass is made again, to be measured with everything warm, as often as fits in these seconds, and REPEATS at most.
+SPARE_SECONDS = 5.0
 REPEATS = 5
 
 
@@ -98,13 +98,13 @@ class Pass:
 
 
 def settled(first: Pass, again: Callable[[], Pass]) -> list[Pass]:
-    """The passes that a set's speed is told from: the first, or, where that was short, REPEATS more without it.
+    """The passes that a set's speed is told from: those after the first, or the first where it took SPARE_SECONDS.
 
     A first pass also pays for what later ones find ready (threads, memory, kernels), which shows in a short one. All
     processes decide alike, by the slowest.
     """
-    longest = max(exchanged(first.seconds))
-    return [first] if longest >= SHORT_SECONDS else [again() for _ in range(REPEATS)]
+    count = min(REPEATS, int(SPARE_SECONDS / max(exchanged(first.seconds))))
+    return [again() for _ in range(count)] or [first]
 
 
 def speeds(passes: Sequence[Pass]) -> dict[str, Any]:

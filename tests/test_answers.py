@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from harness.answers import server_answers
+from harness.answers import answering_cell, server_answers
 from harness.cell import RunRequest
 from harness.cli import main
 from harness.data.formats import load_questions, load_unanswered
@@ -60,15 +61,16 @@ def harness(capsys: pytest.CaptureFixture[str]) -> Call:
     return call
 
 
-def request(data: Path, method: str = "dense", ratio: float = 1.0) -> RunRequest:
-    return RunRequest(methods=(method,), ratios=(ratio,), tasks=("vqa",), data=str(data))
+def answered(data: Path, method: str = "dense", ratio: float = 1.0) -> list[dict[str, Any]]:
+    request = RunRequest(methods=(method,), ratios=(ratio,), tasks=("vqa",), data=str(data))
+    return server_answers(answering_cell(request, SILENT), None, SILENT)
 
 
 @pytest.mark.parametrize(("method", "ratio"), [("dense", 1.0), ("elip", 0.6)])
 def test_the_answers_are_those_that_are_scored(asked: tuple[Path, Path], method: str, ratio: float) -> None:
     whole, bare = asked
     questions = {one.id: one for one in load_questions(whole).questions}
-    found = server_answers(request(bare, method, ratio), SILENT)
+    found = answered(bare, method, ratio)
     order = [one["question_id"] for one in json.loads((bare / "some.json").read_text())["questions"]]
     assert [one["question_id"] for one in found] == order
     assert {frozenset(one) for one in found} == {frozenset({"question_id", "answer"})}
@@ -92,7 +94,7 @@ def test_two_processes_write_the_file_that_one_writes(asked: tuple[Path, Path], 
     words = ["answer", "--method", "evit", "--ratio", "0.7", "--data", str(asked[1]), "--limit", "5", "--quiet"]
     status, printed, told = harness(*words, "--out", tmp_path / "new" / "one.json")
     assert (status, printed) == (0, "")
-    assert told.strip() == f"10 answers in {tmp_path / 'new' / 'one.json'}"
+    assert told.strip() == f"10 answers of albef-tiny, evit at ratio 0.7 (tokens), in {tmp_path / 'new' / 'one.json'}"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "harness"]
     quick = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -102,7 +104,7 @@ def test_two_processes_write_the_file_that_one_writes(asked: tuple[Path, Path], 
     assert (tmp_path / "two.json").read_text() == (tmp_path / "new" / "one.json").read_text()
 
 
-def test_albefs_list_of_a_test_split(tmp_path: Path) -> None:
+def test_albefs_list_of_a_test_split(tmp_path: Path, harness: Call) -> None:
     picture(tmp_path / "test2015" / "a.jpg")
     rows = [{"question_id": 7, "question": "What?", "image": "test2015/a.jpg", "dataset": "vqa"}]
     put(tmp_path, "vqa_test.json", rows)
@@ -110,6 +112,13 @@ def test_albefs_list_of_a_test_split(tmp_path: Path) -> None:
     assert (found.id, found.text, found.answers, found.image.name) == (7, "What?", (), "a.jpg")
     with pytest.raises(HarnessError, match="no questions with answers in it"):
         load_questions(tmp_path)
+    status, _, told = harness("answer", "--data", tmp_path, "--out", tmp_path / "out" / "a.json")
+    assert (status, told.strip()[:27]) == (0, "1 answer of albef-tiny, den")
+    (one,) = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert one["question_id"] == 7
+    put(tmp_path, "vqa_test.json", [{"question": "What?", "image": "test2015/a.jpg"}])
+    with pytest.raises(HarnessError, match="question_id"):
+        load_unanswered(tmp_path)
 
 
 def test_of_several_files_one_is_to_be_named(tmp_path: Path) -> None:
@@ -149,8 +158,10 @@ def test_questions_that_cannot_be_asked_are_named(tmp_path: Path, fault: str) ->
 REFUSED = {
     "two methods": (["--method", "elip,evit"], "one model under one method at a time"),
     "two models": (["--model", "albef-tiny,blip-tiny"], "one model under one method at a time"),
+    "budget of dense": (["--ratio", "0.5"], "dense keeps every token: it has no ratio, schedule or settings"),
+    "setting of dense": (["--set", "fuse=true"], "dense keeps every token: it has no ratio, schedule or settings"),
     "no host for it": (["--model", "clip-tiny"], "model clip-tiny: no weights ship with it"),
-    "ratio": (["--ratio", "1.5"], "ratio 1.5: expected a number above 0"),
+    "ratio": (["--method", "evit", "--ratio", "1.5"], "ratio 1.5: expected a number above 0"),
 }
 
 
@@ -163,6 +174,19 @@ def test_what_cannot_be_is_one_line(asked: tuple[Path, Path], harness: Call, tmp
     assert said in told
     assert len(told.strip().splitlines()) == 1
     assert not (tmp_path / "a.json").exists()
+
+
+def test_memory_that_runs_out_is_one_line(
+    asked: tuple[Path, Path], harness: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("harness.answers.answers", full)
+    status, _, told = harness(
+        "answer", "--data", asked[1], "--out", tmp_path / "a.json", "--batch-size", "9", "--quiet"
+    )
+    assert (status, told) == (2, "error: answer: out of memory on cpu; give a --batch-size below 9\n")
 
 
 def test_a_place_that_cannot_be_written_is_known_before_anything_is_answered(

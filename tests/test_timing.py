@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness import timing
-from harness.timing import REPEATS, SHORT_SECONDS, Pass, Stopwatch, Throughput, settled, speeds
+from harness.timing import REPEATS, SPARE_SECONDS, Pass, Stopwatch, Throughput, settled, speeds
 
 
 class Clock:
@@ -53,18 +53,14 @@ def test_end_to_end_counts_reading_in_full_and_nothing_twice() -> None:
     assert one_pass(20).end_to_end_seconds == 16
 
 
-def test_a_long_pass_stands_for_itself() -> None:
-    def never() -> Pass:
-        raise AssertionError("measured again")
-
-    first = one_pass(SHORT_SECONDS)
-    assert settled(first, never) == [first]
-
-
-def test_a_short_pass_is_made_again_and_left_out() -> None:
-    others = [one_pass(seconds) for seconds in range(1, REPEATS + 1)]
+@pytest.mark.parametrize(
+    ("share", "more"), [(2.0, 0), (1.01, 0), (0.99, 1), (0.45, 2), (0.21, 4), (0.19, REPEATS), (1e-6, REPEATS)]
+)
+def test_a_pass_is_made_again_as_often_as_there_is_time_and_then_left_out(share: float, more: int) -> None:
+    first, others = one_pass(share * SPARE_SECONDS), [one_pass(seconds) for seconds in range(1, more + 1)]
     coming = iter(others)
-    assert settled(one_pass(0.99 * SHORT_SECONDS), lambda: next(coming)) == others
+    assert settled(first, lambda: next(coming)) == (others or [first])
+    assert next(coming, None) is None
 
 
 def test_speeds_are_of_the_median_of_each_kind_of_seconds() -> None:

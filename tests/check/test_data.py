@@ -134,7 +134,7 @@ def test_questions_without_any_annotations_are_for_the_server(tmp_path: Path) ->
     found, good = told(tmp_path)
     assert good
     assert {"1 image, 1 question", command} <= set(found)
-    assert f"{tmp_path}/q.json: no annotations for it" in finding(found, "questions without annotations")
+    assert f"{tmp_path}/q.json: no answers in it and no annotations" in finding(found, "questions without annotations")
     put(tmp_path / "a.json", {"annotations": [{"question_id": 1, "answers": [{"answer": "a"}] * 10}]})
     found, good = told(tmp_path)
     assert good
@@ -301,7 +301,7 @@ def test_a_choice_that_cannot_be_made_is_said(tmp_path: Path) -> None:
         put(tmp_path / f"{name}.json", [{"image": "a.jpg", "caption": ["A", "B"]}])
     found, good = told(tmp_path)
     assert not good
-    assert found[1].endswith("several files of captions (x.json, y.json); name one of the files")
+    assert found[1].endswith("several files of captions (x.json, y.json); name one of the files, or keep one")
 
 
 def test_a_folder_without_annotations(tmp_path: Path) -> None:

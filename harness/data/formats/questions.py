@@ -5,7 +5,7 @@ Samples and mirrors of VQA v2 leave image_id out of the annotations, so the ques
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -66,9 +66,9 @@ def read_unanswered(
     """`load_unanswered`, with what is wrong told to `findings`."""
     found, _ = choose_unanswered(source, split)
     if is_unanswered(source):
-        line = f"{found.path}: no annotations for it; put them beside it, or let the server of VQA v2 score the answers"
+        line = f"{found.path}: no answers in it and no annotations beside it; the server of VQA v2 scores answers"
         findings.odd("questions without annotations", line)
-    rows = _questions_of(found) if found.kind is Kind.VQA_QUESTIONS else _albef(found)
+    rows = _questions_of(found) if found.kind is Kind.VQA_QUESTIONS else _albef(found, {"question_id"})
     asked = [replace(one, answers=()) for one in rows]
     return _of_images(source, found, asked, findings, limit, answered=False)
 
@@ -111,7 +111,8 @@ def choose_questions(source: Source, split: str | None) -> tuple[Found, Found | 
     """The file that questions are read from, and VQA v2's file of their answers."""
     asked, partners = source.of(Kind.VQA_QUESTIONS), _partners(source)
     candidates = [one for one in asked if partners[one.path]] + source.of(Kind.ALBEF_VQA)
-    if asked and not candidates:
+    asked = [one for one in asked if one in source.meant]
+    if asked and not any(one in source.meant for one in candidates):
         line = f"data {source.where}: no VQA v2 annotations for {asked[0].path.name}; put them beside it"
         raise HarnessError(f"{line}, or see: python -m harness answer --help")
     found, _ = source.choose(candidates, "questions with answers", KINDS, split)
@@ -160,13 +161,13 @@ def _questions_of(found: Found) -> list[_Asked]:
     return [_Asked(row["image_id"], row["question_id"], words(row["question"]), ()) for row in rows]
 
 
-def _albef(found: Found) -> list[_Asked]:
+def _albef(found: Found, needed: Collection[str] = ()) -> list[_Asked]:
     """ALBEF's list; `answer` is the list of annotators' answers, or for questions of Visual Genome one text.
 
-    Its list of the test split has no answers.
+    Its list of the test split has no answers. `needed`: what every entry must have beside what is read of it.
     """
     path, asked = found.path, list[_Asked]()
-    fields = {"image", "question"} | ({"answer"} if found.kind is Kind.ALBEF_VQA else set())
+    fields = {"image", "question", *needed} | ({"answer"} if found.kind is Kind.ALBEF_VQA else set())
     for number, row in enumerate(rows_with(path, read_json(path), fields)):
         given = row.get("answer", [])
         answers = tuple(str(text) for text in (given if isinstance(given, list) else [given]))

@@ -60,7 +60,8 @@ class Source:
         fitting = [one for one in candidates if set(one.splits) & set(splits)] if splits else list(candidates)
         if len(fitting) > 1:
             names = ", ".join(str(one.path.relative_to(self.root)) for one in fitting)
-            raise HarnessError(f"data {self.where}: several files of {what} ({names}); name one of the files")
+            line = f"data {self.where}: several files of {what} ({names})"
+            raise HarnessError(f"{line}; name one of the files, or keep one")
         return fitting[0], splits
 
 
