@@ -13,8 +13,8 @@ import torch
 
 from harness.parallel import exchanged
 
-# A pass is made again, to be measured with everything warm, as often as fits in these seconds, and REPEATS at most.
-SPARE_SECONDS = 5.0
+# A pass is made again, warm and in turn with dense, as often as fits in these seconds, and REPEATS at most.
+SPARE_SECONDS = 3.0
 REPEATS = 5
 
 
@@ -97,22 +97,33 @@ class Pass:
         return self.seconds - told.aside_seconds - told.pixel_seconds + told.reading_seconds
 
 
-def settled(first: Pass, again: Callable[[], Pass]) -> list[Pass]:
-    """The passes that a set's speed is told from: those after the first, or the first where it took SPARE_SECONDS.
+def settled(
+    first: Pass, again: Callable[[], Pass], dense: Callable[[], Pass] | None = None
+) -> tuple[list[Pass], list[Pass]]:
+    """The passes that a set's speed is told from, and those of dense that were made in turn with them.
 
-    A first pass also pays for what later ones find ready (threads, memory, kernels), which shows in a short one. All
-    processes decide alike, by the slowest.
+    They are those after the first, or the first where it took SPARE_SECONDS, with none of dense. A first pass also pays
+    for what later ones find ready (threads, memory, kernels), and the machine's own rate changes within seconds: both
+    show in short passes. All processes decide alike, by the slowest.
     """
     count = min(REPEATS, int(SPARE_SECONDS / max(exchanged(first.seconds))))
-    return [again() for _ in range(count)] or [first]
+    passes, beside = [], []
+    for _ in range(count):
+        if dense is not None:
+            beside.append(dense())
+        passes.append(again())
+    return passes or [first], beside
 
 
-def speeds(passes: Sequence[Pass]) -> dict[str, Any]:
-    """Samples a second, end to end and in the model alone, by the medians of the seconds of some passes."""
+def speeds(passes: Sequence[Pass], beside: Sequence[Pass] = ()) -> dict[str, Any]:
+    """Samples a second, end to end and in the model alone, by the medians of the seconds of some passes.
+
+    "dense": the same of dense's passes `beside` them; None where there are none.
+    """
     told = passes[0].throughput
     whole = median(one.end_to_end_seconds for one in passes)
     model = median(one.throughput.model_seconds for one in passes)
-    return {
+    found: dict[str, Any] = {
         "unit": told.unit,
         "samples": told.samples,
         "passes": len(passes),
@@ -121,3 +132,8 @@ def speeds(passes: Sequence[Pass]) -> dict[str, Any]:
         "end_to_end_per_second": round(told.samples / whole, 3),
         "model_per_second": round(told.samples / model, 3),
     }
+    return found | {"dense": _rates(speeds(beside)) if beside else None}
+
+
+def _rates(speed: dict[str, Any]) -> dict[str, float]:
+    return {name: speed[name] for name in ("end_to_end_per_second", "model_per_second")}

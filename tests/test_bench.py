@@ -90,6 +90,7 @@ def test_throughput_counts_the_tasks_samples(alone: list[dict[str, Any]]) -> Non
         speed = record["throughput"]
         assert (speed["unit"], speed["samples"]) == SAMPLES[record["spec"]["task"]]
         assert 1 <= speed["passes"] <= REPEATS
+        assert (speed["dense"] is None) == (record["spec"]["method"] == "dense")
         assert 0 < speed["model_seconds"] <= speed["end_to_end_seconds"]
         assert speed["end_to_end_per_second"] == pytest.approx(speed["samples"] / speed["end_to_end_seconds"], rel=0.02)
         assert speed["model_per_second"] >= speed["end_to_end_per_second"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -59,13 +61,25 @@ def test_end_to_end_counts_reading_in_full_and_nothing_twice() -> None:
 def test_a_pass_is_made_again_as_often_as_there_is_time_and_then_left_out(share: float, more: int) -> None:
     first, others = one_pass(share * SPARE_SECONDS), [one_pass(seconds) for seconds in range(1, more + 1)]
     coming = iter(others)
-    assert settled(first, lambda: next(coming)) == (others or [first])
+    assert settled(first, lambda: next(coming)) == (others or [first], [])
     assert next(coming, None) is None
+
+
+def test_dense_takes_turns_with_what_is_measured_again() -> None:
+    order: list[str] = []
+
+    def noted(name: str) -> Callable[[], Pass]:
+        return lambda: order.append(name) or one_pass(16 + len(order))  # type: ignore[func-returns-value]
+
+    passes, beside = settled(one_pass(SPARE_SECONDS / 2), noted("method"), noted("dense"))
+    assert order == ["dense", "method"] * 2
+    assert ([one.seconds for one in beside], [one.seconds for one in passes]) == ([17, 19], [18, 20])
+    assert settled(one_pass(2 * SPARE_SECONDS), noted("method"), noted("dense"))[1] == []
 
 
 def test_speeds_are_of_the_median_of_each_kind_of_seconds() -> None:
     passes = [one_pass(22, model=4), one_pass(16, model=3), one_pass(14, model=9)]
-    assert speeds(passes) == {
+    found = {
         "unit": "questions",
         "samples": 36,
         "passes": 3,
@@ -73,4 +87,8 @@ def test_speeds_are_of_the_median_of_each_kind_of_seconds() -> None:
         "model_seconds": 4,
         "end_to_end_per_second": 3,
         "model_per_second": 9,
+        "dense": None,
     }
+    assert speeds(passes) == found
+    dense = {"end_to_end_per_second": 2, "model_per_second": 6}
+    assert speeds(passes, [one_pass(22, model=6)]) == found | {"dense": dense}

@@ -31,7 +31,10 @@ def costs_by_size(board: pd.DataFrame) -> list[tuple[str, list[Column]]]:
 
 
 def throughput(board: pd.DataFrame) -> list[Column]:
-    """A column per task with samples per second, end to end and (of the model alone), and one with dense as 100 %."""
+    """A column per task with samples per second, end to end and (of the model alone), and one with dense as 100 %:
+
+    the dense passes made in turn with the row's where there are some, else those of dense's own row.
+    """
     columns = []
     for name in sorted(name for name in board.columns if name.startswith(UNIT_OF_TASK)):
         if board[name].isna().all():
@@ -41,7 +44,9 @@ def throughput(board: pd.DataFrame) -> list[Column]:
         columns.append(plain(f"{task}, {unit}/s", "(model alone)", _pairs(rates)))
         dense = rates[(board["method"] == DENSE) & rates.notna().all(axis=1)]
         if len(dense):
-            columns.append(plain(task, "% of dense (model)", _pairs(100 * rates / dense.iloc[0])))
+            ratios = board[[f"throughput_ratio_{task}", f"model_throughput_ratio_{task}"]].astype(float)
+            ratios = ratios.set_axis(rates.columns, axis=1).fillna(rates / dense.iloc[0])
+            columns.append(plain(task, "% of dense (model)", _pairs(100 * ratios)))
     return columns
 
 

@@ -5,7 +5,8 @@ A metric `m` has the columns `m` (fraction), `m__low`, `m__high`, `m__n`, `m__de
 have a value (`m__seeds` of them): the bounds speak of the sampling of test items, `m__sd` and `m__delta_sd` (standard
 deviations, n - 1; NaN of one seed) of training and draws. `m__blind` stands in dense's row: the score where images are
 blank. MACs are in G multiply-adds per image, memory in MiB per image, throughput in `throughput_unit_<task>` per
-second, end to end and of the model alone (`model_throughput_<task>`); these are of the first seed. Where the tasks'
+second, end to end and of the model alone (`model_throughput_<task>`), with dense measured in turn as 1
+(`throughput_ratio_<task>`; empty where passes are long); these are of the first seed. Where the tasks'
 towers see images of different sizes (`cost_size_<task>`), there is each cost per task too (`forward_gmacs_<task>`).
 """
 

@@ -9,6 +9,7 @@ from harness.render.metric_names import metrics_of, title_of
 SEVERAL_SEEDS = "values of several seeds are means: sd is over the seeds, ± the mean of their intervals over test items"
 BLIND = "blind: dense shown blank images, which scores by the text and the most frequent answers alone"
 THROUGHPUT = "throughput: end to end, decoding of images included; in parentheses of the model alone"
+IN_TURN = "throughput, % of dense: where a pass is short, beside passes of dense made in turn with it"
 
 
 def notes(frame: pd.DataFrame) -> list[str]:
@@ -25,6 +26,9 @@ def notes(frame: pd.DataFrame) -> list[str]:
         lines.append(BLIND)
     if any(name.startswith("throughput_unit_") for name in frame.columns):
         lines.append(THROUGHPUT)
+    ratios = [name for name in frame.columns if name.startswith("throughput_ratio_")]
+    if frame[ratios].notna().any(axis=None):
+        lines.append(IN_TURN)
     if hidden := frame.attrs.get("superseded"):
         lines.append(f"{hidden} older record(s) of the same settings are not shown")
     return lines

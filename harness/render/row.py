@@ -88,6 +88,9 @@ def _of_task(task: str, records: Sequence[Record]) -> dict[str, Any]:
         found[f"throughput_{task}"] = measured["end_to_end_per_second"]
         found[f"model_throughput_{task}"] = measured["model_per_second"]
         found[f"throughput_unit_{task}"] = measured["unit"]
+        dense = measured.get("dense") or {}
+        for name, rate in (("", "end_to_end_per_second"), ("model_", "model_per_second")):
+            found[f"{name}throughput_ratio_{task}"] = _over(measured[rate], dense.get(rate))
     return found
 
 

@@ -12,6 +12,7 @@ from harness.render.frame import boards, to_frame
 from harness.render.layout import WIDTH
 from harness.render.lines import blind_line, scale
 from harness.render.metric_names import headline_metrics, title_of
+from harness.render.notes import IN_TURN
 from harness.render.tables import render_table
 
 from .conftest import full_record, make_record
@@ -68,6 +69,22 @@ def test_throughput_is_a_part_with_dense_as_100_percent(records):
     assert lines[start + 1].split() == ["method", "ratio", "vqa,", "questions/s", "vqa"]
     assert lines[start + 4].split() == ["dense", "1", "400", "(500)", "100", "(100)"]
     assert lines[start + 5].split() == ["elip", "0.5", "500", "(1000)", "125", "(200)"]
+
+
+def test_of_dense_is_beside_the_passes_made_in_turn_with_it_where_there_are_some(records):
+    dense = {"end_to_end_per_second": 250.0, "model_per_second": 800.0}
+    measured = [
+        {**record, "throughput": {**record["throughput"], "dense": dense}}
+        if record["spec"]["method"] == "elip"
+        else record
+        for record in records[:2]
+    ]
+    lines = lines_of(measured)
+    start = next(number for number, line in enumerate(lines) if line.startswith("Throughput · "))
+    assert lines[start + 4].split() == ["dense", "1", "400", "(500)", "100", "(100)"]
+    assert lines[start + 5].split() == ["elip", "0.5", "500", "(1000)", "200", "(125)"]
+    assert IN_TURN in lines
+    assert IN_TURN not in lines_of(records)
 
 
 def test_throughput_is_left_out_where_no_record_has_it(records):
