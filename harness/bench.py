@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from harness.allocator import keep_freed_memory
 from harness.cell import Cell
 from harness.cost.report import cost_report
 from harness.data.image_store import ImageStore
@@ -44,6 +45,7 @@ class Bench:
     """The hosts, sets and costs of one command's cells. `weights`: the file or folder named, None for those shipped."""
 
     def __init__(self, weights: Path | None, progress: Progress) -> None:
+        keep_freed_memory()
         self.weights, self.progress = weights, progress
         self._load: Callable[..., Host] = lru_cache(HOSTS_KEPT)(partial(load_host, warn=cache(warn_on_stderr)))
         self._data: dict[tuple[Any, ...], TaskData] = {}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.allocator import keep_freed_memory
 from harness.cost.flops import MacCounter
 from harness.cost.probe import mode_of, tower_call, tower_inputs
 from harness.errors import HarnessError
@@ -41,6 +42,7 @@ def measure_latency(
     """
     if runs < 5 or batch_size < 1:
         raise HarnessError(f"latency with {runs} runs of batch {batch_size}: expected at least 5 runs and 1 image")
+    keep_freed_memory()
     parameter = next(model.parameters())
     device = parameter.device
     images, guide = tower_inputs(model, reducer, batch_size, device, parameter.dtype, "rand")
