@@ -58,11 +58,16 @@ def check_weights(
 
 
 @checks.command("results")
-def check_results(runs: Annotated[Path, typer.Argument(help="Folder of records.")] = DEFAULT_RUNS) -> None:
+def check_results(
+    runs: Annotated[Path, typer.Argument(help="Folder of records.")] = DEFAULT_RUNS,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete records of cells that newer records measured again.")
+    ] = False,
+) -> None:
     """Read every record and its samples; say which are whole, and which this code and these weights would reproduce."""
     from harness.check.results import lines
 
-    _verdict(lines(runs))
+    _verdict(lines(runs, prune))
 
 
 @checks.command("data")

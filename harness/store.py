@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,20 @@ def stem_of(record: Mapping[str, Any]) -> str:
     spec = record["spec"]
     ratio = "paper" if spec["ratio"] is None else f"{spec['ratio']:g}"
     return f"{spec['method']}-{ratio}-{spec['task']}-{record['key'][:12]}"
+
+
+def superseded(records: Iterable[Record]) -> list[Record]:
+    """Those of cells that a newer, done record measured again with other code: what --force leaves behind."""
+    known = [(_without_code(record), (record.get("run") or {}).get("started") or "", record) for record in records]
+    newest: dict[bytes, str] = {}
+    for cell, started, record in known:
+        if record["status"] == "done":
+            newest[cell] = max(started, newest.get(cell, ""))
+    return [record for cell, started, record in known if started < newest.get(cell, "")]
+
+
+def _without_code(record: Record) -> bytes:
+    return canonical({name: value for name, value in record["spec"].items() if name != "code"})
 
 
 class Damaged(Exception):
@@ -102,6 +116,13 @@ class Store:
             raise HarnessError(
                 f"samples {self.folder / name}: {_first_line(error)}; run the cell again with --force"
             ) from error
+
+    def remove(self, record: Mapping[str, Any]) -> None:
+        """Delete a record and its samples. Raises HarnessError when that is not possible."""
+        path = self.folder / f"{stem_of(record)}.json"
+        with explained(f"record {path}: cannot be deleted", "see that its folder may be written"):
+            path.unlink()
+            path.with_suffix(".parquet").unlink(missing_ok=True)
 
     def save(self, record: Mapping[str, Any], samples: pd.DataFrame | None) -> Record:
         """Write a record, its samples first, and return it as stored (`samples` and `digest` filled in).

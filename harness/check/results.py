@@ -8,15 +8,24 @@ from pathlib import Path
 from harness.cell import method_digest
 from harness.errors import HarnessError
 from harness.registry import methods
-from harness.store import Record, Store
+from harness.store import Record, Store, superseded
 
 
-def lines(folder: Path) -> list[tuple[str, bool]]:
-    """Damaged records fail; then a count of records by status, and of those measured by other code."""
+def lines(folder: Path, prune: bool = False) -> list[tuple[str, bool]]:
+    """Damaged records fail; then a count of records by status, and of those measured by other code.
+
+    `prune`: delete those that newer records of the same cells supersede.
+    """
     if not folder.is_dir():
         raise HarnessError(f"{folder}: no such folder of records")
     damaged: list[str] = []
-    records = Store(folder, warn=damaged.append).records()
+    store = Store(folder, warn=damaged.append)
+    records = store.records()
+    older = superseded(records)
+    if prune:
+        for record in older:
+            store.remove(record)
+            records.remove(record)
     known = set(methods.names())
     current = sum(
         record["spec"]["method"] in known and record["spec"]["code"] == method_digest(record["spec"]["method"])
@@ -32,6 +41,9 @@ def lines(folder: Path) -> list[tuple[str, bool]]:
         )
     )
     found.append((f"{current} of them were measured by this very code; the others would be computed again", True))
+    if older:
+        said = "deleted" if prune else "--prune deletes them"
+        found.append((f"{len(older)} older records of cells that were measured again: {said}", True))
     return found
 
 

@@ -1,13 +1,64 @@
-"""`check results` names the cell of each failure, seed included."""
+"""`check results`: what it says of failures and of records that newer ones supersede, and what --prune deletes."""
+
+import pandas as pd
+import pytest
 
 from harness.check.results import lines
 from harness.store import Store, key_of
 
+SAMPLES = pd.DataFrame({"task": ["vqa"], "metric": ["vqa_accuracy"], "sample": ["0"], "cluster": ["0"], "value": [1.0]})
 
-def test_a_failed_seed_is_named(tmp_path):
-    spec = {"model": "albef-tiny", "method": "random", "ratio": 0.5, "task": "vqa", "seed": 2, "code": "c"}
-    record = {"format": 1, "key": key_of(spec), "spec": spec, "status": "failed", "error": "no image", "quality": {}}
+
+@pytest.fixture
+def store(tmp_path):
     store = Store(tmp_path)
     store.prepare()
-    store.save({**record, "cost": None, "diagnostics": {}, "run": {}, "samples": None}, None)
-    assert ("failed  albef-tiny random 0.5 vqa seed 2: no image", False) in lines(tmp_path)
+    return store
+
+
+def save(store, *, code="c", started="2026-01-01T00:00:00+00:00", status="done", **spec):
+    spec = {"model": "albef-tiny", "method": "random", "ratio": 0.5, "task": "vqa", "seed": 2, "code": code, **spec}
+    done = status == "done"
+    record = {"format": 1, "key": key_of(spec), "spec": spec, "status": status, "error": None if done else "no image"}
+    record |= {"quality": {}, "cost": None, "diagnostics": {}, "run": {"started": started}, "samples": None}
+    return store.save(record, SAMPLES if done else None)["key"]
+
+
+def keys(store):
+    return {record["key"] for record in store.records()}
+
+
+def test_a_failed_seed_is_named(store):
+    save(store, status="failed")
+    assert ("failed  albef-tiny random 0.5 vqa seed 2: no image", False) in lines(store.folder)
+
+
+def test_records_that_newer_code_measured_again_are_counted_and_deleted_only_on_demand(store):
+    save(store, code="a", started="2026-01-01T00:00:00+00:00")
+    save(store, code="b", started="2026-01-02T00:00:00+00:00", status="failed")
+    newest = save(store, code="c", started="2026-01-03T00:00:00+00:00")
+    other = save(store, code="a", seed=3)
+    assert ("2 older records of cells that were measured again: --prune deletes them", True) in lines(store.folder)
+    assert len(keys(store)) == 4
+    pruned = lines(store.folder, prune=True)
+    assert ("2 older records of cells that were measured again: deleted", True) in pruned
+    assert ("2 records: 2 done", True) in pruned
+    assert keys(store) == {newest, other}
+    assert len(list(store.folder.iterdir())) == 4
+    assert not any("older" in line for line, _ in lines(store.folder))
+
+
+def test_a_newer_failure_supersedes_nothing(store):
+    kept = {save(store, code="a"), save(store, code="b", started="2026-01-02T00:00:00+00:00", status="failed")}
+    lines(store.folder, prune=True)
+    assert keys(store) == kept
+
+
+def test_damaged_records_are_left_where_they_are(store):
+    save(store, code="a")
+    save(store, code="b", started="2026-01-02T00:00:00+00:00")
+    newest = max(store.folder.glob("*.json"), key=lambda path: path.read_text().count('"code": "b"'))
+    newest.write_text(newest.read_text()[:-20])
+    found = lines(store.folder, prune=True)
+    assert sum(line.startswith("damaged") for line, _ in found) == 1
+    assert len(list(store.folder.iterdir())) == 4
