@@ -15,7 +15,7 @@ import torch
 from harness.allocator import keep_freed_memory
 from harness.cell import Cell
 from harness.cost.report import cost_report
-from harness.data.image_store import ImageStore
+from harness.data.image_store import ImageStore, PixelBudget
 from harness.data.scenes import cache_folder
 from harness.environment import environment
 from harness.errors import HarnessError, warn_on_stderr
@@ -50,6 +50,7 @@ class Bench:
         self._load: Callable[..., Host] = lru_cache(HOSTS_KEPT)(partial(load_host, warn=cache(warn_on_stderr)))
         self._data: dict[tuple[Any, ...], TaskData] = {}
         self._images: dict[tuple[Any, ...], ImageStore] = {}
+        self._pixels = PixelBudget()
         self._costs: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def prepare(self, cell: Cell) -> None:
@@ -127,8 +128,9 @@ class Bench:
             folder = data_folder(cell.data, cell.limit, self.progress)
             annotations = tasks.get(cell.task)().load(folder, cell.limit, cell.split).in_order()
             seen = (tuple(annotations.images), cell.image_size, config.mean, config.std)
-            images = self._images.setdefault(seen, ImageStore(*seen))
-            self._data[key] = TaskData(annotations, images)
+            if seen not in self._images:
+                self._images[seen] = ImageStore(*seen, budget=self._pixels)
+            self._data[key] = TaskData(annotations, self._images[seen])
         return self._data[key]
 
     def _timed(

@@ -16,6 +16,7 @@ import pytest
 from harness.bench import Bench
 from harness.cell import RunRequest
 from harness.cost.latency import measure_latency
+from harness.data.image_store import PixelBudget
 from harness.data.scenes import write_scenes
 from harness.errors import HarnessError
 from harness.grid import plan_cells
@@ -120,6 +121,18 @@ def test_a_host_stays_loaded_while_its_cells_follow_each_other(
     monkeypatch.setattr("harness.bench.load_host", counting)
     measure(tmp_path, methods=("dense",), tasks=("vqa", "retrieval"))
     assert len(loaded) == 1
+
+
+def test_tasks_on_other_images_keep_them_within_one_budget(worlds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = PixelBudget((COUNT + 2) * 3 * 64 * 64)
+    monkeypatch.setattr("harness.bench.PixelBudget", lambda: budget)
+    tasks = ("vqa", "classification")
+    cells = plan_cells(RunRequest(methods=("dense",), tasks=tasks, data=str(worlds / "val"), device="cpu"))
+    bench, left = Bench(None, Progress(quiet=True)), []
+    for cell in cells:
+        bench.prepare(cell)
+        left.append(budget.left)
+    assert left == [2 * 3 * 64 * 64, 0]
 
 
 @pytest.mark.parametrize("protocol", ["finetune", "pretrain"])

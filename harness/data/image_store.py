@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -29,13 +30,26 @@ _READ_AT_ONCE = 64
 Pixels = npt.NDArray[np.uint8]
 
 
+@dataclass
+class PixelBudget:
+    """Bytes of decoded images that may still be kept, by all stores that share it."""
+
+    left: int = PIXEL_BUDGET_BYTES
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for `size` bytes more, which are taken then."""
+        there = size <= self.left
+        self.left -= size if there else 0
+        return there
+
+
 class ImageStore:
     """Images by index: `store[index]` is (B, 3, H, W) float32, bit for bit what `load_images` gives.
 
-    Decoded images are kept up to `budget` bytes; the others are decoded again when asked for. `prefetch` has threads
-    get ready what is asked for next. An image that cannot be read is a HarnessError when it is asked for; `ready` finds
-    it before. `seconds` (I,): what decoding and normalising each image took when it was decoded last, shared out among
-    the threads that worked at once.
+    Decoded images are kept within `budget` (left out: one of its own); the others are decoded again when asked for.
+    `prefetch` has threads get ready what is asked for next. An image that cannot be read is a HarnessError when it is
+    asked for; `ready` finds it before. `seconds` (I,): what decoding and normalising each image took when it was last
+    decoded, shared out among the threads that worked at once.
     """
 
     def __init__(
@@ -46,10 +60,11 @@ class ImageStore:
         std: Sequence[float],
         *,
         threads: int = THREADS,
-        budget: int = PIXEL_BUDGET_BYTES,
+        budget: PixelBudget | None = None,
     ) -> None:
         self.paths = tuple(paths)
-        self.size, self.mean, self.std, self.threads, self.budget = size, tuple(mean), tuple(std), threads, budget
+        self.size, self.mean, self.std, self.threads = size, tuple(mean), tuple(std), threads
+        self.budget = budget or PixelBudget()
         self.seconds = np.zeros(len(self.paths))
         self._kept: dict[int, Pixels] = {}
         self._latest: dict[int, Pixels] = {}
@@ -120,12 +135,12 @@ class ImageStore:
 
     def _keep(self, number: int, pixels: Pixels) -> bool:
         """Keep a decoded image where there is room for it; returns whether it is kept."""
-        if number not in self._kept and (len(self._kept) + 1) * pixels.nbytes <= self.budget:
+        if number not in self._kept and self.budget.take(pixels.nbytes):
             self._kept[number] = pixels
         return number in self._kept
 
     def _read_ahead(self, own: slice, progress: Progress) -> None:
-        room = self.budget // (3 * self.size**2)
+        room = self.budget.left // (3 * self.size**2)
         read = slice(own.start, min(own.stop, own.start + room))
         with progress.bar("images read", own.stop - own.start) as bar, self.reading():
             for part in batches_of(read, _READ_AT_ONCE):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from harness.data.formats import ClassifiedImage, ImageTextSet, load_classes
 from harness.data.formats.kinds import split_named
-from harness.data.image_store import ImageStore
+from harness.data.image_store import ImageStore, PixelBudget
 from harness.errors import HarnessError
 from harness.evaluation import Texts, VisionEncoder
 from harness.linear_probe import fit_probe
@@ -166,7 +166,7 @@ def probe_ranks(
 def training_features(encoder: VisionEncoder, paths: Sequence[Path]) -> Tensor:
     """Class tokens (T, D) of image files under the encoder's method; each is read once, and not kept."""
     config = encoder.host.model.config
-    images = ImageStore(paths, config.image_size, config.mean, config.std, budget=0)
+    images = ImageStore(paths, config.image_size, config.mean, config.std, budget=PixelBudget(0))
     training = VisionEncoder(encoder.host, encoder.reducer, images, encoder.batch_size, encoder.progress, 0)
     return class_tokens(training, torch.arange(len(paths)), "training images")
 

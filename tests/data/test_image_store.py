@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from harness.data import image_store
-from harness.data.image_store import ImageStore
+from harness.data.image_store import ImageStore, PixelBudget
 from harness.data.transforms import decode, load_images, normalise
 from harness.errors import HarnessError
 
@@ -42,8 +42,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def store_of(paths: list[Path], **options: int) -> ImageStore:
-    return ImageStore(paths, SIZE, MEAN, STD, **options)
+def store_of(paths: list[Path], budget: PixelBudget | int = 2**30, **options: int) -> ImageStore:
+    shared = PixelBudget(budget) if isinstance(budget, int) else budget
+    return ImageStore(paths, SIZE, MEAN, STD, budget=shared, **options)
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -130,6 +131,16 @@ def test_ready_reads_what_there_is_room_for_and_is_done_once(paths: list[Path], 
     assert sorted(decoded) == ["0", "1", "2", "3", "4"]
     assert len(store[:5]) == 5
     assert len(decoded) == 5
+
+
+def test_stores_share_a_budget_and_the_first_to_read_takes_it(paths: list[Path], decoded: list[str]) -> None:
+    budget = PixelBudget(5 * BYTES)
+    first, second = store_of(paths[:3], budget), store_of(paths[3:], budget)
+    for store in (first, second, second, first):
+        for number in range(len(store)):
+            assert len(store[torch.tensor([number])]) == 1
+    assert sorted(decoded) == sorted("01234" + "56" * 2)
+    assert budget.left == 0
 
 
 def test_blank_images_are_the_mean_colour_and_read_nothing(paths: list[Path], decoded: list[str]) -> None:
