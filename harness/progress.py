@@ -1,22 +1,26 @@
-"""Progress on stderr: a bar with an ETA for what takes more than two seconds, silence when stderr is no terminal."""
+"""Progress on stderr: a bar with an ETA for what takes more than two seconds; in a log, a line now and then."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
+from statistics import fmean
 from typing import Any
 
 DELAY_S = 2.0
+# Between the lines of one bar where stderr is no terminal.
+LINE_S = 60.0
 
 
 class Progress:
-    """Bars of one command; `quiet` or a stderr that is no terminal makes every call a no-op."""
+    """Bars of one command, lines where stderr is no terminal; `quiet` makes every call a no-op."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.shown = not quiet and sys.stderr.isatty()
 
     @contextmanager
     def bar(self, label: str, total: int, *, timed: bool = False) -> Iterator[Bar]:
@@ -24,7 +28,7 @@ class Progress:
 
         `timed`: the steps are being timed, so nothing is drawn while one runs, only between them.
         """
-        bar = Bar(label, total, self.shown, timed)
+        bar = Bar(label, total, not self.quiet, timed)
         try:
             yield bar
         finally:
@@ -32,8 +36,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line on stderr, unless quiet."""
-        if self.shown:
-            sys.stderr.write(text + "\n")
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
 
 
 class Bar:
@@ -41,7 +45,8 @@ class Bar:
 
     def __init__(self, label: str, total: int, shown: bool, timed: bool = False) -> None:
         self.label, self.total, self.shown, self.timed = label, total, shown, timed
-        self.started = time.monotonic()
+        self.terminal = sys.stderr.isatty()
+        self.started = self.told = time.monotonic()
         self.done = 0
         self._rich: Any = None
         self._task: Any = None
@@ -51,7 +56,14 @@ class Bar:
         self.done += steps
         if not self.shown:
             return
-        if self._rich is None and time.monotonic() - self.started > DELAY_S:
+        now = time.monotonic()
+        if not self.terminal:
+            if now - self.told > LINE_S and self.done < self.total:
+                left = (now - self.started) * (self.total - self.done) / self.done
+                print(f"    {self.label} {self.done}/{self.total}, {time_left(left)}", file=sys.stderr, flush=True)
+                self.told = now
+            return
+        if self._rich is None and now - self.started > DELAY_S:
             self._open()
         if self._rich is not None:
             self._rich.update(self._task, completed=self.done, refresh=self.timed)
@@ -84,6 +96,40 @@ class Bar:
         self._rich = RichProgress(*columns, console=console, transient=True, auto_refresh=not self.timed)
         self._task = self._rich.add_task(self.label, total=self.total, completed=self.done)
         self._rich.start()
+
+
+class Pace:
+    """How long the cells that are left will take, by what those of their task took so far, or else those of any.
+
+    `tasks`: of each cell that is to be measured.
+    """
+
+    def __init__(self, tasks: Sequence[str]) -> None:
+        self._left = Counter(tasks)
+        self._seconds: dict[str, list[float]] = {}
+
+    @contextmanager
+    def cell(self, task: str) -> Iterator[None]:
+        """The while in which one cell of a task is measured."""
+        started = time.monotonic()
+        yield
+        self._left[task] -= 1
+        self._seconds.setdefault(task, []).append(time.monotonic() - started)
+
+    def told(self) -> str:
+        """What to add to a line; nothing before the first cell is done."""
+        if not self._seconds:
+            return ""
+        any_task = fmean(chain.from_iterable(self._seconds.values()))
+        means = {task: fmean(seconds) for task, seconds in self._seconds.items()}
+        return ", " + time_left(sum(count * means.get(task, any_task) for task, count in self._left.items()))
+
+
+def time_left(seconds: float) -> str:
+    """An estimate in words: 'about 40 s left', 'about 12 min left', 'about 3.5 h left'."""
+    if seconds < 90:
+        return f"about {max(1, round(seconds))} s left"
+    return f"about {seconds / 60:.0f} min left" if seconds < 5400 else f"about {seconds / 3600:.1f} h left"
 
 
 SILENT = Progress(quiet=True)

@@ -15,6 +15,7 @@ from harness.cell import Cell
 from harness.environment import environment
 from harness.errors import HarnessError
 from harness.parallel import by_first
+from harness.progress import Pace
 from harness.ranks import rank
 from harness.stats import quality
 from harness.store import Store
@@ -33,16 +34,19 @@ def run_cells(cells: Sequence[Cell], store: Store, bench: Bench, *, force: bool 
     for cell in cells:
         if kept.get(cell.key) is None:
             bench.prepare(cell)
+    pace = Pace([cell.task for cell in cells if kept.get(cell.key) is None])
     records: list[Record] = []
     dense: dict[tuple[Any, ...], Record] = {}
     for number, cell in enumerate(cells, 1):
         record = kept.get(cell.key)
-        bench.progress.say(f"[{number}/{len(cells)}] {cell.label}{' (kept)' if record else ''}")
+        said = " (kept)" if record else pace.told()
+        bench.progress.say(f"[{number}/{len(cells)}] {cell.label}{said}")
         reference = None
         if cell.method != "dense":
             reference = dense.get(_board(cell, cell.seed)) or dense.get(_board(cell, None))
         if record is None:
-            record = _measured(cell, store, bench, reference)
+            with pace.cell(cell.task):
+                record = _measured(cell, store, bench, reference)
         elif rank() == 0 and _lacks_deltas(record) and _is_done(reference):
             # Dense had failed when this cell ran: compare now.
             samples = store.samples(record)

@@ -13,7 +13,7 @@ import torch
 from harness.bench import skeleton_record
 from harness.cell import Cell
 from harness.errors import HarnessError
-from harness.progress import SILENT
+from harness.progress import SILENT, Progress
 from harness.runner import run_cells, told
 from harness.store import Store
 
@@ -76,6 +76,22 @@ def run(cells: list[Cell], folder: Path, score: Callable[[Cell], float], **optio
 
 def deltas(records: list[dict[str, Any]]) -> list[float | None]:
     return [record["quality"][record["spec"]["task"]]["accuracy"]["delta_to_dense"] for record in records]
+
+
+def test_each_cell_is_announced_with_the_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bench: Any = Scripted(lambda _: 0.5)
+    bench.progress = Progress()
+    run_cells([cell()], Store(tmp_path), bench)
+    capsys.readouterr()
+    run_cells([cell(), cell("elip"), cell("evit")], Store(tmp_path), bench)
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "[1/3] albef-tiny dense 1 vqa (kept)",
+        "[2/3] albef-tiny elip 0.5 vqa",
+        "    accuracy 0.500 [0.500, 0.500]; 12.3 questions/s, model alone 20.0",
+        "[3/3] albef-tiny evit 0.5 vqa, about 1 s left",
+        "    accuracy 0.500 [0.500, 0.500]; 12.3 questions/s, model alone 20.0",
+    ]
 
 
 def test_what_draws_is_compared_with_the_one_dense_of_its_task(tmp_path: Path) -> None:
