@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -439,8 +440,10 @@ def test_an_interrupted_stage_goes_on_where_its_files_were_moved(
 
 
 def test_a_stage_that_another_command_trains_is_waited_for_and_not_trained_twice(
-    plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    warned: Queue[str] = Queue()
+    monkeypatch.setattr("harness.train.stages.warn_on_stderr", warned.put)
     stages = plan("finetune", "nlvr2")
     other, told = run(stages, tmp_path / "other")
     out = tmp_path / "both" / other.name
@@ -450,10 +453,8 @@ def test_a_stage_that_another_command_trains_is_waited_for_and_not_trained_twice
     with ThreadPoolExecutor() as pool:
         with FileLock(out.with_name(f".{out.name}.lock")):
             second = pool.submit(run, stages, tmp_path / "both")
-            heard = ""
-            while not heard and not second.done():
-                heard = capsys.readouterr().err
-            assert heard == f"warning: {out}: another command trains it; waiting for that one, to take its weights\n"
+            heard = warned.get(timeout=120)
+            assert heard == f"{out}: another command trains it; waiting for that one, to take its weights"
             before = (out / "model.safetensors").stat().st_mtime_ns
             assert (out / "checkpoints").is_dir()
             (tmp_path / "recipe.json").rename(out / "recipe.json")
