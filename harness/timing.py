@@ -13,9 +13,11 @@ import torch
 
 from harness.parallel import exchanged
 
-# A pass is made again, warm and in turn with dense, as often as fits in these seconds, and REPEATS at most.
+# A pass is made again, warm and in turn with dense, as often as fits in these seconds, and REPEATS at most,
 SPARE_SECONDS = 3.0
 REPEATS = 5
+# or once, where it takes no longer than these.
+ONCE_MORE_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,12 @@ def settled(
 ) -> tuple[list[Pass], list[Pass]]:
     """The passes that a set's speed is told from, and those of dense that were made in turn with them.
 
-    They are those after the first, or the first where it took SPARE_SECONDS, with none of dense. A first pass also pays
-    for what later ones find ready (threads, memory, kernels), and the machine's own rate changes within seconds: both
-    show in short passes. All processes decide alike, by the slowest.
+    They are those after the first, or the first where it took over ONCE_MORE_SECONDS, with none of dense. A first pass
+    also pays for what later ones find ready (threads, memory, kernels), and the machine's own rate changes within
+    seconds: both show in short passes. All processes decide alike, by the slowest.
     """
-    count = min(REPEATS, int(SPARE_SECONDS / max(exchanged(first.seconds))))
+    slowest = max(exchanged(first.seconds))
+    count = min(REPEATS, int(SPARE_SECONDS / slowest)) or int(slowest <= ONCE_MORE_SECONDS)
     passes, beside = [], []
     for _ in range(count):
         if dense is not None:

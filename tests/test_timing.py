@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness import timing
-from harness.timing import REPEATS, SPARE_SECONDS, Pass, Stopwatch, Throughput, settled, speeds
+from harness.timing import Pass, Stopwatch, Throughput, settled, speeds
 
 
 class Clock:
@@ -56,10 +56,10 @@ def test_end_to_end_counts_reading_in_full_and_nothing_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "more"), [(2.0, 0), (1.01, 0), (0.99, 1), (0.45, 2), (0.21, 4), (0.19, REPEATS), (1e-6, REPEATS)]
+    ("seconds", "more"), [(30, 0), (15.1, 0), (14.9, 1), (3.1, 1), (2.9, 1), (1.4, 2), (0.7, 4), (0.59, 5), (1e-6, 5)]
 )
-def test_a_pass_is_made_again_as_often_as_there_is_time_and_then_left_out(share: float, more: int) -> None:
-    first, others = one_pass(share * SPARE_SECONDS), [one_pass(seconds) for seconds in range(1, more + 1)]
+def test_a_pass_is_made_again_as_often_as_there_is_time_and_then_left_out(seconds: float, more: int) -> None:
+    first, others = one_pass(seconds), [one_pass(number) for number in range(1, more + 1)]
     coming = iter(others)
     assert settled(first, lambda: next(coming)) == (others or [first], [])
     assert next(coming, None) is None
@@ -71,10 +71,10 @@ def test_dense_takes_turns_with_what_is_measured_again() -> None:
     def noted(name: str) -> Callable[[], Pass]:
         return lambda: order.append(name) or one_pass(16 + len(order))  # type: ignore[func-returns-value]
 
-    passes, beside = settled(one_pass(SPARE_SECONDS / 2), noted("method"), noted("dense"))
+    passes, beside = settled(one_pass(1.4), noted("method"), noted("dense"))
     assert order == ["dense", "method"] * 2
     assert ([one.seconds for one in beside], [one.seconds for one in passes]) == ([17, 19], [18, 20])
-    assert settled(one_pass(2 * SPARE_SECONDS), noted("method"), noted("dense"))[1] == []
+    assert settled(one_pass(16), noted("method"), noted("dense"))[1] == []
 
 
 def test_speeds_are_of_the_median_of_each_kind_of_seconds() -> None:
