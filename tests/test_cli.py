@@ -238,7 +238,9 @@ def test_run_measures_dense_beside_the_method_and_a_second_run_computes_nothing(
     assert kept[-1] < 1
     stamps = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     status, again, err = harness(*small(world, folder, "--json"))
-    assert (status, err) == (0, "")
+    names = ["dense 1 retrieval", "elip 0.5 retrieval", "dense 1 vqa", "elip 0.5 vqa"]
+    assert status == 0
+    assert err.splitlines() == [f"[{number}/4] albef-tiny {name} (kept)" for number, name in enumerate(names, 1)]
     assert json.loads(again) == done
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == stamps
 
@@ -407,9 +409,11 @@ def test_run_ends_with_1_and_lists_failed_cells(harness, world, tmp_path, monkey
     monkeypatch.setattr("harness.tasks.vqa.vqa_accuracy", lambda *_: 1 / 0)
     status, _, err = harness(*small(world, tmp_path))
     assert status == 1
-    assert "failed: albef-tiny dense 1 vqa: division by zero" in err
-    assert "failed: albef-tiny elip 0.5 vqa: division by zero" in err
-    assert "retrieval" not in err
+    assert err.splitlines()[-2:] == [
+        "failed: albef-tiny dense 1 vqa: division by zero",
+        "failed: albef-tiny elip 0.5 vqa: division by zero",
+    ]
+    assert err.count("failed: albef-tiny") == 2
 
 
 def started(*words) -> subprocess.Popen:

@@ -77,7 +77,7 @@ def world(tmp_path_factory) -> Path:
 
 
 def run_words(world: Path, out: Path, method: str) -> list[str]:
-    return [*map(str, ("run", "--method", method, *SMALL, "--data", world, "--out", out, "--json"))]
+    return [*map(str, ("run", "--method", method, *SMALL, "--data", world, "--out", out, "--json", "--quiet"))]
 
 
 def run(world: Path, out: Path, method: str, **options):
