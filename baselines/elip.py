@@ -6,9 +6,17 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from harness.errors import HarnessError
-from harness.reduction import Guide, Looking, MethodConfig, TokenReducer, TokenState, TowerShape, split_top
-from harness.schedule import Schedule
+from harness.reduction import (
+    Guide,
+    HarnessError,
+    Looking,
+    MethodConfig,
+    Schedule,
+    TokenReducer,
+    TokenState,
+    TowerShape,
+    split_top,
+)
 
 CLS_ATTENTION = frozenset({"cls_attention"})
 

@@ -2,8 +2,17 @@
 
 from math import ceil
 
-from harness.reduction import Evidence, MethodConfig, TokenReducer, TokenState, TowerShape, split_top
-from harness.schedule import Ratio, Schedule, validated
+from harness.reduction import (
+    Evidence,
+    MethodConfig,
+    Ratio,
+    Schedule,
+    TokenReducer,
+    TokenState,
+    TowerShape,
+    split_top,
+    validated,
+)
 
 
 class EViTConfig(MethodConfig):

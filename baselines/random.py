@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from harness.errors import HarnessError
 from harness.reduction import (
     Evidence,
     Guide,
+    HarnessError,
     Looking,
     MethodConfig,
     TokenReducer,

@@ -6,8 +6,7 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch.nn import functional as F
 
-from harness.errors import HarnessError
-from harness.reduction import Evidence, MethodConfig, TokenReducer, TokenState, phase
+from harness.reduction import Evidence, HarnessError, MethodConfig, TokenReducer, TokenState, phase
 
 
 class ToMeConfig(MethodConfig):

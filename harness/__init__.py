@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.methods import reduce as reduce
+    from harness.hosts.reduced import reduce as reduce
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "reduce"]
@@ -12,7 +12,7 @@ __all__ = ["__version__", "reduce"]
 def __getattr__(name: str) -> Any:
     """Import `reduce` (and with it torch) only when it is used, so that the command line starts at once."""
     if name == "reduce":
-        from harness.methods import reduce
+        from harness.hosts.reduced import reduce
 
         return reduce
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

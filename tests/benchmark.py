@@ -18,12 +18,12 @@ import torch
 
 from harness.data.image_store import ImageStore
 from harness.data.scenes import scenes_folder
-from harness.evaluation import VisionEncoder
-from harness.hosts import load_host
-from harness.methods import make_reducer
+from harness.evaluate.encoder import VisionEncoder
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.ready import load_host
+from harness.kit.progress import SILENT
 from harness.metrics.ranking import shortlists
-from harness.models.towers import open_tower
-from harness.progress import SILENT
+from harness.reduction.budget import make_reducer
 from harness.tasks.retrieval import Retrieval, chosen_captions, encoded, reranked, similarities
 
 SCENES = 200

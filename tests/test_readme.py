@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 import baselines
-from harness import registry
-from harness.cli import main
-from harness.grid import stages_of
-from harness.models.weight_sets import task_weights
+from harness.cli.main import main
+from harness.hosts.weights.sets import task_weights
+from harness.kit import registry
+from harness.run.grid import stages_of
 from tests import update_readme
 
 ROOT = Path(__file__).parent.parent
@@ -128,7 +128,7 @@ def test_the_runs_it_shows_of_protocols_train_what_it_says(monkeypatch, capsys):
         stages = [stages_of(request, task, seed) for task in request.tasks for seed in request.seeds]
         return [[stage.stage, stage.steps] for found in stages for stage in found]
 
-    monkeypatch.setattr("harness.planning.plan_rows", trained)
+    monkeypatch.setattr("harness.run.plan.plan_rows", trained)
     found = []
     for line in TRAINING_RUNS:
         with pytest.raises(SystemExit):

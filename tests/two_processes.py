@@ -13,10 +13,10 @@ from PIL import Image
 
 from harness.data.image_store import ImageStore
 from harness.data.scenes import scenes_folder
-from harness.errors import HarnessError
-from harness.parallel import agreed, by_first, first, over, whole
-from harness.progress import SILENT
-from harness.ranks import end_processes, rank, start_processes, world
+from harness.kit.errors import HarnessError
+from harness.kit.parallel import agreed, by_first, first, over, whole
+from harness.kit.progress import SILENT
+from harness.kit.ranks import end_processes, rank, start_processes, world
 from tests.tasks.every_task import CASES, SCENES, evaluated, results, scene_set, told
 
 

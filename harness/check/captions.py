@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.check.captions_coco import coco_pairs, is_json
 from harness.data.formats.files import read_text
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 from harness.metrics.captions import METRICS, caption_scores
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from harness.check.data_report import counted
 from harness.data.formats.files import Json, read_json, rows_with
 from harness.data.formats.source import words
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 SHOWN_IDS = 3
 

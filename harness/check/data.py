@@ -13,11 +13,10 @@ from harness.check.data_report import Report, check_images, counted, spread
 from harness.data.formats import captions, classes, entailment, nlvr2, questions
 from harness.data.formats.findings import Findings, Tally
 from harness.data.formats.kinds import Found, Kind
-from harness.data.formats.records import ImageTextSet
+from harness.data.formats.records import ENTAILMENT_LABELS, ImageTextSet
 from harness.data.formats.source import Source
-from harness.errors import HarnessError
-from harness.models.host import ENTAILMENT_LABELS
-from harness.progress import Progress
+from harness.kit.errors import HarnessError
+from harness.kit.progress import Progress
 
 SHOWN_FILES = 8
 

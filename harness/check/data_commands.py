@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 from shlex import join
 
-from harness.able import able_tasks, shipped_hosts
 from harness.data.scenes import BUILT_IN_WORLD
-from harness.registry import tasks
-from harness.train.finetune_recipes import FINETUNE_RECIPES
+from harness.kit.registry import tasks
+from harness.objectives.finetune_recipes import FINETUNE_RECIPES
+from harness.run.choose import able_tasks, shipped_hosts
 
 HARNESS = ("python", "-m", "harness")
 

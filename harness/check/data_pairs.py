@@ -16,8 +16,8 @@ from harness.data.formats.source import Source
 from harness.data.pairs import PairRef, read_pairs
 from harness.data.shards import count_samples, read_shard, shard_names
 from harness.data.transforms import faults_of
-from harness.errors import HarnessError
-from harness.progress import Progress
+from harness.kit.errors import HarnessError
+from harness.kit.progress import Progress
 
 # Shards beyond so much are counted by their headers only.
 READ_BYTES = 1 << 30

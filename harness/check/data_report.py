@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.data.formats.findings import Finding, Tally
 from harness.data.transforms import faults_of
-from harness.progress import Progress
+from harness.kit.progress import Progress
 
 IMAGES_AT_ONCE = 256
 

@@ -8,7 +8,7 @@ from importlib import metadata
 
 import torch
 
-from harness.data.scenes import cache_folder
+from harness.kit.files import cache_folder
 
 NEEDED = (
     "torch",

@@ -10,12 +10,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CLIPVisionModel
 
-from harness.errors import HarnessError
-from harness.methods import make_reducer, realised_ratio
-from harness.models.towers import VisionTower, open_tower
-from harness.probe import token_counts
+from harness.hosts.parts.towers import VisionTower, open_tower
+from harness.kit.errors import HarnessError
+from harness.kit.registry import methods
 from harness.reduction import Guide, TokenReducer, Trace, encode
-from harness.registry import methods
+from harness.reduction.budget import make_reducer, realised_ratio
+from harness.reduction.plan import token_counts
 
 DEPTH, SIDE, PATCH, WIDTH, HEADS = 12, 64, 8, 24, 3
 RATIOS = (0.9, 0.7, 0.5)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from harness.cell import method_digest
-from harness.errors import HarnessError
-from harness.registry import methods
-from harness.store import Record, Store, superseded
+from pydantic import ValidationError
+
+from harness.kit.errors import HarnessError
+from harness.run.cell import cell_code
+from harness.run.store import Record, Store, superseded
+from harness.train.protocol import Stage
 
 
 def lines(folder: Path, prune: bool = False) -> list[tuple[str, bool]]:
@@ -26,11 +30,8 @@ def lines(folder: Path, prune: bool = False) -> list[tuple[str, bool]]:
         for record in older:
             store.remove(record)
             records.remove(record)
-    known = set(methods.names())
-    current = sum(
-        record["spec"]["method"] in known and record["spec"]["code"] == method_digest(record["spec"]["method"])
-        for record in records
-    )
+    reasons = {record["key"]: changed_since(record["spec"]) for record in records}
+    current = sum(not changed for changed in reasons.values())
     status = Counter(record["status"] for record in records)
     found = [(f"damaged  {line}", False) for line in damaged]
     found += [(_failure(record), False) for record in records if record["status"] != "done"]
@@ -40,6 +41,7 @@ def lines(folder: Path, prune: bool = False) -> list[tuple[str, bool]]:
             True,
         )
     )
+    found += [(f"stale    {_cell(record)}: {why}", True) for record in records if (why := reasons[record["key"]])]
     found.append((f"{current} of them were measured by this very code; the others would be computed again", True))
     if older:
         said = "deleted" if prune else "--prune deletes them"
@@ -47,8 +49,27 @@ def lines(folder: Path, prune: bool = False) -> list[tuple[str, bool]]:
     return found
 
 
+def changed_since(spec: Mapping[str, Any]) -> str:
+    """Why the program at hand would not give a record's quality again, as far as its code says; "" where it would."""
+    try:
+        stages = [Stage.model_validate(stage) for stage in spec["training"]]
+        now = cell_code(spec["model"], spec["method"], spec["task"], stages)
+    except HarnessError as error:
+        return str(error).partition(":")[0]
+    except ValidationError:
+        return "its training is described as it no longer is"
+    before = spec["code"]
+    if not isinstance(before, dict):
+        return "measured before records held the parts of their code"
+    parts = sorted(part for part in now.keys() | before.keys() if now.get(part) != before.get(part))
+    return f"{', '.join(parts)} changed" if parts else ""
+
+
 def _failure(record: Record) -> str:
+    return f"{record['status']}  {_cell(record)}: {record['error']}"
+
+
+def _cell(record: Record) -> str:
     spec = record["spec"]
     ratio = "paper" if spec["ratio"] is None else f"{spec['ratio']:g}"
-    cell = f"{spec['model']} {spec['method']} {ratio} {spec['task']} seed {spec['seed']}"
-    return f"{record['status']}  {cell}: {record['error']}"
+    return f"{spec['model']} {spec['method']} {ratio} {spec['task']} seed {spec['seed']}"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.errors import HarnessError
-from harness.files import write_atomically
-from harness.registry import NAME, methods, package_folder
+from harness.kit.errors import HarnessError
+from harness.kit.files import write_atomically
+from harness.kit.registry import NAME, methods, package_folder
 
 TEMPLATE = '''"""{title}: say in one line what it keeps and why (shown by `list`; name the paper)."""
 
 from torch import Tensor
 
 from harness.reduction import Evidence, MethodConfig, TokenReducer, TokenState, TowerShape, split_top
-from harness.schedule import Schedule
+from harness.reduction.schedule import Schedule
 
 
 class {title}Config(MethodConfig):

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.able import able_tasks
 from harness.data.image_store import ImageStore
 from harness.data.scenes import BUILT_IN_WORLD, oracle_recall
-from harness.evaluation import VisionEncoder
-from harness.grid import data_folder
-from harness.hosts import Host, load_host
-from harness.methods import make_reducer
-from harness.models.towers import open_tower
-from harness.models.weight_sets import task_weights
-from harness.progress import Progress
-from harness.registry import tasks
-from harness.task import Task, TaskData
+from harness.evaluate.encoder import VisionEncoder
+from harness.evaluate.task import Task, TaskData
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.ready import Host, load_host
+from harness.hosts.weights.sets import task_weights
+from harness.kit.progress import Progress
+from harness.kit.registry import tasks
+from harness.reduction.budget import make_reducer
+from harness.run.choose import able_tasks
+from harness.run.grid import data_folder
 
 Lines = list[tuple[str, bool]]
 Values = dict[str, float]

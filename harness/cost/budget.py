@@ -10,11 +10,11 @@ from torch import nn
 
 from harness.cost.flops import Counts, count
 from harness.cost.probe import skeleton, tower_call, tower_inputs, without_data
-from harness.methods import bender, make_reducer
-from harness.models.towers import open_tower
-from harness.probe import token_counts
+from harness.hosts.parts.towers import open_tower
 from harness.reduction import TokenReducer, Trace
-from harness.schedule import check_ratio, solve
+from harness.reduction.budget import bender, make_reducer
+from harness.reduction.plan import token_counts
+from harness.reduction.schedule import check_ratio, solve
 
 M = TypeVar("M", bound=nn.Module)
 

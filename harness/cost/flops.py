@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 from harness.reduction import PHASES, current_phase
 
 GIGA = 1e9

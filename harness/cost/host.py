@@ -19,15 +19,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from harness.cost.flops import GIGA, Counts, MacCounter, count
 from harness.cost.memory import BATCHES, MIB, MemoryFit, fixed_mib, largest_batch, saved_bytes
 from harness.cost.probe import skeleton
-from harness.errors import HarnessError
-from harness.methods import make_reducer
-from harness.models.attention import ATTENTION_PATHS, attention_path
-from harness.models.build import build_host
-from harness.models.tokenizer import Specials
+from harness.hosts.build import build_host
+from harness.hosts.parts.attention import ATTENTION_PATHS, attention_path
+from harness.hosts.parts.tokenizer import Specials
+from harness.kit.errors import HarnessError
+from harness.objectives import make_objective
+from harness.objectives.objective import Moment, Objective, Pairs
+from harness.objectives.recipe import recipe_of
 from harness.reduction import TokenReducer
-from harness.train.objective import Moment, Objective, Pairs
-from harness.train.objectives import make_objective
-from harness.train.recipe import recipe_of
+from harness.reduction.budget import make_reducer
 
 OTHER = "other"
 # The host's methods whose products belong to a part.

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.allocator import keep_freed_memory
 from harness.cost.flops import MacCounter
 from harness.cost.probe import mode_of, tower_call, tower_inputs
-from harness.errors import HarnessError
-from harness.methods import make_reducer
-from harness.models.attention import attention_path
-from harness.progress import SILENT, Bar, Progress
+from harness.hosts.parts.attention import attention_path
+from harness.kit.allocator import keep_freed_memory
+from harness.kit.errors import HarnessError
+from harness.kit.progress import SILENT, Bar, Progress
 from harness.reduction import TokenReducer
+from harness.reduction.budget import make_reducer
 
 WARM_UP = 3
 

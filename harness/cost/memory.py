@@ -21,8 +21,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from harness.cost.flops import MacCounter, scalar
 from harness.cost.probe import mode_of, skeleton, tower_call, tower_inputs
-from harness.errors import HarnessError
-from harness.models.attention import attention_path
+from harness.hosts.parts.attention import attention_path
+from harness.kit.errors import HarnessError
 from harness.reduction import TokenReducer
 
 MIB = 2**20

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from harness.errors import HarnessError
-from harness.models.towers import open_tower
+from harness.hosts.parts.towers import open_tower
+from harness.kit.errors import HarnessError
 from harness.reduction import Guide, TokenReducer, Trace, encode
 
 M = TypeVar("M", bound=nn.Module)

@@ -9,8 +9,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from harness.errors import HarnessError
-from harness.registry import models, unknown
+from harness.kit.errors import HarnessError
+from harness.kit.registry import models, unknown
 
 EXPECTED = "expected a timm VisionTransformer, such as vit_base_patch16_224"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.data.formats.listing import Listing
 from harness.data.formats.source import root_of
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 # What loaders read as text. Images, shards and archives are too large to be read before every run.
 READ_WHOLE = frozenset({".json", ".jsonl", ".txt"})

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from harness.data.transforms import decode, faults_of, normalise, without_remarks
-from harness.errors import HarnessError
-from harness.parallel import agreed, batches_of, share
-from harness.progress import SILENT, Progress
+from harness.kit.errors import HarnessError
+from harness.kit.parallel import agreed, batches_of, share
+from harness.kit.progress import SILENT, Progress
 
 # Decoded images (8 bits a channel) that are kept: 9,700 of 384 x 384 pixels, 21,800 of 256 x 256.
 PIXEL_BUDGET_BYTES = 4 * 2**30

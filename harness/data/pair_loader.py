@@ -23,8 +23,8 @@ from harness.data.augment import Augmentation, augment
 from harness.data.pairs import PairRef, Warn, caption_of, draw, read_pairs, sample_id, unique_keys
 from harness.data.shards import buffered, count_samples, expand_shards, is_shards, read_shard, round_robin, shard_names
 from harness.data.transforms import open_image
-from harness.errors import HarnessError, warn_on_stderr
-from harness.progress import SILENT, Progress
+from harness.kit.errors import HarnessError, warn_on_stderr
+from harness.kit.progress import SILENT, Progress
 
 BLOCK_PAIRS = 1000
 Unit = Path | list[int]

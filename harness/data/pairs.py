@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.formats import Json, is_captions, rows_with
-from harness.errors import HarnessError, warn_on_stderr
+from harness.kit.errors import HarnessError, warn_on_stderr
 
 Warn = Callable[[str], None]
 

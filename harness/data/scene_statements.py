@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from harness.data.scene_layout import COLOUR_NAMES, PLACES, SHAPES, Bits, Scene, Thing
 
-# The spelling and the order of SNLI-VE's labels in `harness.models.host`.
+# The spelling and the order of SNLI-VE's labels in `harness.hosts.host`.
 VERDICTS = ("contradiction", "neutral", "entailment")
 STATEMENT_FORMS = (
     "there is {} in both images",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -21,15 +20,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 from PIL import Image
 
 from harness.data.scene_classes import TEMPLATES, class_name, class_scenes
 from harness.data.scene_layout import COLOUR_NAMES, SHAPES, SPLITS, Scene, make_scenes, render
 from harness.data.scene_statements import hypotheses, statements
 from harness.data.scene_text import Claim, caption_patches, caption_text, captions, holds, questions
-from harness.errors import HarnessError
-from harness.progress import SILENT, Bar, Progress
+from harness.kit.errors import HarnessError
+from harness.kit.files import cache_folder
+from harness.kit.progress import SILENT, Bar, Progress
 
 BUILT_IN_WORLD = "scenes"
 # The fields of an ImageTextSet that the world's files fill.
@@ -39,14 +38,7 @@ QUESTIONS_PER_SCENE = 2
 SCENES_PER_CLASS_IMAGE = 500
 CLASSES = "classes"
 MARKER = "complete.json"
-_APPLICATION = "vlm-token-harness"
 _ANSWERS_PER_QUESTION = 10
-
-
-def cache_folder() -> Path:
-    """Where generated data are kept: HARNESS_CACHE, or else the platform's cache folder."""
-    chosen = os.environ.get("HARNESS_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir(_APPLICATION))
 
 
 def scenes_folder(count: int, seed: int, split: str = "val", progress: Progress = SILENT) -> Path:

@@ -16,9 +16,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from harness.data.pairs import PairRef
-from harness.data.scenes import cache_folder
-from harness.errors import HarnessError
-from harness.files import explained, write_atomically
+from harness.kit.errors import HarnessError
+from harness.kit.files import cache_folder, explained, write_atomically
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
 TEXT_ENDINGS = ("txt", "json")

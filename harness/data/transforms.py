@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 # What Pillow's decoders let out on broken files, beyond OSError.
 _UNREADABLE = (

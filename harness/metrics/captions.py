@@ -10,7 +10,7 @@ from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 from harness.metrics.corpus import AGGREGATES, Floats
 from harness.metrics.java import JARS, run_java, time_limit_s
 from harness.metrics.ptb import tokenised

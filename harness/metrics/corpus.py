@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 Floats = NDArray[np.float64]
 Aggregate = Callable[[Floats], Floats]

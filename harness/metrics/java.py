@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pycocoevalcap
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 JARS = Path(pycocoevalcap.__path__[0])
 # METEOR reads and writes numbers in the language of its user: under a German one 0.5 is "0,5", and it fails.

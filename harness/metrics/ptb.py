@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 from harness.metrics.java import JARS, run_java, time_limit_s
 
 # What the tokenizer takes for the end of a line.

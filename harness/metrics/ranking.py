@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 NO_RANK = 2**31 - 1
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 from harness.metrics.corpus import Floats
 from harness.metrics.java import JARS, run_java
 

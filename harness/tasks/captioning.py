@@ -9,15 +9,15 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from harness.data.formats import ImageTextSet, load_captions
-from harness.errors import HarnessError
-from harness.evaluation import VisionEncoder
+from harness.evaluate.encoder import VisionEncoder
+from harness.evaluate.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
+from harness.hosts.build import host_class
+from harness.hosts.parts.tokenizer import Tokenizer
+from harness.kit.errors import HarnessError
+from harness.kit.parallel import by_first
+from harness.kit.registry import models
 from harness.metrics.captions import METRICS, caption_scores
 from harness.metrics.java import java_path
-from harness.models.build import host_class
-from harness.models.tokenizer import Tokenizer
-from harness.parallel import by_first
-from harness.registry import models
-from harness.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 
 SHOWN = 20
 RUNS_ON_JAVA = "METEOR, a metric of captioning,"

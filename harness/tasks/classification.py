@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from harness.data.formats import ClassifiedImage, ImageTextSet, load_classes
 from harness.data.formats.kinds import split_named
 from harness.data.image_store import ImageStore, PixelBudget
-from harness.errors import HarnessError
-from harness.evaluation import Texts, VisionEncoder
-from harness.linear_probe import fit_probe
+from harness.evaluate.encoder import Texts, VisionEncoder
+from harness.evaluate.linear_probe import fit_probe
+from harness.evaluate.task import Outcome, Task, TaskData, TaskOptions
+from harness.kit.errors import HarnessError
 from harness.metrics.accuracy import mean_per_class
 from harness.metrics.ranking import best_ranks, require_finite
-from harness.task import Outcome, Task, TaskData, TaskOptions
 
 CUTOFFS = (1, 5)
 PLAIN = (*(f"top{cutoff}" for cutoff in CUTOFFS), "mean_per_class")

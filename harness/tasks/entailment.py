@@ -9,11 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from harness.data.formats import Hypothesis, ImageTextSet, load_entailment
-from harness.errors import HarnessError
-from harness.evaluation import Texts, VisionEncoder
+from harness.data.formats.records import ENTAILMENT_LABELS
+from harness.evaluate.encoder import Texts, VisionEncoder
+from harness.evaluate.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
+from harness.kit.errors import HarnessError
 from harness.metrics.ranking import require_finite
-from harness.models.host import ENTAILMENT_LABELS
-from harness.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 
 BY_CLASS = tuple(f"entailment_{label}" for label in ENTAILMENT_LABELS)
 LEARNT = "ALBEF and METER learn it: python -m harness finetune --task entailment --model albef-tiny --data DIR"

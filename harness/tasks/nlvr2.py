@@ -9,11 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from harness.data.formats import ImageTextSet, PairStatement, load_nlvr2
-from harness.errors import HarnessError
-from harness.evaluation import Texts, VisionEncoder
+from harness.evaluate.encoder import Texts, VisionEncoder
+from harness.evaluate.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
+from harness.kit.errors import HarnessError
 from harness.metrics.accuracy import consistency
 from harness.metrics.ranking import require_finite
-from harness.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 
 LEARNT = "ALBEF, BLIP and METER learn it: python -m harness finetune --task nlvr2 --model albef-tiny --data DIR"
 

@@ -11,13 +11,13 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from harness.data.formats import ImageTextSet, load_captions
-from harness.errors import HarnessError
-from harness.evaluation import Texts, VisionEncoder
+from harness.evaluate.encoder import Texts, VisionEncoder
+from harness.evaluate.task import Outcome, Task, TaskData, TaskOptions
+from harness.hosts.host import TextBatch
+from harness.kit.errors import HarnessError
+from harness.kit.parallel import batches
 from harness.metrics.accuracy import mean_per_class
 from harness.metrics.ranking import Shortlist, require_finite, shortlists
-from harness.models.host import TextBatch
-from harness.parallel import batches
-from harness.task import Outcome, Task, TaskData, TaskOptions
 
 CUTOFFS = (1, 5, 10)
 # What bounds the memory of ranking: blocks of texts have about this many scores, whatever the batch size.

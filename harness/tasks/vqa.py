@@ -11,10 +11,10 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from harness.data.formats import ImageTextSet, Question, load_questions
-from harness.errors import HarnessError
-from harness.evaluation import Texts, VisionEncoder
+from harness.evaluate.encoder import Texts, VisionEncoder
+from harness.evaluate.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
+from harness.kit.errors import HarnessError
 from harness.metrics.vqa import ANSWER_TYPES, answer_type, vqa_accuracy
-from harness.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 
 BY_TYPE = {"yes/no": "vqa_yes_no", "number": "vqa_number", "other": "vqa_other"}
 SHOWN = 20

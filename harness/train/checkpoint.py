@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from harness.errors import HarnessError
-from harness.files import explained, write_atomically
+from harness.kit.errors import HarnessError
+from harness.kit.files import explained, write_atomically
 
 KEPT = 2
 CHECKPOINTS = "checkpoints"

@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
-from harness.models.build import build_host
-from harness.models.checkpoints import LoadedModel, load_model
-from harness.models.host import HostModel
-from harness.parallel import agreed
-from harness.train.downstream import make_downstream
-from harness.train.downstream.answers import frequent_answers
-from harness.train.finetune_recipes import finetune_recipe
+from harness.hosts.build import build_host
+from harness.hosts.host import HostModel
+from harness.hosts.weights.own import LoadedModel, load_model
+from harness.kit.errors import HarnessError
+from harness.kit.parallel import agreed
+from harness.objectives.downstream import make_downstream
+from harness.objectives.downstream.answers import frequent_answers
+from harness.objectives.finetune_recipes import finetune_recipe
 from harness.train.pretrain import untouched, with_scenes
 from harness.train.request import FinetuneRequest
 from harness.train.session import Prepared, Session

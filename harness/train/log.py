@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from harness.errors import HarnessError
-from harness.files import explained, write_atomically
+from harness.kit.errors import HarnessError
+from harness.kit.files import explained, write_atomically
 
 LOG_FILE = "log.jsonl"
 

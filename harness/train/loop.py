@@ -12,15 +12,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from harness import ranks, recompute
 from harness.data.pair_loader import PairBatch, PairLoader
-from harness.errors import HarnessError, warn_on_stderr
-from harness.models.tokenizer import Tokenizer
+from harness.hosts.parts.tokenizer import Tokenizer
+from harness.kit import ranks, recompute
+from harness.kit.errors import HarnessError, warn_on_stderr
+from harness.objectives.objective import Moment, Objective, Pairs
+from harness.objectives.recipe import Recipe
 from harness.train.checkpoint import CHECKPOINTS, load_newest, save_checkpoint
 from harness.train.log import TrainLog
-from harness.train.objective import Moment, Objective, Pairs
 from harness.train.optim import make_optimizer, set_rate
-from harness.train.recipe import Recipe
 
 
 @dataclass

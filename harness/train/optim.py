@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 from torch.optim import AdamW
 
-from harness.errors import HarnessError
-from harness.train.recipe import Recipe
+from harness.kit.errors import HarnessError
+from harness.objectives.recipe import Recipe
 
 
 def freeze(model: nn.Module, recipe: Recipe) -> None:

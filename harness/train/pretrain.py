@@ -6,24 +6,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import ranks
 from harness.data.pair_loader import PairLoader
 from harness.data.scenes import scenes_folder
-from harness.errors import HarnessError
-from harness.files import write_atomically
-from harness.models.blip import Blip
-from harness.models.build import build_host, host_class, host_config
-from harness.models.checkpoints import assets_of, find_weights, load_model, read_weights, weights_file
-from harness.models.host import HostModel
-from harness.models.released import LoadReport, load_parts
-from harness.models.released_files import is_released, read_released
-from harness.models.tokenizer import VOCABULARY_FILE, HubTokenizer, TextTokenizer, Tokenizer, open_tokenizer
-from harness.models.warm_start import start_text_from_albef
-from harness.parallel import agreed, first
-from harness.progress import Progress
-from harness.registry import models
-from harness.train.objectives import make_objective
-from harness.train.recipe import recipe_of
+from harness.hosts.blip.from_albef import start_text_from_albef
+from harness.hosts.blip.model import Blip
+from harness.hosts.build import build_host, host_class, host_config
+from harness.hosts.host import HostModel
+from harness.hosts.parts.tokenizer import VOCABULARY_FILE, HubTokenizer, TextTokenizer, Tokenizer, open_tokenizer
+from harness.hosts.weights.own import assets_of, find_weights, load_model, read_weights, weights_file
+from harness.hosts.weights.released import LoadReport, load_parts
+from harness.hosts.weights.released_files import is_released, read_released
+from harness.kit import ranks
+from harness.kit.errors import HarnessError
+from harness.kit.files import write_atomically
+from harness.kit.parallel import agreed, first
+from harness.kit.progress import Progress
+from harness.kit.registry import models
+from harness.objectives import make_objective
+from harness.objectives.recipe import recipe_of
 from harness.train.request import SCENES, WORLD_SEED, PretrainRequest
 from harness.train.session import Prepared, Session
 from harness.train.vocabulary import build_vocabulary

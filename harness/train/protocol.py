@@ -17,17 +17,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.data.digest import data_digest
 from harness.data.formats.source import Source
 from harness.data.shards import expand_shards, is_shards
-from harness.errors import HarnessError
-from harness.files import file_digest
-from harness.models.build import host_config, skeleton
-from harness.models.checkpoints import find_weights, stated_sizes
-from harness.models.host import HostModel
-from harness.models.weight_sets import start_weights, weights_digest
-from harness.registry import models, tasks
-from harness.store import key_of
-from harness.train.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
+from harness.hosts.build import host_config, skeleton
+from harness.hosts.host import HostModel
+from harness.hosts.weights.own import find_weights, stated_sizes
+from harness.hosts.weights.sets import start_weights, weights_digest
+from harness.kit.digest import key_of
+from harness.kit.errors import HarnessError
+from harness.kit.files import file_digest
+from harness.kit.registry import methods, models, module_of, tasks
+from harness.kit.sources import code_parts
+from harness.objectives.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
+from harness.objectives.recipe import Recipe, recipe_of
 from harness.train.pretrain import TRAINING_SCENES, untouched
-from harness.train.recipe import Recipe, recipe_of
 from harness.train.request import SCENES
 from harness.train.session import check_precision
 from harness.train.stage_options import FinetuneOptions, PretrainOptions, StageOptions, check_stages, read_options
@@ -144,19 +145,28 @@ def evaluation_image_size(stages: Sequence[Stage], image_size: int | None = None
     return stages[-1].image_size if image_size is None else image_size
 
 
-def stage_key(stages: Sequence[Stage], code: str) -> str:
-    """sha256 of all that the last stage's weights depend on: the whole chain up to it, and the program's digest.
+def stage_code(stage: Stage) -> Mapping[str, str]:
+    """Digests of the code that a stage's weights come from, by part: training, the host and the method."""
+    own = (module_of(models, stage.model), module_of(methods, stage.method))
+    return code_parts(f"harness.train.{stage.stage}", *own)
+
+
+def stage_key(stages: Sequence[Stage]) -> str:
+    """sha256 of all that the last stage's weights depend on: the whole chain up to it, and the code of its training.
 
     Data count by their digests, not by the paths that they are found at.
     """
-    return key_of({"stages": [stage.model_dump(mode="json", exclude={"data"}) for stage in stages], "code": code})
+    chain = [
+        {"stage": stage.model_dump(mode="json", exclude={"data"}), "code": dict(stage_code(stage))} for stage in stages
+    ]
+    return key_of({"stages": chain})
 
 
-def stage_name(stages: Sequence[Stage], code: str) -> str:
+def stage_name(stages: Sequence[Stage]) -> str:
     """The folder of the last stage's run: pretrain-elip-KEY, or with its task finetune-dense-vqa-KEY."""
     last = stages[-1]
     named = [word for word in (last.stage, last.method, last.task) if word]
-    return "-".join([*named, stage_key(stages, code)[:12]])
+    return "-".join([*named, stage_key(stages)[:12]])
 
 
 def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], device: str) -> Stage:

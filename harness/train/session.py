@@ -17,30 +17,30 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 
-from harness import ranks
 from harness.data.augment import Augmentation
 from harness.data.pair_loader import PairLoader
 from harness.data.pairs import PairRef
-from harness.errors import HarnessError
-from harness.files import write_atomically
-from harness.hosts import pick_device, pick_dtype
-from harness.methods import make_reducer
-from harness.models.build import paper_settings, split_name
-from harness.models.checkpoints import CONFIG_FILE, WEIGHTS_FILE, save_weights
-from harness.models.host import HostConfig, HostModel
-from harness.models.tokenizer import Tokenizer
-from harness.models.towers import open_tower
-from harness.progress import Progress
+from harness.hosts.build import paper_settings, split_name
+from harness.hosts.host import HostConfig, HostModel
+from harness.hosts.parts.tokenizer import Tokenizer
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.ready import pick_device, pick_dtype
+from harness.hosts.weights.own import CONFIG_FILE, WEIGHTS_FILE, save_weights
+from harness.kit import ranks
+from harness.kit.errors import HarnessError
+from harness.kit.files import write_atomically
+from harness.kit.progress import Progress
+from harness.kit.registry import methods
+from harness.kit.settings import validated
+from harness.objectives.objective import Objective
+from harness.objectives.recipe import Recipe
 from harness.reduction import TokenReducer
-from harness.registry import methods
-from harness.schedule import validated
+from harness.reduction.budget import make_reducer
 from harness.train.checkpoint import difference
 from harness.train.log import TrainLog
 from harness.train.loop import Run
-from harness.train.objective import Objective
 from harness.train.optim import freeze
 from harness.train.provenance import provenance
-from harness.train.recipe import Recipe
 from harness.train.request import TrainRequest
 
 DONE_FILE = "recipe.json"

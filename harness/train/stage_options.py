@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, field_validator
 
-from harness.errors import HarnessError
-from harness.registry import unknown
-from harness.schedule import validated
-from harness.train.recipe import Recipe
+from harness.kit.errors import HarnessError
+from harness.kit.registry import unknown
+from harness.kit.settings import validated
+from harness.objectives.recipe import Recipe
 
 # The stages of each protocol, in their order.
 STAGES: dict[str, tuple[str, ...]] = {

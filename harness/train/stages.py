@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
-from harness.errors import HarnessError, warn_on_stderr
-from harness.files import explained
-from harness.models.checkpoints import WEIGHTS_FILE
-from harness.parallel import agreed, by_first
+from harness.hosts.weights.own import WEIGHTS_FILE
+from harness.kit.errors import HarnessError, warn_on_stderr
+from harness.kit.files import explained
+from harness.kit.parallel import agreed, by_first
 from harness.train.checkpoint import CHECKPOINTS
 from harness.train.finetune import finetune
 from harness.train.pretrain import pretrain
@@ -27,11 +27,11 @@ from harness.train.session import DONE_FILE
 
 
 def trained(
-    stages: Sequence[Stage], folder: Path, *, code: str, device: str = "auto", quiet: bool = False
+    stages: Sequence[Stage], folder: Path, *, device: str = "auto", quiet: bool = False
 ) -> tuple[Path, list[dict[str, Any]]]:
     """Run each stage in its own folder below `folder`, from the weights of the one before.
 
-    A finished stage is found by its name (`stage_name`, which `code` is part of) and not run again, an interrupted one
+    A finished stage is found by its name (`stage_name`) and not run again, an interrupted one
     goes on from its last checkpoint; one that another command is at is waited for. Checkpoints are removed once their
     stage is finished. Returns the folder of the last stage's weights, and of each stage: stage, folder, steps, seconds,
     samples_per_second, weights_sha256. Raises HarnessError for anything a stage cannot go on with; of several
@@ -41,11 +41,11 @@ def trained(
     for number, stage in enumerate(stages):
         chain = stages[: number + 1]
         start = str(out) if number else stage.files.get("init")
-        out = folder.resolve() / stage_name(chain, code)
+        out = folder.resolve() / stage_name(chain)
         if not by_first(partial(_is_tidy, out)):
             with _alone(out):
                 if not by_first(partial(_is_finished, out)):
-                    _train(stage, out, start, stage_key(chain, code), device, quiet)
+                    _train(stage, out, start, stage_key(chain), device, quiet)
                 by_first(partial(_tidy, out))
         told.append(agreed(partial(_told, stage, out)))
     return out, told

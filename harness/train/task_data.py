@@ -13,7 +13,7 @@ from harness.data.formats.kinds import Kind
 from harness.data.formats.source import Source
 from harness.data.pairs import PairRef
 from harness.data.shards import is_shards
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 # Tasks whose training data are image-caption pairs, as pre-training's are.
 CAPTION_TASKS = ("retrieval", "captioning")

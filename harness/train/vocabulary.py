@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from harness.errors import HarnessError
-from harness.models.tokenizer import SPECIAL_WORDS
+from harness.hosts.parts.tokenizer import SPECIAL_WORDS
+from harness.kit.errors import HarnessError
 
 
 def build_vocabulary(captions: Iterable[str], size: int, extra: Sequence[str] = ()) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from harness.check import captions
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 from harness.metrics.captions import METRICS, CaptionScores
 
 IMAGES = [{"id": 7}, {"id": 8}, {"id": 9}]

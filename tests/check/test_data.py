@@ -15,7 +15,7 @@ from PIL import Image
 from harness.check import data_commands
 from harness.check.data import lines
 from harness.data.scenes import write_scenes
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 
 def put(path: Path, content: Any) -> None:

@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from harness.check.golden import TOLERANCE, check_file, lines
-from harness.errors import HarnessError
+from harness.check.golden.method import TOLERANCE, check_file, lines
+from harness.kit.errors import HarnessError
 
 GOLDENS = sorted((Path(__file__).parent.parent / "goldens").glob("*.safetensors"))
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from harness.check.golden import TOLERANCE
-from harness.check.golden_blip import blip_config, check_blip
-from harness.check.golden_file import Golden, read_golden
-from harness.errors import HarnessError
+from harness.check.golden.blip import blip_config, check_blip
+from harness.check.golden.file import Golden, read_golden
+from harness.check.golden.method import TOLERANCE
+from harness.kit.errors import HarnessError
 
 PATH = Path(__file__).parent.parent / "goldens" / "blip_pretrain.safetensors"
 INPUTS = {"encoder_input_ids", "decoder_input_ids", "decoder_labels"}

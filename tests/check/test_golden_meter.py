@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.check.golden import TOLERANCE
-from harness.check.golden_file import read_golden
-from harness.check.golden_meter import check_meter
-from harness.errors import HarnessError
+from harness.check.golden.file import read_golden
+from harness.check.golden.meter import check_meter
+from harness.check.golden.method import TOLERANCE
+from harness.kit.errors import HarnessError
 
 GOLDEN = read_golden(Path(__file__).parent.parent / "goldens" / "meter_infer.safetensors")
 

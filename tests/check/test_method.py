@@ -5,9 +5,9 @@ import torch
 
 from harness.check import method as checks
 from harness.check.template import write_template
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
+from harness.kit.registry import Entry, Registry, methods
 from harness.reduction import MethodConfig, TokenReducer
-from harness.registry import Entry, Registry, methods
 
 
 @pytest.mark.parametrize("name", methods.names())
@@ -38,7 +38,7 @@ class Hiding(TokenReducer[MethodConfig]):
 def registered(monkeypatch):
     def register(kind):
         fake = Registry("method", lambda: [Entry("faulty", "", "nowhere")], lambda _: kind)
-        monkeypatch.setattr("harness.methods.methods", fake)
+        monkeypatch.setattr("harness.reduction.budget.methods", fake)
         monkeypatch.setattr(checks, "methods", fake)
         return {line.split()[0]: good for line, good in checks.lines("faulty")}
 
@@ -65,7 +65,7 @@ def test_the_template_is_a_working_method(tmp_path, monkeypatch):
     scope: dict = {}
     exec(compile(path.read_text(), str(path), "exec"), scope)
     fake = Registry("method", lambda: [Entry("norm_keep", "", "nowhere")], lambda _: scope["NormKeep"])
-    monkeypatch.setattr("harness.methods.methods", fake)
+    monkeypatch.setattr("harness.reduction.budget.methods", fake)
     monkeypatch.setattr(checks, "methods", fake)
     assert all(good for _, good in checks.lines("norm_keep"))
 
@@ -77,8 +77,8 @@ def test_bad_template_names(name, tmp_path):
 
 
 def test_random_draws_differ_between_images_and_seeds():
-    from harness.methods import make_reducer
-    from harness.models.towers import open_tower
+    from harness.hosts.parts.towers import open_tower
+    from harness.reduction.budget import make_reducer
 
     reducer = make_reducer("random", open_tower(checks.small_vit()).shape, ratio=0.5)
     keys = torch.tensor([1, 2])
@@ -89,8 +89,8 @@ def test_random_draws_differ_between_images_and_seeds():
 
 
 def test_random_draws_are_uniform():
-    from harness.methods import make_reducer
-    from harness.models.towers import open_tower
+    from harness.hosts.parts.towers import open_tower
+    from harness.reduction.budget import make_reducer
 
     reducer = make_reducer("random", open_tower(checks.small_vit()).shape, ratio=0.5)
     first = reducer.draw(0, torch.arange(20000) * 7919, 8).argmax(1)

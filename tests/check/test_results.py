@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from harness.check.results import lines
-from harness.store import Store, key_of
+from harness.kit.digest import key_of
+from harness.run.store import Store
 
 SAMPLES = pd.DataFrame({"task": ["vqa"], "metric": ["vqa_accuracy"], "sample": ["0"], "cluster": ["0"], "value": [1.0]})
 
@@ -17,7 +18,8 @@ def store(tmp_path):
 
 
 def save(store, *, code="c", started="2026-01-01T00:00:00+00:00", status="done", **spec):
-    spec = {"model": "albef-tiny", "method": "random", "ratio": 0.5, "task": "vqa", "seed": 2, "code": code, **spec}
+    plain = {"model": "albef-tiny", "method": "random", "ratio": 0.5, "task": "vqa", "seed": 2, "training": []}
+    spec = plain | {"code": {"harness/tasks/vqa.py": code}} | spec
     done = status == "done"
     record = {"format": 1, "key": key_of(spec), "spec": spec, "status": status, "error": None if done else "no image"}
     record |= {"quality": {}, "cost": None, "diagnostics": {}, "run": {"started": started}, "samples": None}
@@ -57,7 +59,7 @@ def test_a_newer_failure_supersedes_nothing(store):
 def test_damaged_records_are_left_where_they_are(store):
     save(store, code="a")
     save(store, code="b", started="2026-01-02T00:00:00+00:00")
-    newest = max(store.folder.glob("*.json"), key=lambda path: path.read_text().count('"code": "b"'))
+    newest = max(store.folder.glob("*.json"), key=lambda path: path.read_text().count('vqa.py": "b"'))
     newest.write_text(newest.read_text()[:-20])
     found = lines(store.folder, prune=True)
     assert sum(line.startswith("damaged") for line, _ in found) == 1

@@ -6,8 +6,8 @@ import pytest
 import timm
 
 from harness.cost.report import cost_report
-from harness.cost.text import render_cost
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
+from harness.report.cost_text import render_cost
 
 PHASES = {f"{name}_gmacs" for name in ("main", "scoring", "matching", "predictor", "total")}
 

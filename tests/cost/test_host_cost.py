@@ -15,17 +15,17 @@ from harness.cost.budget import tower_macs
 from harness.cost.host import NO_WORDS, compare_memory, host_memory, host_parts
 from harness.cost.memory import MemoryFit
 from harness.cost.report import cost_report
-from harness.cost.text import render_cost
-from harness.methods import make_reducer
-from harness.models.attention import ATTENTION_PATHS, attention_path
-from harness.models.build import build_host, host_config
-from harness.models.host import HostModel
-from harness.models.towers import open_tower
-from harness.probe import token_counts
+from harness.hosts.build import build_host, host_config
+from harness.hosts.host import HostModel
+from harness.hosts.parts.attention import ATTENTION_PATHS, attention_path
+from harness.hosts.parts.towers import open_tower
+from harness.objectives import make_objective
+from harness.objectives.objective import Moment, Objective, Pairs
+from harness.objectives.recipe import recipe_of
 from harness.reduction import TokenReducer
-from harness.train.objective import Moment, Objective, Pairs
-from harness.train.objectives import make_objective
-from harness.train.recipe import recipe_of
+from harness.reduction.budget import make_reducer
+from harness.reduction.plan import token_counts
+from harness.report.cost_text import render_cost
 
 MIB = 2**20
 Estimated = dict[str, dict[str, dict[str, MemoryFit]]]

@@ -5,9 +5,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from harness.cost.latency import measure_latency
-from harness.errors import HarnessError
-from harness.methods import make_reducer
-from harness.models.towers import open_tower
+from harness.hosts.parts.towers import open_tower
+from harness.kit.errors import HarnessError
+from harness.reduction.budget import make_reducer
 
 
 def timed(**options):

@@ -10,8 +10,8 @@ import torch
 
 from harness.cost.budget import tower_macs
 from harness.cost.vits import build_vit
-from harness.methods import make_reducer
-from harness.models.towers import open_tower
+from harness.hosts.parts.towers import open_tower
+from harness.reduction.budget import make_reducer
 
 DENSE = {  # parameters in millions, GMACs as published, GMACs exact
     "deit_tiny_patch16_224": (5.72, 1.26, 1.2537),

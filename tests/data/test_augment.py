@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from harness.data.augment import Augmentation, augment, evaluation, mirrored, open_image
 from harness.data.transforms import load_image
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 PLAIN = Augmentation(size=16, mean=(0, 0, 0), std=(1, 1, 1))
 

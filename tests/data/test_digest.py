@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.data.digest import data_digest
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 
 def put(path: Path, content: bytes | str) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from harness.data.formats import load_captions, load_questions
 from harness.data.scenes import write_scenes
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 
 def put(folder: Path, name: str, content: Any) -> None:

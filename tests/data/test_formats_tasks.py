@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from harness.data.formats import load_classes, load_entailment, load_nlvr2
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 
 def put(path: Path, content: Any) -> None:

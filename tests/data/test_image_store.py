@@ -13,7 +13,7 @@ from PIL import Image
 from harness.data import image_store
 from harness.data.image_store import ImageStore, PixelBudget
 from harness.data.transforms import decode, load_images, normalise
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 SIZE, BYTES = 8, 3 * 8 * 8

@@ -19,7 +19,7 @@ from PIL import Image
 from harness.data.augment import Augmentation
 from harness.data.pair_loader import PairBatch, PairLoader, _Decoder, loader_rate
 from harness.data.pairs import PairRef, sample_id
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 SMALL = Augmentation(size=8)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from harness.data.pairs import PairRef, caption_of, draw, read_pairs, sample_id, unique_keys
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 
 def put(path: Path, content: Any) -> Path:

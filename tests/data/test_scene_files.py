@@ -14,7 +14,7 @@ from harness.data import scenes as files
 from harness.data.formats import load_captions, load_classes, load_entailment, load_nlvr2, load_questions
 from harness.data.scene_classes import TEMPLATES, class_name, class_scenes
 from harness.data.scene_layout import COVERED_CELLS, TYPES, make_scenes, render
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 HYPOTHESES = "1fabd959a637558b182f204cfcda5f61c7577adeeeba995affa0c49960e68238"
 STATEMENTS = "a042a3ebcfa55f7f01015e229efbf90f19fa83dcd56f68d923832d7b1f188a36"

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from harness.data.formats.records import ENTAILMENT_LABELS
 from harness.data.scene_layout import COLOUR_NAMES, PLACES, SHAPES, Scene, Thing, make_scenes
 from harness.data.scene_statements import (
     BLOCK,
@@ -19,7 +20,6 @@ from harness.data.scene_statements import (
     hypotheses,
     statements,
 )
-from harness.models.host import ENTAILMENT_LABELS
 
 CIRCLE, RING, SQUARE = (SHAPES.index(name) for name in ("circle", "ring", "square"))
 RED, BLUE = (COLOUR_NAMES.index(name) for name in ("red", "blue"))

@@ -14,7 +14,7 @@ import pytest
 
 from harness.data.pairs import PairRef
 from harness.data.shards import buffered, count_samples, expand_shards, is_shards, read_shard, round_robin, shard_names
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:

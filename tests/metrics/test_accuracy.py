@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.metrics.accuracy import consistency, mean_per_class
-from harness.stats import paired, summarise
+from harness.metrics.stats import paired, summarise
 
 
 def test_a_group_counts_when_all_of_it_is_right() -> None:

@@ -8,8 +8,8 @@ import pytest
 import typer.testing
 
 import harness.check.captions
-from harness.cli_check import checks
-from harness.errors import HarnessError
+from harness.cli.check import checks
+from harness.kit.errors import HarnessError
 from harness.metrics.captions import CaptionScores, bleu_parts, caption_scores, cider_scores, rouge_scores
 from harness.metrics.ptb import tokenised
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 from harness.metrics.corpus import bleu, meteor, paired_corpus, summarise_corpus
-from harness.stats import summarise
+from harness.metrics.stats import summarise
 
 NAMES = [f"{number}.png" for number in range(40)]
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 from harness.metrics import spice
 from harness.metrics.java import run_java
 from harness.metrics.spice import spice_lacks, spice_scores

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 from harness.metrics.ranking import NO_RANK, Shortlist, best_columns, best_ranks, shortlists
 
 

@@ -17,17 +17,17 @@ import harness.tasks.captioning
 from harness.data.formats import ImageTextSet
 from harness.data.image_store import ImageStore
 from harness.data.scenes import scenes_folder
-from harness.evaluation import VisionEncoder
-from harness.hosts import Host
-from harness.methods import make_reducer
+from harness.evaluate.encoder import VisionEncoder
+from harness.evaluate.task import Outcome, TaskData
+from harness.hosts.build import build_host
+from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.ready import Host
+from harness.hosts.weights.own import assets_of
+from harness.kit.progress import SILENT
+from harness.kit.registry import tasks
 from harness.metrics.captions import CaptionScores
-from harness.models.build import build_host
-from harness.models.checkpoints import assets_of
-from harness.models.tokenizer import VOCABULARY_FILE, TextTokenizer
-from harness.models.towers import open_tower
-from harness.progress import SILENT
-from harness.registry import tasks
-from harness.task import Outcome, TaskData
+from harness.reduction.budget import make_reducer
 from tests.tasks.small_hosts import SETTINGS, SIZES
 
 ANSWERS = ("yes", "no", "red", "green", "blue", "circle", "square")

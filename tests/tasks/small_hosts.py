@@ -14,17 +14,17 @@ from torch import Tensor
 
 from harness.data.formats import ImageTextSet
 from harness.data.image_store import ImageStore
-from harness.evaluation import VisionEncoder
-from harness.hosts import Host
-from harness.methods import make_reducer
-from harness.models.build import build_host
-from harness.models.checkpoints import assets_of
-from harness.models.host import TextBatch
-from harness.models.tokenizer import VOCABULARY_FILE, TextTokenizer
-from harness.models.towers import open_tower
-from harness.progress import SILENT
+from harness.evaluate.encoder import VisionEncoder
+from harness.evaluate.task import Outcome, TaskData
+from harness.hosts.build import build_host
+from harness.hosts.host import TextBatch
+from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.ready import Host
+from harness.hosts.weights.own import assets_of
+from harness.kit.progress import SILENT
 from harness.reduction import encode
-from harness.task import Outcome, TaskData
+from harness.reduction.budget import make_reducer
 
 TOWER: dict[str, Any] = {"depth": 3, "width": 24, "heads": 3, "image_size": 32}
 SIZES: dict[str, dict[str, int]] = {

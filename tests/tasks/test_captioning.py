@@ -10,18 +10,18 @@ from transformers import BertTokenizer
 import harness.tasks.captioning
 from harness.data.formats import Caption, ImageTextSet
 from harness.data.image_store import ImageStore
-from harness.errors import HarnessError
-from harness.evaluation import VisionEncoder
-from harness.hosts import Host
-from harness.methods import make_reducer
+from harness.evaluate.encoder import VisionEncoder
+from harness.evaluate.task import TaskData
+from harness.hosts.blip.model import PRESETS, Blip, BlipConfig
+from harness.hosts.build import skeleton
+from harness.hosts.parts.tokenizer import SPECIAL_WORDS, HubTokenizer, TextTokenizer
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.ready import Host
+from harness.kit.errors import HarnessError
+from harness.kit.progress import SILENT
 from harness.metrics.captions import CaptionScores
-from harness.models.blip import PRESETS, Blip, BlipConfig
-from harness.models.build import skeleton
-from harness.models.tokenizer import SPECIAL_WORDS, HubTokenizer, TextTokenizer
-from harness.models.towers import open_tower
-from harness.progress import SILENT
-from harness.stats import quality
-from harness.task import TaskData
+from harness.metrics.stats import quality
+from harness.reduction.budget import make_reducer
 from harness.tasks.captioning import Captioning, CaptioningOptions, prompt_ids, written
 
 WORDS = [*SPECIAL_WORDS, *"a red man ' s dog ##s , . ball cube on the ring is".split(), "[DEC]", "[ENC]"]  # noqa: SIM905

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from harness.data.formats import ImageTextSet
-from harness.errors import HarnessError
-from harness.evaluation import VisionEncoder
-from harness.linear_probe import fit_probe
+from harness.evaluate.encoder import VisionEncoder
+from harness.evaluate.linear_probe import fit_probe
+from harness.kit.errors import HarnessError
+from harness.metrics.stats import quality
 from harness.reduction import encode
-from harness.stats import quality
 from harness.tasks.classification import Classification, ClassificationOptions, accuracies
 from tests.tasks.small_hosts import by_sample, encoder_of, measured, noise, small_host, turned
 

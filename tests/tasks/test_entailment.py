@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from harness.data.formats import Hypothesis, ImageTextSet
-from harness.errors import HarnessError
-from harness.models.host import ENTAILMENT_LABELS
-from harness.stats import quality
+from harness.data.formats.records import ENTAILMENT_LABELS
+from harness.kit.errors import HarnessError
+from harness.metrics.stats import quality
 from harness.tasks.entailment import BY_CLASS, Entailment, accuracies
 from tests.tasks.small_hosts import by_sample, encoder_of, measured, noise, one_pair, sentence, small_host, turned
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from harness.data.formats import ImageTextSet, PairStatement
-from harness.errors import HarnessError
-from harness.stats import quality
+from harness.kit.errors import HarnessError
+from harness.metrics.stats import quality
 from harness.tasks.nlvr2 import Nlvr2, accuracies
 from tests.tasks.small_hosts import by_sample, encoder_of, measured, noise, one_pair, sentence, small_host, turned
 

@@ -16,20 +16,20 @@ from torch import Tensor
 
 from harness.data.formats import Caption, ImageTextSet
 from harness.data.image_store import ImageStore
-from harness.errors import HarnessError
-from harness.evaluation import VisionEncoder
-from harness.hosts import Host
-from harness.methods import make_reducer
+from harness.evaluate.encoder import VisionEncoder
+from harness.evaluate.task import Outcome, TaskData
+from harness.hosts.build import build_host
+from harness.hosts.host import TextBatch
+from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.ready import Host
+from harness.hosts.weights.own import assets_of
+from harness.kit.errors import HarnessError
+from harness.kit.parallel import over
+from harness.kit.progress import SILENT
 from harness.metrics.ranking import Shortlist
-from harness.models.build import build_host
-from harness.models.checkpoints import assets_of
-from harness.models.host import TextBatch
-from harness.models.tokenizer import VOCABULARY_FILE, TextTokenizer
-from harness.models.towers import open_tower
-from harness.parallel import over
-from harness.progress import SILENT
 from harness.reduction import encode
-from harness.task import Outcome, TaskData
+from harness.reduction.budget import make_reducer
 from harness.tasks import retrieval
 from harness.tasks.retrieval import Retrieval, RetrievalOptions
 

@@ -8,14 +8,14 @@ import pytest
 from harness.data.formats import Question
 from harness.data.image_store import ImageStore
 from harness.data.scenes import write_scenes
-from harness.errors import HarnessError
-from harness.evaluation import VisionEncoder
-from harness.hosts import load_host
-from harness.methods import make_reducer
-from harness.models.towers import open_tower
-from harness.models.weight_sets import task_weights
-from harness.progress import Progress
-from harness.task import TaskData
+from harness.evaluate.encoder import VisionEncoder
+from harness.evaluate.task import TaskData
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.ready import load_host
+from harness.hosts.weights.sets import task_weights
+from harness.kit.errors import HarnessError
+from harness.kit.progress import Progress
+from harness.reduction.budget import make_reducer
 from harness.tasks.vqa import VQA, VQAOptions, accuracies
 
 

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harness.models.build import build_host, host_class
-from harness.models.checkpoints import save_weights
-from harness.models.tokenizer import TextTokenizer
+from harness.hosts.build import build_host, host_class
+from harness.hosts.parts.tokenizer import TextTokenizer
+from harness.hosts.weights.own import save_weights
 from harness.train.request import PretrainRequest
 
 WORDS = ["red", "green", "blue", "dog", "cat", "house", "tree", "car", "small", "large", "near", "behind", "street"]

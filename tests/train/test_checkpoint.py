@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 from harness.train.checkpoint import list_checkpoints, load_newest, save_checkpoint
 
 FACTS = {"model": "albef-tiny", "processes": 2, "learning_rate": 0.1}

@@ -13,21 +13,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.data.pair_loader import PairBatch
-from harness.errors import HarnessError
-from harness.hosts import load_host
-from harness.methods import make_reducer
-from harness.models.checkpoints import load_model
-from harness.models.tokenizer import TextTokenizer
-from harness.models.towers import open_tower
-from harness.train.downstream import make_downstream
-from harness.train.downstream.answers import answer_targets, frequent_answers
-from harness.train.downstream.retrieval import NOBODY
+from harness.hosts.parts.tokenizer import TextTokenizer
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.ready import load_host
+from harness.hosts.weights.own import load_model
+from harness.kit.errors import HarnessError
+from harness.objectives.downstream import make_downstream
+from harness.objectives.downstream.answers import answer_targets, frequent_answers
+from harness.objectives.downstream.retrieval import NOBODY
+from harness.objectives.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
+from harness.objectives.objective import Moment
+from harness.reduction.budget import make_reducer
 from harness.train.finetune import finetune, task_host
-from harness.train.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
 from harness.train.loop import Run
-from harness.train.objective import Moment
 from harness.train.request import FinetuneRequest
 from harness.train.task_data import task_data
 from tests.train.conftest import ANSWERS, STAGES, WORDS, picture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from harness.cli import main
+from harness.cli.main import main
 from tests.train.conftest import STAGES
 from tests.train.test_ranks import SCRIPT
 

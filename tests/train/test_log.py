@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 from harness.train.log import LOG_FILE, TrainLog
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.cli import main
-from harness.errors import HarnessError
+from harness.cli.main import main
+from harness.kit.errors import HarnessError
 from harness.train.task_data import task_data
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from harness.errors import HarnessError
-from harness.models.build import build_host
+from harness.hosts.build import build_host
+from harness.kit.errors import HarnessError
+from harness.objectives.recipe import recipe_of
 from harness.train.optim import freeze, make_optimizer, set_rate
-from harness.train.recipe import recipe_of
 
 
 class Held(nn.Module):

@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.errors import HarnessError
-from harness.methods import make_reducer
-from harness.models.checkpoints import load_model
-from harness.models.towers import open_tower
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.weights.own import load_model
+from harness.kit.errors import HarnessError
+from harness.kit.registry import methods
+from harness.objectives.objective import Pairs
 from harness.reduction import encode
-from harness.registry import methods
+from harness.reduction.budget import make_reducer
 from harness.train.loop import Run
-from harness.train.objective import Pairs
 from harness.train.pretrain import pretrain
 from harness.train.request import PretrainRequest
 

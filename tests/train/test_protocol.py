@@ -15,14 +15,14 @@ from filelock import FileLock
 from pydantic import BaseModel
 
 from harness.data.scenes import write_scenes
-from harness.errors import HarnessError
-from harness.methods import make_reducer
-from harness.models.build import paper_settings, skeleton
-from harness.models.checkpoints import load_model
-from harness.models.towers import open_tower
-from harness.registry import methods, models, tasks
+from harness.hosts.build import paper_settings, skeleton
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.weights.own import load_model
+from harness.kit.errors import HarnessError
+from harness.kit.registry import methods, models, tasks
+from harness.objectives.finetune_recipes import FINETUNE_RECIPES
+from harness.reduction.budget import make_reducer
 from harness.train import pretrain as pretraining
-from harness.train.finetune_recipes import FINETUNE_RECIPES
 from harness.train.loop import Run
 from harness.train.protocol import (
     Stage,
@@ -77,7 +77,7 @@ def reduced(stages: list[Stage], method: str, ratio: float | None = None, **sett
 
 
 def run(stages: list[Stage], folder: Path) -> tuple[Path, list[dict[str, Any]]]:
-    return trained(stages, folder, code="c0de", device="cpu", quiet=True)
+    return trained(stages, folder, device="cpu", quiet=True)
 
 
 def done(folder: Path) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def done(folder: Path) -> dict[str, Any]:
 
 
 def key(stages: list[Stage]) -> str:
-    return stage_key(stages, "c0de")
+    return stage_key(stages)
 
 
 def test_every_number_of_a_stage_is_part_of_its_key_and_of_those_after_it(plan: Plan) -> None:
@@ -124,7 +124,10 @@ def test_seed_method_config_task_processes_and_code_are_part_of_the_key(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = plan("finetune", "vqa")
-    keys = [key(stages), stage_key(stages, "other"), key(plan("finetune", "vqa", seed=1))]
+    keys = [key(stages), key(plan("finetune", "vqa", seed=1))]
+    with monkeypatch.context() as changed:
+        changed.setattr("harness.train.protocol.stage_code", lambda stage: {"harness/train": "other"})
+        keys.append(key(stages))
     keys.append(key(plan("finetune", "nlvr2")))
     keys += [key(with_method(stages, "tome", {"r": r})) for r in (1, 2)] + [key(with_method(stages, "evit", {}))]
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -318,7 +321,7 @@ def test_fine_tuning_trains_with_the_method_as_the_cell_states_it(
     out, told = run(stages, tmp_path)
     assert done(out)["method"] == {"name": "elip", **stages[0].config}
     assert load_model(f"{family}-tiny", out).model.config.task == task
-    assert out.name == stage_name(stages, "c0de")
+    assert out.name == stage_name(stages)
     assert out.name.startswith(f"finetune-elip-{task}-")
     assert [(one["stage"], one["folder"], one["steps"]) for one in told] == [("finetune", out.name, 2)]
     assert told[0]["weights_sha256"] == done(out)["weights_sha256"]
@@ -416,7 +419,7 @@ def test_an_interrupted_second_stage_goes_on_to_the_same_weights(
     assert [path.name for path in (begun / "checkpoints").glob("*.pt")] == ["step-00000002.pt"]
     weights = tmp_path / "parts" / told[0]["folder"] / "model.safetensors"
     before = weights.stat().st_mtime_ns
-    parts, again = trained(stages, tmp_path / "parts", code="c0de", device="cpu")
+    parts, again = trained(stages, tmp_path / "parts", device="cpu")
     assert "resuming at step 2 of 4" in capsys.readouterr().err
     assert [one["weights_sha256"] for one in again] == [one["weights_sha256"] for one in told]
     assert weights.stat().st_mtime_ns == before
@@ -484,7 +487,7 @@ def test_scenes_are_those_of_the_one_world_whatever_the_seed(
 def test_stages_of_other_precisions_follow_each_other(plan: Plan, tmp_path: Path) -> None:
     stages = plan("pretrain", "vqa", pretrain={"precision": "bf16"}, finetune={"precision": "no"})
     out, _ = run(stages, tmp_path)
-    assert [done(tmp_path / name)["facts"]["precision"] for name in (stage_name(stages[:1], "c0de"), out.name)] == [
+    assert [done(tmp_path / name)["facts"]["precision"] for name in (stage_name(stages[:1]), out.name)] == [
         "bf16",
         "no",
     ]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.cli import main
+from harness.cli.main import main
 
 # Family, steps, dtype: all in one start of the two processes.
 RUNS = {
@@ -26,7 +26,7 @@ RUNS = {
 }
 SCRIPT = """
 import json, sys
-from harness.cli import main
+from harness.cli.main import main
 for words in json.loads(sys.argv[1]):
     try:
         main(words)

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.cli import main
-from harness.errors import HarnessError
+from harness.cli.main import main
+from harness.kit.errors import HarnessError
+from harness.objectives.objective import Pairs
 from harness.train.loop import Run
-from harness.train.objective import Pairs
 from harness.train.pretrain import pretrain
 from harness.train.vocabulary import build_vocabulary
 
@@ -28,7 +28,7 @@ LastState = Callable[[Path], dict[str, Tensor]]
 # The command, killed in the middle of writing its third checkpoint.
 KILLED_IN_A_CHECKPOINT = """
 import os, signal, sys, torch
-from harness.cli import main
+from harness.cli.main import main
 save, written = torch.save, []
 def cut(state, file):
     save(state, file)

@@ -18,8 +18,8 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
-from harness import ranks
-from harness.errors import HarnessError
+from harness.kit import ranks
+from harness.kit.errors import HarnessError
 from harness.train import finetune as tuning
 from harness.train.loop import Run
 from harness.train.protocol import plan_stages, stage_key
@@ -35,7 +35,7 @@ numbers["multipliers"] = {"vision": 0}
 def run(**changed):
     given = {"finetune": numbers | changed}
     stages = plan_stages("finetune", "albef-tiny", "vqa", weights=weights, device="cpu", given=given)
-    return trained(stages, folder, code="c0de", device="cpu", quiet=True)
+    return trained(stages, folder, device="cpu", quiet=True)
 
 
 def fails(*words):

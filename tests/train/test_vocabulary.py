@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import HarnessError
-from harness.models.tokenizer import SPECIAL_WORDS, TextTokenizer
+from harness.hosts.parts.tokenizer import SPECIAL_WORDS, TextTokenizer
+from harness.kit.errors import HarnessError
 from harness.train.vocabulary import build_vocabulary
 
 CAPTIONS = ["A dog, a Cat and a dog.", "two dogs on the grass", "Café ünder the tree", "a cat on a tree"] * 3

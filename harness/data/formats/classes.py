@@ -12,7 +12,7 @@ from harness.data.formats.kinds import Found, Kind
 from harness.data.formats.recognise import class_images
 from harness.data.formats.records import ClassifiedImage, ImageTextSet
 from harness.data.formats.source import Source
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 KINDS = (Kind.CLASS_FOLDERS,)
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from harness.data.formats.files import Json, read_json, rows_with
 from harness.data.formats.findings import Findings, report_repeated
 from harness.data.formats.kinds import Found, Kind
-from harness.data.formats.records import Hypothesis, ImageTextSet
+from harness.data.formats.records import ENTAILMENT_LABELS, Hypothesis, ImageTextSet
 from harness.data.formats.source import Source, first_images, words
-from harness.models.host import ENTAILMENT_LABELS
 
 KINDS = (Kind.SNLI_VE, Kind.ALBEF_VE)
 # Annotators did not agree; SNLI-VE leaves such sentences out of its figures.

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 Json = dict[str, Any]
 _IDS = {"id", "image_id", "question_id", "pairID", "sentid"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 
 @dataclass

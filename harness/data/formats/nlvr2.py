@@ -12,7 +12,7 @@ from harness.data.formats.findings import Findings, report_repeated
 from harness.data.formats.kinds import Found, Kind, split_named
 from harness.data.formats.records import ImageTextSet, PairStatement
 from harness.data.formats.source import Source, words
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 KINDS = (Kind.NLVR2, Kind.ALBEF_NLVR)
 # split-set-pair-sentence; a pair's images are split-set-pair-img0 and -img1.

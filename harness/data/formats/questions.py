@@ -17,7 +17,7 @@ from harness.data.formats.findings import Findings, report_repeated
 from harness.data.formats.kinds import Found, Kind
 from harness.data.formats.records import ImageTextSet, Question
 from harness.data.formats.source import Source, first_images, words
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 KINDS = (Kind.VQA_QUESTIONS, Kind.ALBEF_VQA)
 UNANSWERED_KINDS = (*KINDS, Kind.ALBEF_VQA_UNANSWERED)

@@ -13,7 +13,7 @@ from harness.data.formats.class_names import class_names
 from harness.data.formats.files import read_json, text_lines
 from harness.data.formats.kinds import Found, Kind, kind_of, split_named, splits_of, subset_of
 from harness.data.formats.listing import IMAGE_SUFFIXES, Listing
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 _PARSED_ALWAYS_BYTES = 1 << 25
 _LOOKED_INTO_BYTES = 1 << 20

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+# The order of the classes of visual entailment, as in ALBEF's and METER's released programs.
+ENTAILMENT_LABELS = ("contradiction", "neutral", "entailment")
+
 
 @dataclass(frozen=True)
 class Caption:

@@ -10,7 +10,7 @@ from harness.data.formats.findings import Findings
 from harness.data.formats.kinds import Found, Kind
 from harness.data.formats.listing import Listing
 from harness.data.formats.recognise import recognise
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 SPLIT_ORDER = ("test", "val", "dev", "train", "restval")
 K = TypeVar("K", bound=Hashable)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from harness.data.scene_layout import PLACES, TYPES, Scene, make_scenes, patch_types, render
 from harness.data.scene_text import Claim, caption_text, captions, foil, questions
-from harness.models.tokenizer import CLS, MASK, PAD, SEP
+from harness.hosts.parts.tokenizer import CLS, MASK, PAD, SEP
 from harness.train.scenes.warmup import FACTS, image_facts
 
 IGNORED = -1

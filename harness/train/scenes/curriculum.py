@@ -21,11 +21,10 @@ from torch.nn import functional as F
 from harness.data.scene_layout import make_scenes
 from harness.data.scene_text import ANSWERS
 from harness.data.transforms import normalise
-from harness.errors import HarnessError
-from harness.files import write_atomically
-from harness.models.albef import Albef
-from harness.models.build import build_host, host_config, split_name
-from harness.models.checkpoints import (
+from harness.hosts.albef.model import Albef
+from harness.hosts.build import build_host, host_config, split_name
+from harness.hosts.parts.tokenizer import PAD, VOCABULARY_FILE, TextTokenizer
+from harness.hosts.weights.own import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     assets_of,
@@ -33,7 +32,8 @@ from harness.models.checkpoints import (
     read_weights,
     save_weights,
 )
-from harness.models.tokenizer import PAD, VOCABULARY_FILE, TextTokenizer
+from harness.kit.errors import HarnessError
+from harness.kit.files import write_atomically
 from harness.train.provenance import provenance
 from harness.train.scenes import objectives
 from harness.train.scenes.corpus import IGNORED, Corpus, build_corpus

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.models.albef import Albef
-from harness.models.tokenizer import CLS, MASK, PAD, SEP
+from harness.hosts.albef.model import Albef
+from harness.hosts.parts.tokenizer import CLS, MASK, PAD, SEP
 
 IGNORE_INDEX = -100
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.01, 0.5

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.errors import HarnessError
+from harness.kit.errors import HarnessError
 
 LOG_FILE = "log.jsonl"
 LOG_BYTES = 200_000

@@ -15,8 +15,8 @@ from torch import Tensor
 from harness.data.scene_layout import Scene, render
 from harness.data.scene_text import ANSWERS, caption_text, captions, questions
 from harness.data.transforms import normalise
-from harness.models.albef import Albef
-from harness.models.tokenizer import TextTokenizer
+from harness.hosts.albef.model import Albef
+from harness.hosts.parts.tokenizer import TextTokenizer
 
 _CHUNK = 128
 

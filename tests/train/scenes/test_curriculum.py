@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.data.scene_layout import TYPES, make_scenes
 from harness.data.scene_text import Claim, caption_text, captions, questions
-from harness.errors import HarnessError
-from harness.models.checkpoints import VOCABULARY_FILE, assets_of, load_model
-from harness.models.tokenizer import CLS, MASK, PAD, SEP, TextTokenizer
+from harness.hosts.parts.tokenizer import CLS, MASK, PAD, SEP, TextTokenizer
+from harness.hosts.weights.own import VOCABULARY_FILE, assets_of, load_model
+from harness.kit.errors import HarnessError
 from harness.train.request import PretrainRequest
 from harness.train.scenes import objectives
 from harness.train.scenes.corpus import IGNORED, Corpus, build_corpus, caption_facts, look_up

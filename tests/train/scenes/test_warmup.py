@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from harness.data.scene_layout import TYPES
-from harness.models.checkpoints import VOCABULARY_FILE, assets_of
-from harness.models.tokenizer import TextTokenizer
+from harness.hosts.parts.tokenizer import TextTokenizer
+from harness.hosts.weights.own import VOCABULARY_FILE, assets_of
 from harness.train.scenes.corpus import build_corpus
 from harness.train.scenes.objectives import claim_loss
 from harness.train.scenes.warmup import cell_of_patch, neighbour_types

@@ -1,0 +1,89 @@
+"""A golden file: float64 reference vectors that were computed with the authors' released programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from harness.kit.errors import HarnessError
+
+# A golden file's images are as the model reads them.
+AS_READ: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One file: its JSON config and its tensors, named weight.*, input.*, output.*, grad.*."""
+
+    path: Path
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors whose names begin with `prefix.`, without it."""
+        return {name[len(prefix) + 1 :]: value for name, value in self.tensors.items() if name.startswith(prefix + ".")}
+
+
+def read_golden(path: Path) -> Golden:
+    """Read a golden file; HarnessError when it is missing, damaged or has no config."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a safe_open handle is no mapping
+        return Golden(path, json.loads(metadata["config"]), tensors)
+    except FileNotFoundError as error:
+        raise HarnessError(f"{path}: no such golden file") from error
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise HarnessError(
+            f"{path}: not a golden file (safetensors with a JSON config in its metadata): {error}"
+        ) from error
+
+
+def host_sizes(config: dict[str, Any], text: str) -> dict[str, Any]:
+    """The sizes of a golden file's ViT and of its BERT, described under `text`, as ALBEF's and BLIP's configs say them.
+
+    How many of the BERT's layers do what is left to the host.
+    """
+    vision, bert = config["vision"], config[text]
+    return {
+        "image_size": vision["img_size"],
+        "patch_size": vision["patch_size"],
+        "width": vision["embed_dim"],
+        "depth": vision["depth"],
+        "heads": vision["num_heads"],
+        "mlp_ratio": vision["mlp_ratio"],
+        "vision_eps": vision["norm_eps"],
+        "vocab_size": bert["vocab_size"],
+        "text_length": bert["max_position_embeddings"],
+        "text_heads": bert["num_attention_heads"],
+        "text_mlp": bert["intermediate_size"],
+        "text_eps": bert["layer_norm_eps"],
+        "projection": config["projection_dim"],
+        **AS_READ,
+    }
+
+
+def elip_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of ELIP's config from a golden file's words for them."""
+    schedule = {
+        "begin": config["begin_layers"],
+        "keep": config["keep_ratios"],
+        "lookahead": config["lookahead_layers"],
+    }
+    return {
+        "schedule": schedule,
+        "vision_weight": config["vision_weight"],
+        "keep_tokens": config.get("keep_tokens"),
+    }
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """Largest absolute difference; infinite when shapes differ or a value is not finite."""
+    if ours.shape != theirs.shape or not bool(ours.isfinite().all()):
+        return float("inf")
+    return float((ours.detach() - theirs.to(ours.dtype)).abs().max())

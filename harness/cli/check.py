@@ -1,0 +1,92 @@
+"""The `check` commands: each prints its lines and leaves with status 1 if any is bad."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.options import DEFAULT_RUNS
+
+checks = typer.Typer(
+    help="Check the environment, a method, golden files, weights, data, records or captions.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def _verdict(lines: list[tuple[str, bool]]) -> None:
+    for line, _ in lines:
+        typer.echo(line)
+    if not all(good for _, good in lines):
+        raise typer.Exit(1)
+
+
+@checks.command("env")
+def check_env() -> None:
+    """Versions, device, Java, cache folder: what the harness will run with."""
+    from harness.check.environment import lines
+
+    _verdict(lines())
+
+
+@checks.command("golden")
+def check_golden(files: Annotated[list[Path], typer.Argument(help="Golden .safetensors files.")]) -> None:
+    """Compare methods with the authors' released programs, in float64: name, largest absolute error, ok or FAIL."""
+    from harness.check.golden.method import lines
+
+    _verdict(lines(files))
+
+
+@checks.command("method")
+def check_method(name: Annotated[str, typer.Argument(help="A registered method.")]) -> None:
+    """Test a method for its author: identity at ratio 1, batch order, gradients, reachable ratios, towers."""
+    from harness.check.method import lines
+
+    _verdict(lines(name))
+
+
+@checks.command("weights")
+def check_weights(
+    model: Annotated[str, typer.Argument(help="A host with shipped weights.")] = "albef-tiny",
+) -> None:
+    """Measure the shipped weights against the floors they must reach on held-out scenes."""
+    from harness.check.weights import lines
+
+    _verdict(lines(model))
+
+
+@checks.command("results")
+def check_results(
+    runs: Annotated[Path, typer.Argument(help="Folder of records.")] = DEFAULT_RUNS,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete records of cells that newer records measured again.")
+    ] = False,
+) -> None:
+    """Read every record and its samples; say which are whole, and which this code and these weights would reproduce."""
+    from harness.check.results import lines
+
+    _verdict(lines(runs, prune))
+
+
+@checks.command("data")
+def check_data(folder: Annotated[Path, typer.Argument(help="Folder or file of a data set.")]) -> None:
+    """Recognise a data set, count it, and say what is missing."""
+    from harness.check.data import lines
+
+    _verdict(lines(folder))
+
+
+@checks.command("captions")
+def check_captions(
+    captions: Annotated[Path, typer.Argument(metavar="HYP", help="Captions, one a line, or COCO's JSON of results.")],
+    references: Annotated[
+        list[Path],
+        typer.Argument(metavar="REF…", help="References: line i is of caption i; of JSON one COCO captions file."),
+    ],
+) -> None:
+    """Score captions by BLEU, METEOR, ROUGE-L, CIDEr and SPICE, as the COCO evaluation does."""
+    from harness.check.captions import lines
+
+    _verdict(lines(captions, references))

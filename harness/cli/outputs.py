@@ -1,0 +1,62 @@
+"""What `table` and `plot` write: records of a folder or a study as text, figures, and the picture of kept patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.kit.errors import HarnessError
+from harness.report.frame import to_frame
+from harness.report.tables import render_study_table, render_table
+from harness.run.store import Store
+from harness.run.study import read_index
+
+PICTURE_METHODS = ("elip", "evit", "tome", "random")
+
+
+def table_text(runs: Path, study: str | None, studies: Path, format: str) -> str:
+    """The table of a folder's records, or of a study's."""
+    records, labels = _records(runs, study, studies)
+    if labels is None:
+        return render_table(to_frame(records), format)
+    return render_study_table(records, labels, format)
+
+
+def draw(runs: Path, study: str | None, studies: Path, out: Path, *, patches: bool, ratio: float) -> list[Path]:
+    """Write the figures of a folder's records or of a study's, and the picture of kept patches; their paths."""
+    from harness.report.figures import plot_quality, plot_study
+
+    records, labels = _records(runs, study, studies)
+    if study is None:
+        written = plot_quality(to_frame(records), out)
+    elif labels is None:
+        written = plot_quality(to_frame(records), out, stem=study)
+    else:
+        written = plot_study(records, labels, study, out)
+    return written + (draw_kept(out, ratio) if patches else [])
+
+
+def _records(
+    runs: Path, study: str | None, studies: Path
+) -> tuple[list[dict[str, Any]], Sequence[dict[str, Any]] | None]:
+    """Records, and the labels to draw them by (None where methods and ratios say it all)."""
+    folder = runs if study is None else studies / study
+    if study is None:
+        if not folder.is_dir():
+            raise HarnessError(
+                f"{folder}: no such folder of records; run: python -m harness run --method elip --ratios 0.5,0.7"
+            )
+        return Store(folder).records(), None
+    index = read_index(folder, study)
+    keys = {*index["dense"], *(key for cells in index["cells"] for key in cells["keys"])}
+    records = [record for record in Store(folder).records() if record["key"] in keys]
+    return records, index["cells"] if index["draw"] == "schedule" else None
+
+
+def draw_kept(out: Path, ratio: float, model: str = "albef-tiny", scenes: int = 2) -> list[Path]:
+    """Draw which patches each method keeps, stage by stage, for a few scenes and their first captions."""
+    from harness.report.patches import draw_patches
+    from harness.report.traces import kept_examples
+
+    return draw_patches(kept_examples(model, PICTURE_METHODS, ratio, scenes), out / "patches")

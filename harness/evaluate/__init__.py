@@ -1,0 +1,1 @@
+"""What tasks share: images encoded under a method, texts, timing."""

@@ -1,0 +1,231 @@
+"""What tasks share: image tokens under a method, encoded once per image or once per image-text pair, and their traces.
+
+Shapes: I images, T texts, N tokens an image keeps, D channels, n0 patches at the input, S samples, B of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.data.image_store import ImageStore
+from harness.evaluate.timing import Stopwatch, Throughput
+from harness.evaluate.token_cache import STATES_BUDGET_BYTES, ImageStates, in_first_order
+from harness.hosts.host import TextBatch
+from harness.hosts.parts.tokenizer import TextTokenizer
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.ready import Host
+from harness.kit.parallel import batches, exchanged, over, share
+from harness.kit.progress import Progress
+from harness.reduction import TokenReducer, Trace, encode
+from harness.reduction.plan import token_counts
+
+TRACED_PAIRS = 512
+
+
+@dataclass
+class VisionEncoder:
+    """The images of a set seen through one method, in one process or in many that share the samples.
+
+    Counts its encodings, those of all processes together: images without text, and image-text pairs.
+    `states_budget`: bytes of image tokens that are kept, in each process.
+    """
+
+    host: Host
+    reducer: TokenReducer[Any]
+    images: ImageStore
+    batch_size: int
+    progress: Progress
+    states_budget: int = STATES_BUDGET_BYTES
+    encoded_images: int = field(default=0, init=False)
+    encoded_pairs: int = field(default=0, init=False)
+    _blank: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.tower = open_tower(self.host.model.vision)
+        full = self.tower.shape.prefix + self.tower.shape.patches
+        counts = token_counts(self.reducer)
+        # A text-guided method that keeps everything gives every pair the image's own tokens: no pair needs encoding.
+        self.text_guided = self.reducer.needs_text and min(counts.attention + counts.mlp) < full
+        self._watch = Stopwatch(self.host.device)
+        self._encoded = [0, 0]
+        self._states = ImageStates(len(self.images), self.states_budget)
+        self._shown = torch.zeros(len(self.images), dtype=torch.bool)
+        self._planned(torch.empty(0, dtype=torch.int64), 0)
+
+    def show_blank(self) -> None:
+        """Show the mean colour instead of every image: one blank image stands for all, and is encoded once."""
+        self.images, self._blank = self.images.blank(), True
+        self._states = ImageStates(len(self.images), self.states_budget)
+
+    def over(
+        self,
+        count: int,
+        compute: Callable[[Tensor], Tensor],
+        unit: str,
+        *,
+        images: Tensor | None = None,
+        at_once: int | None = None,
+    ) -> Tensor:
+        """What `compute` makes of samples, (B, ...) a batch, for all of them: (S, ...), the same in every process.
+
+        compute: takes the batch's samples, an index on the host's device. images: (S,) or (S, 2), the images that each
+        sample shows, by which tokens and pixels are got ready ahead; where samples stand in the order of their images,
+        no process encodes one twice, whatever the budget. at_once: samples of a batch, where not the encoder's.
+        """
+        size = at_once or self.batch_size
+        if images is not None:
+            self._planned(images[share(count)].flatten().cpu(), size * images[:1].numel())
+
+        def timed(part: slice) -> Tensor:
+            with self._watch.model():
+                return compute(torch.arange(part.start, part.stop, device=self.host.device))
+
+        with self.images.reading():
+            found = over(count, size, timed, self.progress, unit)
+        self._planned(torch.empty(0, dtype=torch.int64), 0)
+        for images_encoded, pairs_encoded in exchanged(tuple(self._encoded)):
+            self.encoded_images += images_encoded
+            self.encoded_pairs += pairs_encoded
+        self._encoded = [0, 0]
+        return found
+
+    def states(self, index_B: Tensor, *, keep: bool = True) -> Tensor:
+        """Tokens (B, N, D) of images without a text, encoded once; `keep` false where they are not asked for again."""
+        index_B = self._seen(index_B.cpu())
+        while len(missing := self._states.missing(index_B)):
+            batch = missing[: self.batch_size]
+            batch = torch.cat([batch, self._ahead(batch, self.batch_size - len(batch))])
+            states_BND = encode(self.tower, self.reducer, self._pixels(batch))
+            self._encoded[0] += len(batch)
+            self._states.add(batch, states_BND, index_B, keep=keep)
+        return self._states.take(index_B)
+
+    def pair_states(self, index_B: Tensor, texts: TextBatch) -> Tensor:
+        """Tokens (B, N, D) of images, each reduced for its own text (B of them) where the method is text-guided."""
+        if not self.text_guided:
+            return self.states(index_B)
+        pixels_BCHW = self._pixels(self._seen(index_B.cpu()))
+        self._encoded[1] += len(index_B)
+        return encode(self.tower, self.reducer, pixels_BCHW, self.host.model.guide(texts))
+
+    def release(self) -> None:
+        """Keep no tokens any more."""
+        self._states = ImageStates(len(self.images), 0)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done within is no part of the task: its seconds are told apart."""
+        with self._watch.aside():
+            yield
+
+    def throughput(self, unit: str, samples: int) -> Throughput:
+        """What the samples took so far; of many processes, the slowest one's seconds of each kind."""
+        watch, reading = self._watch, float(self.images.seconds[self._shown.numpy()].sum())
+        own = watch.model_seconds, watch.pixel_seconds, reading, watch.aside_seconds
+        return Throughput(unit, samples, *(max(seconds) for seconds in zip(*exchanged(own), strict=True)))
+
+    def mentioned(
+        self, image_index: Tensor, texts: Texts | TextBatch, patches: Sequence[tuple[int, ...] | None]
+    ) -> dict[str, Any]:
+        """Shares of the patches a text mentions that live on, per block: in a token of their own, or in a merged one.
+
+        Measured over the first TRACED_PAIRS pairs whose text names patches; empty where none does.
+        """
+        chosen = [row for row, named in enumerate(patches) if named][:TRACED_PAIRS]
+        if not chosen:
+            return {}
+        wanted = torch.zeros(len(chosen), self.tower.shape.patches, dtype=torch.bool, device=self.host.device)
+        for row, source in enumerate(chosen):
+            wanted[row, list(patches[source] or ())] = True
+        rows = torch.tensor(chosen, device=self.host.device)
+        images = image_index.cpu()[chosen]
+
+        def shares(part: Tensor) -> Tensor:
+            trace = Trace(origins_wanted=True)
+            pixels_BCHW = self._pixels(self._seen(images[part.cpu()]))
+            encode(self.tower, self.reducer, pixels_BCHW, self.host.model.guide(texts.rows(rows[part])), trace)
+            share = (wanted[part] / wanted[part].sum(1, keepdim=True)).double()
+            lives = [torch.stack(survival(origin)) for origin in trace.origins]
+            return (share * torch.stack(lives)).sum(-1).permute(2, 1, 0)
+
+        with self.aside():
+            alone, merged = self.over(len(chosen), shares, "traces", images=images).mean(0).tolist()
+        return {
+            "mentioned_kept_per_block": [round(value, 6) for value in alone],
+            "mentioned_merged_per_block": [round(value, 6) for value in merged],
+            "mentioned_pairs": len(chosen),
+        }
+
+    def _seen(self, index: Tensor) -> Tensor:
+        """What is seen in the place of images: themselves, or the first of blank ones."""
+        return torch.zeros_like(index) if self._blank else index
+
+    def _planned(self, index: Tensor, reach: int) -> None:
+        """Plan to show images in the order of an index; pixels of `reach` of them are got ready ahead."""
+        self._plan, self._reach = in_first_order(self._seen(index)), reach
+        self._place = torch.full((len(self.images),), len(self._plan))
+        self._place[self._plan] = torch.arange(len(self._plan))
+
+    def _ahead(self, index: Tensor, count: int) -> Tensor:
+        """Of the `count` images that are planned after the last of some, those whose tokens are not there."""
+        start = int(self._place[index].max()) + 1
+        return self._states.missing(self._plan[start : start + count])
+
+    def _pixels(self, index_B: Tensor) -> Tensor:
+        """Pixels (B, C, H, W) on the device; those of the images that come next are got ready meanwhile."""
+        different, place_B = index_B.unique(return_inverse=True)
+        if not self._watch.is_aside:
+            self._shown[different] = True
+        with self._watch.pixels():
+            pixels = self.images[different]
+        self.images.prefetch(self._ahead(different, self._reach))
+        return pixels.to(self.host.device, self.host.dtype)[place_B.to(self.host.device)]
+
+
+def survival(origin: Tensor) -> tuple[Tensor, Tensor]:
+    """From origin (B, n0): which patches have a token of their own, which share one with others; (B, n0) bool each."""
+    held = torch.zeros(origin.shape[0], origin.shape[1], dtype=torch.int64, device=origin.device)
+    lives = origin >= 0
+    place = origin.clamp(min=0)
+    held.scatter_add_(1, place, lives.long())
+    company = held.gather(1, place)
+    return lives & (company == 1), lives & (company > 1)
+
+
+class Texts:
+    """Texts as ids (T, L), whose states are made for a batch when asked for; `cut` of them were too long."""
+
+    def __init__(self, host: Host, texts: Sequence[str], *, questions: bool = False) -> None:
+        self.host, tokenizer = host, host.tokenizer
+        before = tokenizer.truncated
+        if questions and host.model.masked_questions and isinstance(tokenizer, TextTokenizer):
+            ids, mask, _ = tokenizer.questions(texts)
+        else:
+            ids, mask = tokenizer(texts)
+        self.ids, self.mask = ids.to(host.device), mask.to(host.device)
+        self.cut = tokenizer.truncated - before
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, index_B: Tensor) -> TextBatch:
+        """Some texts, cut to the longest of them; padding stands at the end."""
+        mask_BL = self.mask[index_B]
+        length = int(mask_BL.sum(1).max())
+        return self.host.model.text_batch(self.ids[index_B, :length], mask_BL[:, :length])
+
+    def states(self, part: slice | Tensor) -> Tensor:
+        """States (B, L, D) of some texts at the length of the longest of all."""
+        return self.host.model.encode_text(self.ids[part], self.mask[part])
+
+
+def encode_texts(host: Host, texts: Sequence[str], batch_size: int) -> TextBatch:
+    """Texts with their states."""
+    read = Texts(host, texts)
+    return TextBatch(read.ids, read.mask, torch.cat([read.states(part) for part in batches(len(read), batch_size)]))

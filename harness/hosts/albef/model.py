@@ -1,0 +1,303 @@
+"""ALBEF: a ViT, a BERT split into a text half and a fusion half that cross-attends to the image.
+
+Align before fuse (Li et al. 2021, arXiv 2107.07651): the class tokens of both sides are projected into one
+space (image-text contrast), then the second half of the BERT reads the image tokens through cross-attention
+and answers whether text and image match, or what stands at a masked position. A model that is fine-tuned for a task
+(`AlbefConfig.task`) has its head beside these (harness.hosts.albef.heads).
+
+Shapes: B pairs, C channels, H x W pixels, N image tokens with the class token, L text tokens,
+D width of both sides, P size of the shared space, V vocabulary, A answers of a closed list, R answers of annotators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.hosts.albef.heads import AnswerDecoder, State, adapted, classifier, share_keys_and_values
+from harness.hosts.albef.names import OPTIONAL, WORD_HEAD, released_name, stated_sizes
+from harness.hosts.host import AnswerTargets, HostConfig, HostModel, TextBatch, timm_vision, vision_transformer
+from harness.hosts.parts.answers import answer_word_losses
+from harness.hosts.parts.bert import TextEmbeddings, attention_mask, bert_layers, run_layers, word_transform
+from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
+from harness.hosts.parts.tokenizer import MASK, TextTokenizer, Tokenizer
+from harness.hosts.weights.released import Part, Translation, of_bert
+from harness.kit import recompute
+from harness.kit.errors import HarnessError
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "image_size": 64,
+        "patch_size": 8,
+        "width": 96,
+        "depth": 12,
+        "heads": 3,
+        "text_layers": 2,
+        "fusion_layers": 3,
+        "mlp_ratio": 4,
+        "projection": 96,
+        "vocab_size": 157,
+        "text_length": 48,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+    },
+    "base": {
+        "image_size": 256,
+        "patch_size": 16,
+        "width": 768,
+        "depth": 12,
+        "heads": 12,
+        "text_layers": 6,
+        "fusion_layers": 6,
+        "mlp_ratio": 4,
+        "projection": 256,
+        "vocab_size": 30522,
+        "text_length": 25,
+        "positions": 512,
+        "token_types": 2,
+        "dropout": 0.1,
+        "init_std": 0.02,
+        "mean": CLIP_MEAN,
+        "std": CLIP_STD,
+        "tokenizer": "bert-base-uncased",
+    },
+}
+
+
+# By task, what a model fine-tuned for it is asked instead of answers.
+ASKED = {"entailment": "entail", "nlvr2": "compare"}
+
+
+class AlbefConfig(HostConfig):
+    """Sizes of an ALBEF; the text side's heads and MLP channels are by default the vision side's.
+
+    `positions`: rows of the position table, by default `text_length`; `dropout`: of the text side. `fusion_layers`: of
+    the pre-trained model, of which task "nlvr2" has two each and the answer decoder of task "vqa" one.
+    """
+
+    text_layers: int
+    fusion_layers: int
+    projection: int
+    task: Literal["retrieval", "vqa", "entailment", "nlvr2"] | None = None
+    positions: int | None = None
+    token_types: int = 0
+    dropout: float = 0.0
+    init_std: float | None = None
+    text_heads: int | None = None
+    text_mlp: int | None = None
+    text_eps: float = 1e-12
+
+
+class Albef(HostModel):
+    """Vision tower, text encoder, fusion encoder, the three heads (contrast, matching, masked words), and a task's."""
+
+    Config = AlbefConfig
+    vision: VisionTransformer
+    ABILITIES = frozenset({"contrast", "match", "answer"})
+    OPTIONAL = OPTIONAL
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = vision_transformer(config)
+        self.embeddings = self._embeddings()
+        self.text = self._layers(config.text_layers, cross_attention=False)
+        self.fusion = self._layers(config.fusion_layers * (2 if config.task == "nlvr2" else 1), cross_attention=True)
+        if config.task == "nlvr2":
+            share_keys_and_values(self.fusion)
+        self.image_projection = nn.Linear(config.width, config.projection)
+        self.text_projection = nn.Linear(config.width, config.projection)
+        self.temperature = nn.Parameter(torch.tensor(0.07))
+        self.match_head = nn.Linear(config.width, 2)
+        self.mlm_transform = word_transform(config.width, config.text_eps)
+        self.mlm_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.decoder = self._decoder() if config.task == "vqa" else None
+        classes = {"entailment": 3, "nlvr2": 2}.get(config.task or "")
+        self.task_head = classifier(config.width, classes) if classes else None
+
+    @property
+    def masked_questions(self) -> bool:
+        return self.config.task != "vqa"
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        return frozenset({"contrast", "match", ASKED.get(self.config.task or "", "answer")})
+
+    def released(self, name: str) -> Translation:
+        return released_name(name, self.config.text_layers, self.config.task)
+
+    @classmethod
+    def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        return stated_sizes(tensors)
+
+    def filled(self, missing: Sequence[str]) -> None:
+        if any(name.startswith("decoder.") for name in missing):
+            held = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("decoder.")}
+            self.load_state_dict(self.started_from(held))
+
+    def started_from(self, tensors: State) -> State:
+        """As the base class; what each task's heads start from says `harness.hosts.albef.heads.adapted`."""
+        return super().started_from(adapted(tensors, self.config.task, self.config.fusion_layers))
+
+    def on_differing_double(self) -> str:
+        return ", as in files before NLVR2: those need a model without task" if self.config.task == "nlvr2" else ""
+
+    def part(self, name: str) -> Part:
+        if name == "vision":
+            return Part(timm_vision, r"vision\..+")
+        if name != "text":
+            return super().part(name)
+        lacking = (
+            (r"fusion\.\d+\.crossattention\..+", "BERT has no cross-attention"),
+            (WORD_HEAD, "the file holds no head for masked words"),
+        )
+        return Part(
+            lambda name: of_bert(name, lambda bare: self.released(f"text_encoder.{bare}")),
+            rf"(embeddings|text|fusion)\..+|{WORD_HEAD}",
+            lacking,
+        )
+
+    def _embeddings(self) -> TextEmbeddings:
+        config = self.config
+        return TextEmbeddings(
+            config.vocab_size,
+            config.positions or config.text_length,
+            config.width,
+            types=config.token_types,
+            eps=config.text_eps,
+            dropout=config.dropout,
+        )
+
+    def _decoder(self) -> AnswerDecoder:
+        layers = self._layers(self.config.fusion_layers, cross_attention=True)
+        return AnswerDecoder(self._embeddings(), layers, self.config.text_eps)
+
+    def _layers(self, count: int, cross_attention: bool) -> nn.ModuleList:
+        config = self.config
+        return bert_layers(
+            config.width,
+            config.text_heads or config.heads,
+            count,
+            mlp=config.text_mlp or config.width * config.mlp_ratio,
+            cross_attention=cross_attention,
+            eps=config.text_eps,
+            dropout=config.dropout,
+            std=config.init_std,
+        )
+
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """Text states (B, L, D) of token ids (B, L) with mask (B, L), true where a token stands; [:, 0] is [CLS]."""
+        return run_layers(self.text, self.embeddings(ids_BL), attention_mask(mask_BL))
+
+    def encode_image(self, images_BCHW: Tensor) -> Tensor:
+        """Image states (B, N, D) after the final norm, class token first, with every patch.
+
+        Under a reduction method the states come from `harness.reduction.encode` on this model's `vision` instead.
+        """
+        return self.vision.forward_features(images_BCHW)
+
+    def project_image(self, image_states_BND: Tensor) -> Tensor:
+        """The image's place in the shared space, (B, P), unit length, from its class token."""
+        return F.normalize(self.image_projection(image_states_BND[:, 0]), dim=-1)
+
+    def project_text(self, text_states_BLD: Tensor) -> Tensor:
+        """The text's place in the shared space, (B, P), unit length, from its [CLS]."""
+        return F.normalize(self.text_projection(text_states_BLD[:, 0]), dim=-1)
+
+    def fuse(self, text_states_BLD: Tensor, text_mask_BL: Tensor, image_states_BND: Tensor) -> Tensor:
+        """Fused states (B, L, D): text states that have read the image tokens (B, N, D), all of them valid.
+
+        Where fusion layers stand in pairs, these are the layers for the first image.
+        """
+        layers = self.fusion[::2] if self.config.task == "nlvr2" else self.fusion
+        return run_layers(layers, text_states_BLD, attention_mask(text_mask_BL), image_states_BND)
+
+    def fuse_two(self, texts: TextBatch, first_BND: Tensor, second_BND: Tensor) -> Tensor:
+        """Fused states (B, L, D) of texts about two images: layers 2k read the first, layers 2k + 1 the second.
+
+        As in the released program (models/xbert.py), with task "nlvr2" alone.
+        """
+        states_BLD, mask = texts.states, attention_mask(texts.mask)
+        for index, layer in enumerate(self.fusion):
+            states_BLD = recompute.block(layer, states_BLD, mask, (first_BND, second_BND)[index % 2])
+        return states_BLD
+
+    def match_logits(self, fused_BLD: Tensor) -> Tensor:
+        """Matching logits (B, 2) from the fused [CLS]: column 1 says that text and image belong together."""
+        logits_B2: Tensor = self.match_head(fused_BLD[:, 0])
+        return logits_B2
+
+    def mlm_logits(self, fused_BLD: Tensor) -> Tensor:
+        """Word logits (…, V) of fused states (…, D); the output matrix is tied to the word embeddings."""
+        return F.linear(self.mlm_transform(fused_BLD), self.embeddings.words.weight, self.mlm_bias)
+
+    def embed_image(self, image_states_BND: Tensor) -> Tensor:
+        return self.project_image(image_states_BND)
+
+    def embed_text(self, texts: TextBatch) -> Tensor:
+        return self.project_text(texts.states)
+
+    def match(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+        return self.match_logits(self.fuse(texts.states, texts.mask, image_states_BND))
+
+    def entail(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+        if self.task_head is None or self.config.task != "entailment":
+            raise self.cannot("entail")
+        logits_B3: Tensor = self.task_head(self.fuse(texts.states, texts.mask, image_states_BND)[:, 0])
+        return logits_B3
+
+    def compare(self, texts: TextBatch, first_BND: Tensor, second_BND: Tensor) -> Tensor:
+        if self.task_head is None or self.config.task != "nlvr2":
+            raise self.cannot("compare")
+        logits_B2: Tensor = self.task_head(self.fuse_two(texts, first_BND, second_BND)[:, 0])
+        return logits_B2
+
+    def answer_outputs(self, questions: TextBatch, image_states_BND: Tensor, targets: AnswerTargets) -> Tensor:
+        """Logits (R, L, V) of the word behind each token of the targets' answers, with whose [CLS] the decoder starts.
+
+        HarnessError without a decoder, which task "vqa" alone has.
+        """
+        if self.decoder is None:
+            raise HarnessError("Albef has no answer decoder before it is fine-tuned on vqa; build it with task vqa")
+        fused_BLD = self.fuse(questions.states, questions.mask, image_states_BND)
+        rows = targets.rows
+        outputs_RLV: Tensor = self.decoder(targets.ids, targets.mask, fused_BLD[rows], questions.mask[rows])
+        return outputs_RLV
+
+    def answer_losses(
+        self,
+        outputs: Tensor,
+        targets: AnswerTargets,
+        soft: Tensor | None = None,
+        alpha: float = 0.0,
+        smoothing: float = 0.0,
+    ) -> Tensor:
+        return answer_word_losses(outputs, targets, soft, alpha, smoothing)
+
+    def answers(self, tokenizer: Tokenizer, answers: Sequence[str]) -> Any:
+        """Ids and mask (A, L) of "[CLS] answer [SEP]" for the decoder of task "vqa".
+
+        Without it, token ids (A,) of single-word answers; HarnessError for other answers and vocabularies.
+        """
+        if self.decoder is not None:
+            return tokenizer(answers)
+        if not isinstance(tokenizer, TextTokenizer) or tokenizer.specials.mask != MASK:
+            raise HarnessError(f"answers are ranked at [MASK], expected as token {MASK} of a vocabulary file")
+        return tokenizer.answer_ids(answers)
+
+    def answer_scores(self, texts: TextBatch, image_states_BND: Tensor, answers: Any) -> Tensor:
+        """Score (B, A) of each answer by the decoder of task "vqa" (`AnswerDecoder.scores`).
+
+        Without it, the logit of each single-word answer (token ids (A,)) at the questions' [MASK].
+        """
+        fused_BLD = self.fuse(texts.states, texts.mask, image_states_BND)
+        if self.decoder is not None:
+            return self.decoder.scores(fused_BLD, texts.mask, answers)
+        rows = torch.arange(len(fused_BLD), device=fused_BLD.device)
+        masked = (texts.ids == MASK).int().argmax(1)
+        return self.mlm_logits(fused_BLD[rows, masked])[:, answers]

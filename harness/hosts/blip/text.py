@@ -1,0 +1,188 @@
+"""BLIP's text side: one BERT that is a text encoder, an image-grounded encoder and an image-grounded decoder.
+
+In pre-training the three share embeddings, cross-attention and feed-forward; only the decoder's self-attention, which
+looks back alone, is its own. The first token says which of them reads: [CLS], [ENC] or [DEC] (released models/med.py).
+
+Shapes: B texts, L tokens, N image tokens with the class token, M states that a decoder reads, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.hosts.blip.layers import OwnAttention, decoder_layer, pair_layer, read_pairs
+from harness.hosts.host import HostConfig, HostModel
+from harness.hosts.parts.answers import IGNORED, token_losses
+from harness.hosts.parts.bert import (
+    TextEmbeddings,
+    attention_mask,
+    bert_layers,
+    causal_mask,
+    run_layers,
+    word_transform,
+)
+from harness.kit import recompute
+
+LABEL_SMOOTHING = 0.1  # released models/med.py, in training and in ranking answers
+
+
+class BlipConfig(HostConfig):
+    """Sizes of a BLIP; the text side's heads and MLP channels are by default the vision side's.
+
+    `positions`: rows of the position table, by default `text_length`; `dropout`: of the text side; `…_id`: the special
+    tokens. `shared`: encoder and decoder share all but self-attention, as in pre-training; false: they share nothing,
+    as in the released question answering, whose fine-tuned files hold two different sets and for which `task` stands.
+    """
+
+    text_layers: int
+    projection: int
+    pad_id: int
+    cls_id: int
+    sep_id: int
+    dec_id: int
+    enc_id: int
+    shared: bool = True
+    positions: int | None = None
+    dropout: float = 0.0
+    init_std: float | None = None
+    text_heads: int | None = None
+    text_mlp: int | None = None
+    text_eps: float = 1e-12
+
+    @property
+    def tied(self) -> bool:
+        """Whether encoder and decoder do share: question answering is fine-tuned with two of them."""
+        return self.shared and self.task != "vqa"
+
+    @property
+    def pairs(self) -> bool:
+        """Whether the model is one of pairs of images."""
+        return self.task == "nlvr2"
+
+
+class BlipText(HostModel):
+    """The three readers, and what makes words of the decoder's states; a model of pairs of images has no decoder."""
+
+    config: BlipConfig
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = self._embeddings()
+        self.encoder = self._layers()
+        if config.pairs:
+            read_pairs(self.encoder, config.init_std)
+            return
+        own = self._layers()
+        self.decoder = nn.ModuleList(OwnAttention(layer) for layer in own) if config.tied else own
+        self.decoder_embeddings = None if config.tied else self._embeddings()
+        self.word_transform = word_transform(config.width, config.text_eps)
+        self.word_bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    @classmethod
+    def vocabulary_sizes(cls, vocabulary: dict[str, int]) -> dict[str, int]:
+        special = {f"{name}_id": vocabulary[f"[{name.upper()}]"] for name in ("pad", "cls", "sep", "dec", "enc")}
+        return {"vocab_size": len(vocabulary), **special}
+
+    def _embeddings(self) -> TextEmbeddings:
+        config = self.config
+        positions = config.positions or config.text_length
+        return TextEmbeddings(config.vocab_size, positions, config.width, eps=config.text_eps, dropout=config.dropout)
+
+    def _layers(self) -> nn.ModuleList:
+        config = self.config
+        return bert_layers(
+            config.width,
+            config.text_heads or config.heads,
+            config.text_layers,
+            mlp=config.text_mlp or config.width * config.mlp_ratio,
+            cross_attention=True,
+            eps=config.text_eps,
+            dropout=config.dropout,
+            std=config.init_std,
+        )
+
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """Text states (B, L, D) of token ids (B, L) that begin with [CLS]; the layers' cross-attention is skipped."""
+        return run_layers(self.encoder, self.embeddings(ids_BL), attention_mask(mask_BL))
+
+    def ground(self, ids_BL: Tensor, mask_BL: Tensor, image_states_BND: Tensor) -> Tensor:
+        """States (B, L, D) of texts that have read the image tokens, all of them valid; [ENC] takes the first place."""
+        embedded_BLD = self.embeddings(begun(ids_BL, self.config.enc_id))
+        return run_layers(self.encoder, embedded_BLD, attention_mask(mask_BL), image_states_BND)
+
+    def ground_in_two(self, ids_BL: Tensor, mask_BL: Tensor, first_BND: Tensor, second_BND: Tensor) -> Tensor:
+        """States (B, L, D) of texts that have read the tokens of two images, in a model of pairs."""
+        states_BLD, mask = self.embeddings(begun(ids_BL, self.config.enc_id)), attention_mask(mask_BL)
+        for layer in self.encoder:
+            states_BLD = recompute.block(pair_layer, layer, states_BLD, mask, first_BND, second_BND)
+        return states_BLD
+
+    def decoder_states(
+        self, ids_BL: Tensor, mask_BL: Tensor, read_BMD: Tensor, read_mask_BM: Tensor | None = None
+    ) -> Tensor:
+        """States (B, L, D), each of which knows the tokens up to its own and what `read` (B, M, D) holds."""
+        states_BLD: Tensor = (self.decoder_embeddings or self.embeddings)(ids_BL)
+        mask = causal_mask(mask_BL)
+        read_mask = None if read_mask_BM is None else attention_mask(read_mask_BM)
+        for own, lender in zip(self.decoder, self.encoder if self.config.tied else self.decoder, strict=True):
+            states_BLD = recompute.block(decoder_layer, own, lender, states_BLD, mask, read_BMD, read_mask)
+        return states_BLD
+
+    def word_logits(self, states: Tensor) -> Tensor:
+        """Logits (…, V) of the word behind each state (…, D); the output matrix is the decoder's word table."""
+        words = (self.decoder_embeddings or self.embeddings).words.weight
+        return F.linear(self.word_transform(states), words, self.word_bias)
+
+    def decode(self, ids_BL: Tensor, mask_BL: Tensor, read_BMD: Tensor, read_mask_BM: Tensor | None = None) -> Tensor:
+        """Logits (B, L, V) of the word behind each token of ids (B, L), which begin with [DEC].
+
+        `read`: image states, or a question's states with the mask (B, M) of its tokens.
+        """
+        return self.word_logits(self.decoder_states(ids_BL, mask_BL, read_BMD, read_mask_BM))
+
+    def labels(self, ids_BL: Tensor, mask_BL: Tensor, prompt: int = 0) -> Tensor:
+        """What the decoder shall say, (B, L): [DEC] first, -100 at padding and at the `prompt` tokens behind [DEC]."""
+        labels_BL = begun(ids_BL, self.config.dec_id).masked_fill(~mask_BL.bool(), IGNORED)
+        if prompt:
+            labels_BL[:, : prompt + 1] = IGNORED
+        return labels_BL
+
+    def lm_losses(
+        self,
+        ids_BL: Tensor,
+        mask_BL: Tensor,
+        read_BMD: Tensor,
+        labels_BL: Tensor | None = None,
+        read_mask_BM: Tensor | None = None,
+        smoothing: float = LABEL_SMOOTHING,
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of each next token (B, L - 1), and where one is counted; [DEC] takes the first place of ids (B, L).
+
+        Without `labels` (B, L) every token that stands is one. Labels are shifted by one, -100 is ignored, and the
+        target's probability is 1 - smoothing plus smoothing / V, that of other words smoothing / V (released
+        models/med.py). Its sum over a row is the loss of an answer that the released question answering weighs.
+        """
+        labels_BL = self.labels(ids_BL, mask_BL) if labels_BL is None else labels_BL
+        logits_BLV = self.decode(begun(ids_BL, self.config.dec_id), mask_BL, read_BMD, read_mask_BM)
+        return token_losses(logits_BLV, labels_BL, smoothing), labels_BL[:, 1:] != IGNORED
+
+    def lm_loss_sum(
+        self,
+        ids_BL: Tensor,
+        mask_BL: Tensor,
+        read_BMD: Tensor,
+        labels_BL: Tensor | None = None,
+        read_mask_BM: Tensor | None = None,
+        smoothing: float = LABEL_SMOOTHING,
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of `lm_losses` and number of the tokens counted, for a mean over several processes."""
+        losses, counted = self.lm_losses(ids_BL, mask_BL, read_BMD, labels_BL, read_mask_BM, smoothing)
+        return losses.sum(), counted.sum()
+
+
+def begun(ids_BL: Tensor, token: int) -> Tensor:
+    """The texts (B, L) with another first token."""
+    return torch.cat([torch.full_like(ids_BL[:, :1], token), ids_BL[:, 1:]], dim=1)

@@ -1,0 +1,70 @@
+"""Host models from their names: the class, its sizes, and a model with random weights."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from harness.hosts.host import HostConfig, HostModel
+from harness.kit.errors import HarnessError
+from harness.kit.registry import methods, models
+from harness.kit.settings import validated
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """('albef', 'tiny') of 'albef-tiny'; HarnessError for a host nobody registered."""
+    models.entry(name)
+    family, _, preset = name.rpartition("-")
+    return family, preset
+
+
+def host_class(name: str) -> type[HostModel]:
+    """The class of a host by its name; HarnessError for a host nobody registered."""
+    found: type[HostModel] = models.get(name)
+    return found
+
+
+def host_config(name: str, **changes: Any) -> HostConfig:
+    """The sizes of a host's preset, some of them changed; HarnessError for sizes that cannot be."""
+    kind = host_class(name)
+    presets: dict[str, dict[str, Any]] = vars(sys.modules[kind.__module__])["PRESETS"]
+    given = {key: value for key, value in changes.items() if value is not None}
+    config = validated(kind.Config, presets[split_name(name)[1]] | given, f"model {name}")
+    if config.image_size % config.patch_size:
+        raise HarnessError(f"image size {config.image_size}: expected a multiple of the patch size {config.patch_size}")
+    return config
+
+
+def build_host(name: str, **changes: Any) -> HostModel:
+    """A host with random weights, drawn from torch's current generator."""
+    return host_class(name)(host_config(name, **changes))
+
+
+def skeleton(name: str, image_size: int | None = None, sizes: Mapping[str, Any] | None = None) -> HostModel:
+    """The host on the meta device: shapes without weights, `image_size` before that of `sizes`.
+
+    HarnessError for a size its patches do not divide.
+    """
+    asked = {} if image_size is None else {"image_size": image_size}
+    with torch.device("meta"):
+        return build_host(name, **{**(sizes or {}), **asked}).eval()
+
+
+def paper_settings(
+    name: str, method: str, schedule: Any = None, settings: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], Any]:
+    """A method's settings and schedule for this host: the user's own before the paper's for the host.
+
+    A control that is `like` another method takes that method's schedule.
+    """
+    given = dict(settings or {})
+    fields = methods.get(method).Config.model_fields
+    compared = given.get("like", fields["like"].default) if "like" in fields else method
+    paper = dict(host_class(name).PAPER_SETTINGS.get(compared, {}))
+    own = paper.pop("schedule", None)
+    if schedule in (None, "paper") and "schedule" not in given:
+        schedule = own
+    return (given if compared != method else paper | given), schedule

@@ -1,0 +1,264 @@
+"""What every host model offers: a vision tower, a text side, and the questions one can ask of the two.
+
+Shapes: B pairs, N image tokens with the class token, L text tokens, D width, P size of the shared space, A answers.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from harness.hosts.parts.tokenizer import Tokenizer
+from harness.hosts.weights.released import Lacking, NotAWeight, Part, Translation
+from harness.kit.errors import HarnessError
+from harness.reduction import Guide
+
+TaskName = Literal["retrieval", "vqa", "entailment", "nlvr2", "captioning"]
+
+
+class HostConfig(BaseModel):
+    """Sizes that every host has; `image_size` and `patch_size` in pixels, `text_length` in tokens at most.
+
+    `tokenizer`: a name in the Hugging Face cache, or None where a vocabulary comes with the weights. `task`: what the
+    weights are fine-tuned for, which decides the heads that a host has and uses; None before fine-tuning.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image_size: int
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: int = 4
+    vision_eps: float = 1e-6
+    vocab_size: int
+    text_length: int
+    task: TaskName | None = None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    tokenizer: str | None = None
+
+
+@dataclass(frozen=True)
+class AnswerTargets:
+    """What annotators answered to B questions, for hosts that say answers and for those that pick a class.
+
+    `rows` (R,): which question each of the R different answers is of; `ids`, `mask` (R, L): the answers as the
+    tokenizer gives them; `weights` (R,): the share of a question's annotators who gave the answer. `scores` (B, A):
+    what each answer of the closed list is worth, 0..1.
+    """
+
+    rows: Tensor
+    ids: Tensor
+    mask: Tensor
+    weights: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Texts as a host reads them: ids (B, L), mask (B, L) true where a token stands, states (B, L, D)."""
+
+    ids: Tensor
+    mask: Tensor
+    states: Tensor
+
+    def rows(self, index: Tensor) -> TextBatch:
+        """Some texts, cut to the longest of them; padding stands at the end."""
+        mask = self.mask[index]
+        length = int(mask.sum(1).max())
+        return TextBatch(self.ids[index, :length], mask[:, :length], self.states[index, :length])
+
+    def select(self, index: Tensor) -> TextBatch:
+        """Some texts at the batch's own length, without looking at the data."""
+        return TextBatch(self.ids[index], self.mask[index], self.states[index])
+
+    def with_states(self, states_BLD: Tensor) -> TextBatch:
+        return replace(self, states=states_BLD)
+
+
+class HostModel(nn.Module, ABC):
+    """Base class. `ABILITIES` names which of the questions below a host can be asked.
+
+    `EXTRA_WORDS`: words that a vocabulary must hold beside BERT's. `PAPER_SETTINGS`: by method, the settings of its
+    paper for this host, where they differ from the method's own defaults. `OPTIONAL`: which of its tensors a released
+    file may lack (patterns of our names, each lacking as a whole), and why.
+    """
+
+    KIND: ClassVar[str] = "host"
+    Config: ClassVar[type[HostConfig]]
+    ABILITIES: ClassVar[frozenset[str]] = frozenset()
+    EXTRA_WORDS: ClassVar[tuple[str, ...]] = ()
+    PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {}
+    OPTIONAL: ClassVar[Lacking] = ()
+    vision: nn.Module
+    config: Any
+
+    @classmethod
+    def vocabulary_sizes(cls, vocabulary: dict[str, int]) -> dict[str, int]:
+        """The fields of the config that a vocabulary decides."""
+        return {"vocab_size": len(vocabulary)}
+
+    @property
+    def masked_questions(self) -> bool:
+        """Whether a question is read with [MASK] where its answer would stand."""
+        return False
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """Which questions this model answers with the heads it has."""
+        return self.ABILITIES
+
+    @abstractmethod
+    def released(self, name: str) -> Translation:
+        """What a tensor of the released program is here; None for a name of another architecture."""
+
+    @classmethod
+    def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """The fields of the config that a released program's tensors decide, by their names there."""
+        return {}
+
+    def lacking(self) -> Lacking:
+        """Which of this model's tensors a released file may lack, and why."""
+        return self.OPTIONAL
+
+    def filled(self, missing: Sequence[str]) -> None:
+        """Derive what starts from other tensors; called after a released file was loaded, with what it lacked."""
+
+    def started_from(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """This model's state where it starts from that of the same host before fine-tuning.
+
+        What fine-tuning adds starts where the paper starts it. Raises HarnessError for tensors that do not fit.
+        """
+        own = self.state_dict()
+        for name, tensor in tensors.items():
+            if name not in own or own[name].shape != tensor.shape:
+                expected = tuple(own[name].shape) if name in own else "no such tensor"
+                raise HarnessError(f"weights to start from: {name} is {tuple(tensor.shape)}, expected {expected}")
+        return own | tensors
+
+    def on_differing_double(self) -> str:
+        """What to add to the refusal of a file in which the double of a tied tensor differs; begins with "; "."""
+        return ""
+
+    def part(self, name: str) -> Part:
+        """The part "vision" or "text", as files of other models initialise it; HarnessError for one that none can."""
+        raise HarnessError(f"{type(self).__name__} cannot take its part {name!r} from another model's weights")
+
+    @abstractmethod
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """Text states (B, L, D) from the text side alone; [:, 0] stands for the whole text."""
+
+    @abstractmethod
+    def encode_image(self, images_BCHW: Tensor) -> Tensor:
+        """Image states (B, N, D) with every patch, class token first.
+
+        Under a reduction method the states come from `harness.reduction.encode` on this model's `vision` instead.
+        """
+
+    def text_batch(self, ids_BL: Tensor, mask_BL: Tensor) -> TextBatch:
+        """Texts with their states."""
+        return TextBatch(ids_BL, mask_BL, self.encode_text(ids_BL, mask_BL))
+
+    def normed(self, image_states_BND: Tensor) -> Tensor:
+        """Image states after the tower's last norm, which some hosts' states are already."""
+        return image_states_BND
+
+    def guide(self, texts: TextBatch) -> Guide:
+        """What the text side offers to a text-guided method, without gradient."""
+        return Guide(texts.states[:, 0].detach(), texts.states.detach(), texts.mask)
+
+    def embed_image(self, image_states_BND: Tensor) -> Tensor:
+        """The image's place in the space it shares with texts, (B, P), unit length."""
+        raise self.cannot("contrast")
+
+    def embed_text(self, texts: TextBatch) -> Tensor:
+        """The text's place in the space it shares with images, (B, P), unit length."""
+        raise self.cannot("contrast")
+
+    def match(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+        """Logits (B, 2): column 1 says that text and image belong together."""
+        raise self.cannot("match")
+
+    def answers(self, tokenizer: Tokenizer, answers: Sequence[str]) -> Any:
+        """A closed list of answers as `answer_scores` takes it."""
+        raise self.cannot("answer")
+
+    def answer_scores(self, texts: TextBatch, image_states_BND: Tensor, answers: Any) -> Tensor:
+        """Score (B, A) of each answer to the questions `texts`."""
+        raise self.cannot("answer")
+
+    def say_answers(
+        self, texts: TextBatch, image_states_BND: Tensor, *, beams: int = 3, max_length: int = 10, min_length: int = 1
+    ) -> Tensor:
+        """Answers to the questions `texts` in the host's own words, as token ids (B, L)."""
+        raise HarnessError(f"{type(self).__name__} picks answers from a list and generates none; leave them ranked")
+
+    def answer_outputs(self, questions: TextBatch, image_states_BND: Tensor, targets: AnswerTargets) -> Tensor:
+        """Logits that `answer_losses` compares with the targets: of the answers' words (R, L, V), or classes (B, A)."""
+        raise self.cannot("answer")
+
+    def answer_losses(
+        self,
+        outputs: Tensor,
+        targets: AnswerTargets,
+        soft: Tensor | None = None,
+        alpha: float = 0.0,
+        smoothing: float = 0.0,
+    ) -> Tensor:
+        """Loss (B,) of each question; `soft`: a momentum twin's outputs, which count `alpha` as targets.
+
+        `smoothing`: of the targets of words; HarnessError where answers are classes.
+        """
+        raise self.cannot("answer")
+
+    def rank(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+        """Score (B,) by which retrieval orders pairs: the log-odds that they belong together."""
+        logits_B2 = self.match(texts, image_states_BND)
+        return logits_B2[:, 1] - logits_B2[:, 0]
+
+    def entail(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+        """Logits (B, 3) of hypotheses about images, in the order of ENTAILMENT_LABELS."""
+        raise self.cannot("entail")
+
+    def compare(self, texts: TextBatch, first_BND: Tensor, second_BND: Tensor) -> Tensor:
+        """Logits (B, 2) of statements about two images: column 1 says that the statement is true."""
+        raise self.cannot("compare")
+
+    def cannot(self, ability: str) -> HarnessError:
+        """The error of a host that is asked what it cannot do."""
+        able = ", ".join(sorted(self.abilities)) or "nothing"
+        return HarnessError(f"{type(self).__name__} cannot {ability}: it can {able}")
+
+
+def vision_transformer(config: HostConfig) -> VisionTransformer:
+    """The ViT of ALBEF and BLIP: timm's, with a class token and a final norm on all tokens."""
+    return VisionTransformer(
+        img_size=config.image_size,
+        patch_size=config.patch_size,
+        embed_dim=config.width,
+        depth=config.depth,
+        num_heads=config.heads,
+        mlp_ratio=config.mlp_ratio,
+        num_classes=0,
+        norm_layer=partial(nn.LayerNorm, eps=config.vision_eps),
+    )
+
+
+def timm_vision(name: str) -> Translation:
+    """What a tensor of timm's ViT or of DeiT is in the tower of `vision_transformer`."""
+    if name.startswith("head."):
+        return NotAWeight("the classifier of the pre-trained ViT")
+    known = (
+        r"cls_token|pos_embed|(patch_embed\.proj|norm|blocks\.\d+\.(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc[12]))\.\w+"
+    )
+    return f"vision.{name}" if re.fullmatch(known, name) else None

@@ -1,0 +1,1 @@
+"""What hosts are built from."""

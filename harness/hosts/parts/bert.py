@@ -1,0 +1,118 @@
+"""BERT's parts, from which every host builds its text side: embeddings, layers, masks, the word head.
+
+The layers are transformers'; the attention inside them is this harness's own (harness.hosts.parts.attention).
+Shapes: B texts, L tokens, D width, V vocabulary; masks (B, L) are true where a token stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import BertLayer
+
+from harness.hosts.parts.attention import TRANSFORMERS_NAME
+from harness.kit import recompute
+
+
+class TextEmbeddings(nn.Module):
+    """Token, position and token-type embeddings with a norm: ids (B, L) -> (B, L, D).
+
+    `types` 0: no token-type table; else the first type stands for every token. With `padding_id` positions count
+    from padding_id + 1 and padding stands at padding_id, as in RoBERTa.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        positions: int,
+        width: int,
+        types: int = 0,
+        padding_id: int | None = None,
+        eps: float = 1e-12,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.padding_id = padding_id
+        self.words = nn.Embedding(vocab_size, width)
+        self.positions = nn.Embedding(positions, width)
+        self.types = nn.Embedding(types, width) if types else None
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+        for table in (self.words, self.positions, self.types):
+            if table is not None:
+                nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, ids_BL: Tensor) -> Tensor:
+        if self.padding_id is None:
+            positions = self.positions.weight[: ids_BL.shape[1]]
+        else:
+            stands = (ids_BL != self.padding_id).long()
+            positions = self.positions(stands.cumsum(1) * stands + self.padding_id)
+        summed = self.words(ids_BL) + positions
+        if self.types is not None:
+            summed = summed + self.types.weight[0]
+        embedded: Tensor = self.dropout(self.norm(summed))
+        return embedded
+
+
+def word_transform(width: int, eps: float = 1e-12) -> nn.Sequential:
+    """What BERT's word head does to states (…, D) before it compares them with the word table."""
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=eps))
+
+
+def bert_layers(
+    width: int,
+    heads: int,
+    count: int,
+    *,
+    mlp: int,
+    cross_attention: bool = False,
+    eps: float = 1e-12,
+    dropout: float = 0.0,
+    std: float | None = None,
+) -> nn.ModuleList:
+    """`count` BERT layers, called as layer(states, mask) or layer(states, mask, image states).
+
+    transformers allows cross-attention in "decoder" layers only; whether a layer may look ahead is up to the mask
+    it is given. Weights are drawn with deviation `std`, by default 1 / sqrt(inputs): BERT's own 0.02 is made for 768
+    channels, and at 96 attention starts so flat that it hardly learns.
+    """
+    config = BertConfig(
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=mlp,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+        layer_norm_eps=eps,
+        is_decoder=cross_attention,
+        add_cross_attention=cross_attention,
+        attn_implementation=TRANSFORMERS_NAME,
+    )
+    layers = nn.ModuleList(BertLayer(config, layer_idx=index) for index in range(count))
+    for module in layers.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=std or module.in_features**-0.5)
+            nn.init.zeros_(module.bias)
+    return layers
+
+
+def run_layers(layers: Iterable[nn.Module], states_BLD: Tensor, mask: Tensor, read_BND: Tensor | None = None) -> Tensor:
+    """States (B, L, D) after all layers; layers with cross-attention read `read_BND` where it is given."""
+    for layer in layers:
+        states_BLD = recompute.block(layer, states_BLD, mask, read_BND)
+    return states_BLD
+
+
+def attention_mask(mask_BL: Tensor) -> Tensor:
+    """Boolean mask (B, 1, 1, L): every query may read the tokens that stand."""
+    return mask_BL.bool()[:, None, None, :]
+
+
+def causal_mask(mask_BL: Tensor) -> Tensor:
+    """Boolean mask (B, 1, L, L): a token may read itself and what stands before it."""
+    length = mask_BL.shape[1]
+    earlier = torch.ones(length, length, dtype=torch.bool, device=mask_BL.device).tril()
+    return attention_mask(mask_BL) & earlier

@@ -1,0 +1,98 @@
+"""A host model ready to evaluate, with its tokenizer, on a device."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from harness.hosts.build import split_name
+from harness.hosts.host import HostModel
+from harness.hosts.parts.tokenizer import Tokenizer
+from harness.hosts.weights.own import load_model
+from harness.hosts.weights.released import LoadReport
+from harness.kit.errors import HarnessError, warn_on_stderr
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+REASONS_TOLD = 3
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host model ready to evaluate: its module, tokenizer, closed answer list, where and how it runs, and the prompt
+    that its captions were trained to begin with.
+    """
+
+    name: str
+    model: HostModel
+    tokenizer: Tokenizer
+    answers: tuple[str, ...]
+    device: torch.device
+    dtype: torch.dtype
+    prompt: str = ""
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of --device: auto takes CUDA where there is one; CUDA where there is none is a HarnessError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise HarnessError(f"device {name!r}: expected auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise HarnessError(f"device {name!r}: no such CUDA device here; use --device cpu")
+    if device.type not in {"cpu", "cuda"}:
+        raise HarnessError(f"device {name!r}: expected auto, cpu, cuda or cuda:N")
+    return device
+
+
+def pick_dtype(name: str) -> torch.dtype:
+    """The dtype of --dtype; HarnessError for an unknown one."""
+    if name not in DTYPES:
+        raise HarnessError(f"dtype {name!r}: expected one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def load_host(
+    name: str,
+    weights: Path | None,
+    device: str,
+    dtype: str,
+    image_size: int | None = None,
+    warn: Callable[[str], None] = warn_on_stderr,
+) -> Host:
+    """The trained host on its device; raises HarnessError for unknown names and unusable weights.
+
+    `image_size` other than the weights' interpolates their position table. `warn` is told, in one line, what became of
+    a released file's tensors.
+    """
+    split_name(name)
+    place, kind = pick_device(device), pick_dtype(dtype)
+    loaded = load_model(name, weights, image_size)
+    if loaded.report is not None:
+        warn(f"weights {loaded.weights}: {account(loaded.report)}")
+    model = loaded.model.to(place, kind).eval()
+    return Host(name, model, loaded.tokenizer, loaded.answers, place, kind, loaded.prompt)
+
+
+def account(report: LoadReport) -> str:
+    """One line on a released file: how many of its tensors were loaded, and what was not or was not there, and why."""
+    told = report.lines()[0]
+    if report.left_out:
+        told += f"; {len(report.left_out)} not loaded ({_reasons(report.left_out.values())})"
+    if report.missing:
+        reasons = _reasons(report.reasons[name] for name in report.missing)
+        told += f"; {len(report.missing)} not in the file, left as initialised ({reasons})"
+    return told
+
+
+def _reasons(reasons: Iterable[str]) -> str:
+    """The commonest of some reasons, with their counts."""
+    kinds = Counter(re.sub(r"^double of .+", "double of one that was", reason) for reason in reasons)
+    told = [f"{count}: {reason}" for reason, count in kinds.most_common(REASONS_TOLD)]
+    return "; ".join(told + ["…"] * (len(kinds) > REASONS_TOLD))

@@ -1,0 +1,1 @@
+"""Files of weights: this program's own, released programs', sets of them."""

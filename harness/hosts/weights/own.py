@@ -1,0 +1,260 @@
+"""Weights on disk: our safetensors with a model's name, sizes and digest, or a released program's own files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors.torch import save
+from torch import Tensor
+
+from harness.hosts.build import build_host, host_class, split_name
+from harness.hosts.host import HostModel
+from harness.hosts.parts.tokenizer import VOCABULARY_FILE, Tokenizer, holds_tokenizer, open_tokenizer
+from harness.hosts.weights.released import POSITION_TABLES, LoadReport, interpolate_positions, load_released
+from harness.hosts.weights.released_files import TORCH_SUFFIXES, is_released, read_released
+from harness.kit.errors import HarnessError
+from harness.kit.files import write_atomically
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+# In folders and in the Hugging Face cache: ours, transformers', timm's and open_clip's.
+WEIGHTS_FILES = (WEIGHTS_FILE, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A host model ready to be measured: in eval mode, float32, with its tokenizer and the weights' digest.
+
+    `answers` is the closed list that question answering ranks; empty where none comes with the weights. `report`
+    accounts for every tensor of a released file, and is None for our own. `prompt`: what a captioner was trained to
+    begin with.
+    """
+
+    name: str
+    model: HostModel
+    tokenizer: Tokenizer
+    answers: tuple[str, ...]
+    weights: Path
+    weights_digest: str
+    report: LoadReport | None = None
+    prompt: str = ""
+
+
+def assets_of(name: str) -> Path:
+    """The folder that ships with a host model (vocabulary, weights, recipe)."""
+    return ASSETS / name
+
+
+def weights_file(name: str) -> Path:
+    """The weights that ship with a host model; HarnessError for a host without."""
+    path = assets_of(name) / WEIGHTS_FILE
+    if not path.is_file():
+        split_name(name)
+        shipped = ", ".join(sorted(folder.parent.name for folder in ASSETS.glob(f"*/{WEIGHTS_FILE}")))
+        raise HarnessError(f"model {name}: no weights ship with it (they do with {shipped}); name some with --weights")
+    return path
+
+
+def find_weights(source: Path | str) -> Path:
+    """The file of weights that a file, a folder or a name in the Hugging Face cache stands for; never the network.
+
+    Raises HarnessError for a folder without weights and for what is neither here nor in the cache.
+    """
+    path, name = Path(source), Path(source).as_posix()
+    if path.is_dir():
+        found = [path / file for file in WEIGHTS_FILES if (path / file).is_file()]
+        if not found:
+            raise HarnessError(f"weights {path}: no {' or '.join(WEIGHTS_FILES[:2])} in this folder; name a file")
+        return found[0]
+    if path.exists() or path.suffix in (*TORCH_SUFFIXES, ".safetensors") or not HUB_NAME.fullmatch(name):
+        return path
+    for file in WEIGHTS_FILES:
+        cached = try_to_load_from_cache(name, file)
+        if isinstance(cached, str):
+            return Path(cached)
+    raise HarnessError(
+        f"weights {name}: no such file or folder, and not in the Hugging Face cache; run `hf download {name}` where "
+        "there is a network, or name a local file or folder"
+    )
+
+
+def read_answers(folder: Path) -> tuple[str, ...]:
+    """The closed answer list in a folder of weights, from its config.json; empty where there is none."""
+    listed = _read_config(folder).get("answers", ())
+    return tuple(listed) if isinstance(listed, list) else ()
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json, ours or transformers'; empty where there is none."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise HarnessError(f"{path}: expected a JSON object; save or fetch the weights again") from error
+
+
+def _activation(folder: Path) -> dict[str, str]:
+    """What transformers' config.json states of a CLIP and its tensors do not show; nothing for other models."""
+    config = _read_config(folder)
+    if config.get("model_type") != "clip":
+        return {}
+    return {"activation": config.get("vision_config", {}).get("hidden_act", "quick_gelu")}
+
+
+def tensors_digest(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names, dtypes, shapes and bytes in the names' order; the same whatever the file's layout."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(model: HostModel, path: Path, name: str, dtype: torch.dtype = torch.float16) -> str:
+    """Write a model's weights whole or not at all, and return their digest (of the stored dtype)."""
+    tensors = {key: value.detach().cpu().to(dtype).contiguous() for key, value in model.state_dict().items()}
+    digest = tensors_digest(tensors)
+    family, preset = split_name(name)
+    metadata = {
+        "architecture": family,
+        "preset": preset,
+        "config": model.config.model_dump_json(),
+        "sha256": digest,
+    }
+    write_atomically(path, save(tensors, metadata))
+    return digest
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors as stored and the metadata of a safetensors file."""
+    if not path.is_file():
+        raise HarnessError(f"weights {path}: no such file; name a file of weights with --weights")
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            names: list[str] = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise HarnessError(
+            f"weights {path}: not a whole safetensors file ({reason}); save or fetch it again"
+        ) from error
+
+
+def load_state(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Fill a model, strictly; raises HarnessError naming the first names or shapes that do not match."""
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    complaints = [f"lacks {key}" for key in expected if key not in found]
+    complaints += [f"has unknown {key}" for key in found if key not in expected]
+    complaints += [
+        f"{key} is {found[key]}, expected {shape}"
+        for key, shape in expected.items()
+        if key in found and found[key] != shape
+    ]
+    if complaints:
+        more = f" and {len(complaints) - 3} more" if len(complaints) > 3 else ""
+        raise HarnessError(f"weights {source}: of another model: {'; '.join(complaints[:3])}{more}")
+    model.load_state_dict({key: value.float() for key, value in tensors.items()})
+
+
+def stated_sizes(name: str, path: Path) -> dict[str, Any]:
+    """The sizes that a host's weights state, read without loading them; none for a released file.
+
+    HarnessError where the file is not whole or another architecture's.
+    """
+    if is_released(path):
+        return {}
+    metadata = file_metadata(path)
+    return dict(_stated_sizes(name, metadata, path))
+
+
+def file_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself, read without its tensors; HarnessError where it is not whole."""
+    if not path.is_file():
+        raise HarnessError(f"weights {path}: no such file; name a file or folder of weights with --weights")
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise HarnessError(
+            f"weights {path}: not a whole safetensors file ({reason}); save or fetch it again"
+        ) from error
+
+
+def load_model(
+    name: str, weights: Path | str | None = None, image_size: int | None = None, tokenizer: str | None = None
+) -> LoadedModel:
+    """Load a host model: the weights that ship with it, a folder that `pretrain` wrote, or a released program's.
+
+    `weights`: a file, a folder of ours or of transformers, or a name in the Hugging Face cache. `image_size` other than
+    the weights' interpolates their position table. `tokenizer`: a vocabulary file, folder or name in the Hugging Face
+    cache, in place of the weights' own. Raises HarnessError, one line, for an unknown name and for weights that are
+    missing, damaged or another model's.
+    """
+    path = find_weights(weights) if weights is not None else weights_file(name)
+    if is_released(path):
+        tensors = read_released(path)
+        sizes = host_class(name).sizes_for(tensors) | _known(name, _activation(path.parent))
+        model = build_host(name, image_size=image_size, **sizes)
+        report: LoadReport | None = load_released(model, tensors, str(path))
+    else:
+        tensors, metadata = read_weights(path)
+        model, report = own_model(name, tensors, metadata, path, image_size), None
+    folder = path.parent if holds_tokenizer(path.parent) else assets_of(name)
+    reader = open_tokenizer(model.config.tokenizer, folder / VOCABULARY_FILE, model.config.text_length, tokenizer)
+    answers = read_answers(path.parent) or read_answers(assets_of(name))
+    prompt = str(_read_config(path.parent).get("prompt", ""))
+    return LoadedModel(name, model.eval(), reader, answers, path, tensors_digest(tensors), report, prompt)
+
+
+def own_model(
+    name: str, tensors: dict[str, Tensor], metadata: dict[str, str], path: Path, image_size: int | None = None
+) -> HostModel:
+    """A host filled from our own file, at the sizes the file states, its position table resized where asked for."""
+    sizes = _stated_sizes(name, metadata, path)
+    model = build_host(name, **sizes)
+    load_state(model, tensors, path)
+    if image_size is None or image_size == model.config.image_size:
+        return model
+    resized = build_host(name, **sizes | {"image_size": image_size})
+    own, held = resized.state_dict(), model.state_dict()
+    resized.load_state_dict(
+        {key: interpolate_positions(held[key], own[key].shape) if key in POSITION_TABLES else held[key] for key in own}
+    )
+    return resized
+
+
+def _stated_sizes(name: str, metadata: dict[str, str], path: Path) -> dict[str, object]:
+    """The sizes in a file's metadata, none for a file without; HarnessError for those of another architecture."""
+    if "config" not in metadata:
+        return {}
+    family = metadata.get("architecture")
+    if family is None:
+        raise HarnessError(f"weights {path}: states no architecture, so not weights of {name}; name its own")
+    if family != split_name(name)[0]:
+        raise HarnessError(f"weights {path}: of {family}-{metadata.get('preset', '?')}, not of {name}; name its own")
+    try:
+        stated: dict[str, object] = dict(json.loads(metadata["config"]))
+    except (ValueError, TypeError) as error:
+        raise HarnessError(f"weights {path}: states its sizes in no JSON object; save or fetch it again") from error
+    return _known(name, stated)
+
+
+def _known(name: str, sizes: Mapping[str, object]) -> dict[str, object]:
+    known = host_class(name).Config.model_fields
+    return {key: value for key, value in sizes.items() if key in known}

@@ -1,0 +1,185 @@
+"""Names of methods, models, tasks and studies, listed without importing what they name.
+
+A method is a file of baselines/ (its name is the file's name) or an entry point of group `harness.reduction.budget`
+("name = package.module:Class"); a task is a file of harness/tasks/; a study a YAML file of ablations/; a host
+model is a preset of a folder of harness/hosts/ (a key of PRESETS in its model.py: albef, preset tiny: albef-tiny).
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from harness.kit.errors import HarnessError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name, its one-line summary, the import target 'module[:attribute]', and its file where it has one."""
+
+    name: str
+    summary: str
+    target: str
+    path: Path | None = None
+
+
+class Registry:
+    """The names of one kind; `scan` finds them anew at each listing, so that a dropped-in file counts at once."""
+
+    def __init__(self, kind: str, scan: Callable[[], Iterable[Entry]], load: Callable[[Entry], Any]) -> None:
+        self.kind = kind
+        self._scan = scan
+        self._load = load
+
+    def entries(self) -> dict[str, Entry]:
+        """All entries by name; HarnessError when a name is bad or found twice."""
+        found: dict[str, Entry] = {}
+        for entry in self._scan():
+            if not NAME.fullmatch(entry.name):
+                raise HarnessError(
+                    f"{self.kind} name {entry.name!r} ({entry.target}): expected lower-case letters, digits, - and _"
+                )
+            if entry.name in found:
+                both = f"{found[entry.name].target} and {entry.target}"
+                raise HarnessError(f"{self.kind} {entry.name!r} is registered twice, by {both}: rename one")
+            found[entry.name] = entry
+        return dict(sorted(found.items()))
+
+    def names(self) -> list[str]:
+        return list(self.entries())
+
+    def entry(self, name: str) -> Entry:
+        """The entry of a name; HarnessError with suggestions when there is none."""
+        found = self.entries()
+        if name not in found:
+            raise unknown(self.kind, name, found)
+        return found[name]
+
+    def get(self, name: str) -> Any:
+        """Import what a name stands for."""
+        return self._load(self.entry(name))
+
+
+def module_of(registry: Registry, name: str) -> str:
+    """The module that a name's class is defined in, without importing it; HarnessError for an unknown name."""
+    return registry.entry(name).target.partition(":")[0]
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> HarnessError:
+    """The error for a name nobody knows: the nearest names, then all of them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return HarnessError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}")
+
+
+def summary_of(source: str) -> str:
+    """First line of a module's docstring, read without importing it."""
+    try:
+        docstring = ast.get_docstring(ast.parse(source)) or ""
+    except SyntaxError as error:
+        return f"(cannot be read: {error.msg}, line {error.lineno})"
+    return docstring.partition("\n")[0]
+
+
+def package_files(package: str, pattern: str) -> list[Path]:
+    """Files of an importable folder that match, without importing it; private ones left out."""
+    return [path for path in sorted(package_folder(package).glob(pattern)) if not path.name.startswith("_")]
+
+
+def package_folder(package: str) -> Path:
+    """Where an importable folder lies, without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise HarnessError(f"the folder {package}/ is not installed beside harness/: install the project again")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _modules(package: str) -> Iterable[Entry]:
+    for path in package_files(package, "*.py"):
+        yield Entry(
+            path.stem, summary_of(path.read_text(encoding="utf-8", errors="replace")), f"{package}.{path.stem}", path
+        )
+
+
+def _methods() -> Iterable[Entry]:
+    yield from _modules("baselines")
+    for point in entry_points(group="harness.reduction.budget"):
+        origin = f" ({point.dist.name})" if point.dist else ""
+        yield Entry(point.name, f"entry point {point.value}{origin}", point.value)
+
+
+def _hosts() -> Iterable[Entry]:
+    for path in package_files("harness.hosts", "*/model.py"):
+        yield from _hosts_of(path, path.stat().st_mtime_ns)
+
+
+@lru_cache
+def _hosts_of(path: Path, _changed: int) -> tuple[Entry, ...]:
+    """The hosts of a file, read again when it has changed."""
+    source = path.read_text(encoding="utf-8")
+    presets = [preset for node in ast.parse(source).body for preset in _presets(node, path)]
+    summary = summary_of(source) if presets else ""
+    family = path.parent.name
+    return tuple(Entry(f"{family}-{preset}", summary, f"harness.hosts.{family}.model", path) for preset in presets)
+
+
+def _presets(node: ast.stmt, path: Path) -> Iterable[str]:
+    """The keys of a module's `PRESETS = {"name": ...}`, annotated or not; nothing for other statements.
+
+    They are to be literal strings, read without import; what they stand for may be any expression.
+    """
+    if not isinstance(node, (ast.Assign, ast.AnnAssign)):
+        return ()
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    if not any(isinstance(target, ast.Name) and target.id == "PRESETS" for target in targets):
+        return ()
+    keys = node.value.keys if isinstance(node.value, ast.Dict) else [None]
+    names = [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+    if len(names) < len(keys):
+        raise HarnessError(f"{path}, line {node.lineno}: PRESETS: expected a dict with literal strings as keys")
+    return names
+
+
+def _studies() -> Iterable[Entry]:
+    for path in package_files("ablations", "*.yaml"):
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        yield Entry(path.stem, first.lstrip("# ").strip(), f"ablations/{path.name}", path)
+
+
+def _load_class(entry: Entry) -> type:
+    """The one class of an entry: the attribute its target names, or else the module's own class with a KIND."""
+    module_name, _, attribute = entry.target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a stranger's file: whatever it raises, it cannot be used
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise HarnessError(f"{entry.name!r} ({entry.target}) cannot be imported: {reason}") from error
+    found = [getattr(module, attribute, None)] if attribute else list(vars(module).values())
+    classes = [value for value in found if isinstance(value, type) and hasattr(value, "KIND")]
+    if not attribute:
+        classes = [value for value in classes if value.__module__ == module_name]
+    if len(classes) != 1:
+        raise HarnessError(
+            f"{entry.name!r} ({entry.target}): expected exactly one method, task or host class there, "
+            f"found {len(classes)}"
+        )
+    return classes[0]
+
+
+methods = Registry("method", _methods, _load_class)
+models = Registry("model", _hosts, _load_class)
+tasks = Registry("task", lambda: _modules("harness.tasks"), _load_class)
+studies = Registry("study", _studies, lambda entry: entry.path)
+KINDS = {"methods": methods, "models": models, "tasks": tasks, "studies": studies}

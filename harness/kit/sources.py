@@ -1,0 +1,90 @@
+"""Which source files a result comes from: imports are followed without running them, and the files digested by part.
+
+A part is what a reader would name as the reason that a number may have changed: a file of baselines/, the folder of a
+host, a task's file, or a room of harness/ as far as it is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from harness.kit.registry import package_folder
+
+# They name, report and keep; no number depends on them, and every module imports them.
+NEUTRAL = frozenset(
+    {"harness", "harness.kit.errors", "harness.kit.files", "harness.kit.progress", "harness.kit.registry"}
+)
+# Rooms of which each file, or each folder, is a part of its own.
+BY_FILE = ("harness.tasks", "harness.objectives", "baselines")
+BY_FOLDER = ("harness.hosts",)
+
+
+@lru_cache
+def code_parts(*roots: str) -> Mapping[str, str]:
+    """Part -> digest (12 hex digits) of the files that modules import, directly or not, their own included.
+
+    Imports are followed within harness/, baselines/ and the packages of the roots.
+    """
+    contents: dict[str, hashlib._Hash] = {}
+    for module, path in sorted(closure(roots).items()):
+        digest = contents.setdefault(part_of(module), hashlib.sha256())
+        digest.update(f"{module}\0".encode() + path.read_bytes() + b"\0")
+    return {part: digest.hexdigest()[:12] for part, digest in contents.items()}
+
+
+def part_of(module: str) -> str:
+    """The part that a module belongs to, as a path: harness/data, harness/hosts/albef, harness/tasks/vqa.py."""
+    words = module.split(".")
+    for room in BY_FILE:
+        if module.startswith(f"{room}."):
+            return f"{room}.{words[len(room.split('.'))]}".replace(".", "/") + ".py"
+    for room in BY_FOLDER:
+        if module.startswith(f"{room}.") and len(words) > len(room.split(".")) + 1:
+            return "/".join(words[: len(room.split(".")) + 1])
+    return "/".join(words[:2] if words[0] == "harness" else words[:1])
+
+
+def closure(roots: Iterable[str]) -> dict[str, Path]:
+    """Modules that the roots import, directly or not, and the roots themselves, each with its file."""
+    packages = frozenset({"harness", "baselines", *(root.partition(".")[0] for root in roots)})
+    found: dict[str, Path] = {}
+    waiting = list(roots)
+    while waiting:
+        module = waiting.pop()
+        path = _file_of(module)
+        if module in found or module in NEUTRAL or path is None:
+            continue
+        found[module] = path
+        parents = (module.rsplit(".", count)[0] for count in range(1, module.count(".") + 1))
+        waiting += [
+            *parents,
+            *(name for name in _imports(path, module, path.stat().st_mtime_ns) if name.partition(".")[0] in packages),
+        ]
+    return found
+
+
+def _file_of(module: str) -> Path | None:
+    """The file of a module, without importing it; None where the name is no module (a class, a function)."""
+    package, *rest = module.split(".")
+    place = package_folder(package).joinpath(*rest)
+    files = (place / "__init__.py", place.with_name(f"{place.name}.py") if rest else place / "__init__.py")
+    return next((path for path in files if path.is_file()), None)
+
+
+@lru_cache(None)
+def _imports(path: Path, module: str, _changed: int) -> set[str]:
+    """The names that a file imports, wherever in it, as absolute ones; some may name what is no module."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            base = ".".join(word for word in (above, node.module) if word)
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found

@@ -1,0 +1,63 @@
+"""ALBEF's pre-training: contrast with momentum distillation and queues, matching with hard negatives, masked words.
+
+Source: Li et al. 2021, arXiv 2107.07651, section 3; ELIP reduces the student's image tokens for the image's own
+caption, the momentum tower keeps them all (arXiv 2309.16738).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.hosts.albef.model import Albef
+from harness.objectives.momentum_contrast import Aligned, MomentumContrast
+from harness.objectives.objective import Losses, Moment, Pairs, mask_words, soft_word_loss, word_loss
+
+
+class AlbefObjective(MomentumContrast[Albef]):
+    """Contrast, matching and masked words, each a mean over the global batch."""
+
+    def forward(self, pairs: Pairs, moment: Moment) -> Losses:
+        found = self.align(pairs, moment)
+        masked_ids, labels = mask_words(
+            pairs.ids, self.specials, pairs.sample_ids, moment, self.host.config.vocab_size, self.recipe.mask_rate
+        )
+        images = found.images, found.images_m
+        return {
+            "contrast": found.contrast,
+            "matching": self.matching(found, pairs, moment),
+            "masked_words": self.masked_words(masked_ids, labels, pairs.mask, images, moment.alpha),
+        }
+
+    def matching(self, found: Aligned, pairs: Pairs, moment: Moment) -> Tensor:
+        """Two-way cross-entropy over each pair, its image with a wrong text, and its text with a wrong image.
+
+        A wrong image keeps the tokens that it was reduced to for its own caption.
+        """
+        texts, images = found.texts, found.images
+        count = len(images)
+        wrong_text, wrong_image = self.negatives(found.logits, pairs, moment)
+        length = texts.mask.shape[1]
+        states = self.candidates(texts.states, 0.0)[wrong_text]
+        mask = self.candidates(texts.mask, 0)[wrong_text]
+        wide = states.shape[1] - length
+        every_state = torch.cat([F.pad(torch.cat([texts.states, texts.states]), (0, 0, 0, wide)), states])
+        every_mask = torch.cat([F.pad(torch.cat([texts.mask, texts.mask]), (0, wide)), mask])
+        every_image = torch.cat([images, self.candidates(images)[wrong_image], images])
+        match = self.host.match_logits(self.host.fuse(every_state, every_mask, every_image))
+        return F.cross_entropy(match, (torch.arange(3 * count, device=match.device) < count).long())
+
+    def masked_words(
+        self, ids_BL: Tensor, labels_BL: Tensor, mask_BL: Tensor, images: tuple[Tensor, Tensor], alpha: float
+    ) -> Tensor:
+        """(1 - alpha) * cross-entropy + alpha * cross-entropy against the twin, which reads all its image tokens."""
+        host, soft = self.host, self.twin_words(ids_BL, mask_BL, images[1])
+        logits = host.mlm_logits(host.fuse(host.encode_text(ids_BL, mask_BL), mask_BL, images[0]))
+        return (1 - alpha) * word_loss(logits, labels_BL) + alpha * soft_word_loss(logits, soft, labels_BL)
+
+    @torch.no_grad()
+    def twin_words(self, ids_BL: Tensor, mask_BL: Tensor, image_states_BND: Tensor) -> Tensor:
+        """What the twin takes for the hidden words: probabilities (B, L, V)."""
+        twin = self.twin.model
+        return twin.mlm_logits(twin.fuse(twin.encode_text(ids_BL, mask_BL), mask_BL, image_states_BND)).softmax(-1)

@@ -1,0 +1,83 @@
+"""From a method's name, settings and a budget to a reducer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from harness.kit.errors import HarnessError
+from harness.kit.registry import methods
+from harness.kit.settings import validated
+from harness.reduction.method import MethodConfig, TokenReducer, TowerShape
+from harness.reduction.plan import token_counts
+from harness.reduction.schedule import check_ratio, parse_schedule, solve, token_ratio
+
+
+def make_config(method: str, settings: Mapping[str, Any] | None = None, schedule: Any = None) -> MethodConfig:
+    """A method's config: its paper's defaults, a schedule's shape, then single settings. Raises HarnessError."""
+    kind = methods.get(method)
+    config: MethodConfig = validated(kind.Config, dict(settings or {}), f"method {method}")
+    shape = parse_schedule(schedule)
+    return config if shape is None else config.with_schedule(shape)
+
+
+def make_reducer(
+    method: str,
+    shape: TowerShape,
+    *,
+    ratio: float | None = None,
+    schedule: Any = None,
+    settings: Mapping[str, Any] | None = None,
+) -> TokenReducer[Any]:
+    """The reducer of a method on a tower; with `ratio`, its config bent to that token ratio (nearest reachable).
+
+    Raises HarnessError for unknown names or settings, impossible schedules, unreachable ratios, and methods that
+    need a class token on a tower without one.
+    """
+    if ratio is not None:
+        check_ratio(ratio)
+    kind = methods.get(method)
+    if kind.needs_class_token and not shape.class_token:
+        raise HarnessError(
+            f"method {method} needs a class token and {shape.name} has none: choose another method or tower"
+        )
+    at = bender(method, shape, schedule, settings)
+    as_set = at(None)  # refuses settings that cannot be, also where a ratio bends them
+    if ratio is None:
+        return as_set
+    step = 1 / (shape.depth * shape.patches)
+    return at(solve(lambda gamma: realised_ratio(at(gamma)), ratio, step=step))
+
+
+def bender(
+    method: str, shape: TowerShape, schedule: Any = None, settings: Mapping[str, Any] | None = None
+) -> Callable[[float | None], TokenReducer[Any]]:
+    """gamma -> the method's reducer bent by it; None -> the setting itself.
+
+    A control that is `like` another method takes that method's token counts at the same bend.
+    """
+    kind = methods.get(method)
+    settings = dict(settings or {})
+    if "like" not in kind.Config.model_fields or settings.get("attention_tokens"):
+        config = make_config(method, settings, schedule)
+        return lambda gamma: kind(config if gamma is None else config.bent(gamma), shape)
+    control: Any = make_config(method, settings)
+    if control.like == method:
+        raise HarnessError(f"method {method}: like={method} refers to itself; name the method to be compared with")
+    compared = bender(control.like, shape, schedule)
+
+    def alike(gamma: float | None) -> TokenReducer[Any]:
+        counts = token_counts(compared(gamma))
+        filled = {
+            "attention_tokens": tuple(count - shape.prefix for count in counts.attention),
+            "mlp_tokens": tuple(count - shape.prefix for count in counts.mlp),
+        }
+        return kind(control.model_copy(update=filled), shape)
+
+    return alike
+
+
+def realised_ratio(reducer: TokenReducer[Any]) -> float:
+    """The token ratio a reducer really has: mean of patch-derived tokens entering each MLP over n0."""
+    shape = reducer.shape
+    return token_ratio([count - shape.prefix for count in token_counts(reducer).mlp], shape.patches)

@@ -1,0 +1,187 @@
+"""Where a method reduces and how much: begin blocks, keep ratios, and the algebra between a ratio and tokens.
+
+Torch-free. The measure of every budget is the *token ratio*: the mean over blocks of the patch-derived tokens
+that enter the block's MLP, divided by n0, the number of patch tokens at the input; merged tokens count.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from harness.kit.errors import HarnessError
+from harness.kit.settings import validated
+
+GAMMA_MAX = 4096.0
+Ratio = Annotated[float, Field(gt=0, le=1)]
+
+
+class Schedule(BaseModel):
+    """Stages of a reduction: stage s happens at block `begin[s]` and leaves `keep[s]` of the input's n0 patches.
+
+    `keep` is relative to n0 whatever a method's own convention. `lookahead[s]` is how many blocks a look-ahead
+    score looks at (ELIP); left out, each stage looks as far as the next one begins, the last to the end.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    begin: tuple[int, ...] = Field(min_length=1)
+    keep: tuple[float, ...] = Field(min_length=1)
+    lookahead: tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        stages = len(self.begin)
+        for name, values in (("keep", self.keep), ("lookahead", self.lookahead)):
+            if values is not None and len(values) != stages:
+                raise ValueError(f"{name} has {len(values)} entries and begin has {stages}: give one per stage")
+        if any(b < 0 for b in self.begin) or any(a >= b for a, b in zip(self.begin, self.begin[1:])):
+            raise ValueError(f"begin {list(self.begin)}: expected block numbers from 0 in increasing order")
+        for stage, ratio in enumerate(self.keep, 1):
+            if not 0 < ratio <= 1:
+                raise ValueError(f"keep ratio {ratio:g} for stage {stage}: expected 0 < ratio <= 1")
+        for stage, (before, after) in enumerate(zip(self.keep, self.keep[1:]), 2):
+            if after > before:
+                raise ValueError(
+                    f"keep ratio {after:g} for stage {stage} keeps more tokens than there are after "
+                    f"{before:g}: expected ratios that do not rise"
+                )
+        if self.lookahead is not None and any(value < 1 for value in self.lookahead):
+            raise ValueError(f"lookahead {list(self.lookahead)}: expected at least one block per stage")
+        return self
+
+    def bend(self, gamma: float) -> Schedule:
+        """The same shape at another budget: keep_k^gamma; gamma 1 is the schedule itself, 0 keeps everything."""
+        return self.model_copy(update={"keep": tuple(ratio**gamma for ratio in self.keep)})
+
+    def counts(self, patches: int) -> tuple[int, ...]:
+        """Tokens to keep at each stage, K = int(n0 * keep), at least one (ELIP's convention)."""
+        return tuple(max(1, int(patches * ratio)) for ratio in self.keep)
+
+    def lookaheads(self, depth: int) -> tuple[int, ...]:
+        """Look-ahead of each stage; by default up to the next begin block, as the paper's 2,6,2 for 2,4,10."""
+        if self.lookahead is not None:
+            return self.lookahead
+        return tuple(b - a for a, b in zip(self.begin, (*self.begin[1:], depth)))
+
+    def check_depth(self, depth: int, *, lookahead: bool = False) -> None:
+        """Raise HarnessError when a stage begins, or looks, beyond a tower of `depth` blocks."""
+        for stage, begin in enumerate(self.begin, 1):
+            if begin >= depth:
+                raise HarnessError(f"begin block {begin} for stage {stage}: the tower has blocks 0 to {depth - 1}")
+        if lookahead:
+            for stage, (begin, look) in enumerate(zip(self.begin, self.lookaheads(depth)), 1):
+                if begin + look > depth:
+                    raise HarnessError(
+                        f"begin {begin} plus look-ahead {look} for stage {stage} goes beyond the tower's {depth} "
+                        f"blocks: expected a look-ahead of at most {depth - begin}"
+                    )
+
+    def spec(self) -> str:
+        """The schedule as the SPEC string that `parse_schedule` reads back."""
+        parts = [("begin", self.begin), ("keep", self.keep), ("lookahead", self.lookahead)]
+        return " ".join(f"{name}=" + ",".join(f"{v:g}" for v in values) for name, values in parts if values)
+
+
+def parse_schedule(spec: str | dict[str, Any] | None) -> Schedule | None:
+    """Read a SPEC: 'paper' (None: the method's own), 'begin=2,4,10 keep=.9,.65,.4 [lookahead=2,6,2]', or a file.
+
+    Raises HarnessError in one line for anything else.
+    """
+    if spec is None or spec == "paper":
+        return None
+    if isinstance(spec, str):
+        fields = (
+            _schedule_file(Path(spec)) if Path(spec).suffix in {".yaml", ".yml", ".json"} else _schedule_words(spec)
+        )
+    else:
+        fields = spec
+    return validated(Schedule, fields, f"schedule {spec!r}")
+
+
+def _schedule_file(path: Path) -> dict[str, Any]:
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise HarnessError(f"schedule file {path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(fields, dict):
+        raise HarnessError(f"schedule file {path}: expected the keys begin, keep and, optionally, lookahead")
+    return fields
+
+
+def _schedule_words(spec: str) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for word in spec.replace(";", " ").split():
+        name, equals, values = word.partition("=")
+        if not equals or name in fields:
+            raise HarnessError(
+                f"schedule {spec!r}: expected 'paper', 'begin=2,4,10 keep=.9,.65,.4 [lookahead=2,6,2]' or a "
+                "YAML or JSON file"
+            )
+        fields[name] = [value for value in values.split(",") if value]
+    return fields
+
+
+def parse_ratios(text: str) -> tuple[float, ...]:
+    """Read '0.5,0.7'; raises HarnessError unless every entry is a number in (0, 1]."""
+    return tuple(check_ratio(word) for word in re.split(r"[,\s]+", text.strip()) if word) or (check_ratio(text),)
+
+
+def check_ratio(value: str | float) -> float:
+    """A token ratio in (0, 1] as a float, or HarnessError."""
+    try:
+        ratio = float(value)
+    except ValueError:
+        ratio = math.nan
+    if not 0 < ratio <= 1:
+        raise HarnessError(f"ratio {value}: expected a number above 0 and at most 1")
+    return ratio
+
+
+def token_ratio(patches_per_mlp: Sequence[int], patches: int) -> float:
+    """Mean over blocks of the patch-derived tokens entering the MLP, over n0."""
+    return sum(patches_per_mlp) / (len(patches_per_mlp) * patches)
+
+
+def solve(
+    realised: Callable[[float], float],
+    target: float,
+    *,
+    tolerance: float = 0.01,
+    step: float = 1e-4,
+    what: str = "ratio",
+) -> float:
+    """The bend gamma >= 0 whose realised budget is nearest to `target`.
+
+    `realised(gamma)` falls, in steps, from its value at gamma 0; a distance below half of `step` counts as exact.
+    Raises HarnessError, naming the reachable range, when the nearest value is further than `tolerance` away.
+    """
+    seen: dict[float, float] = {}
+
+    def distance(gamma: float) -> float:
+        if gamma not in seen:
+            seen[gamma] = realised(gamma)
+        return seen[gamma] - target
+
+    if abs(distance(0.0)) <= step / 2:
+        return 0.0
+    low, high = 0.0, 1.0
+    while distance(high) > 0 and high < GAMMA_MAX:
+        low, high = high, high * 2
+    while min(abs(value - target) for value in seen.values()) > step / 2 and high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if distance(middle) > 0 else (low, middle)
+    gamma = min(seen, key=lambda gamma: (abs(seen[gamma] - target), gamma))
+    if abs(seen[gamma] - target) > tolerance:
+        distance(GAMMA_MAX)
+        raise HarnessError(
+            f"{what} {target:g} is not reachable: the nearest is {seen[gamma]:.3f}, this method and schedule reach "
+            f"{min(seen.values()):.3f} to {max(seen.values()):.3f}; choose another ratio or an earlier schedule"
+        )
+    return gamma

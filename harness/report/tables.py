@@ -1,0 +1,91 @@
+"""Tables of a frame as text (at most 110 columns), CSV, Markdown and LaTeX.
+
+Percent with one decimal; ± is the farther end of the 95 % interval, sd the standard deviation over seeds. Quality,
+throughput and costs stand in parts below each other, so that a part fits a screen or a page. CSV has every column and
+the exact numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from harness.kit.registry import unknown
+from harness.report.cost_columns import costs_by_size, throughput
+from harness.report.frame import boards, study_frame
+from harness.report.layout import Column, Part, latex, markdown, plain, text
+from harness.report.metric_names import headline_metrics, metrics_of
+from harness.report.notes import notes
+from harness.report.quality_columns import names_with_blind, quality, shown_blind
+
+FORMATS = ("text", "csv", "md", "latex")
+
+
+def render_table(frame: pd.DataFrame, format: str = "text", metrics: Sequence[str] | None = None) -> str:
+    """The frame as a table, without a newline at its end; `metrics` instead of the headline ones.
+
+    Raises HarnessError for an unknown format or metric.
+    """
+    return _render(frame, format, metrics, _method_columns)
+
+
+def render_study_table(
+    records: Iterable[Mapping[str, Any]],
+    labels: Sequence[Mapping[str, Any]],
+    format: str = "text",
+    metrics: Sequence[str] | None = None,
+) -> str:
+    """A study's records as a table whose rows are named, and ordered, by its labels (see `study_frame`)."""
+    return _render(study_frame(records, labels), format, metrics, _label_columns)
+
+
+def _render(
+    frame: pd.DataFrame,
+    format: str,
+    metrics: Sequence[str] | None,
+    name: Callable[[pd.DataFrame], list[Column]],
+) -> str:
+    if format not in FORMATS:
+        raise unknown("table format", format, FORMATS)
+    if format == "csv":
+        return _csv(frame)
+    for metric in metrics or ():
+        if metric not in metrics_of(frame):
+            raise unknown("metric", metric, metrics_of(frame))
+    parts: list[Part] = []
+    for title, board in boards(frame):
+        names = name(board)
+        chosen = headline_metrics(board) if metrics is None else list(metrics)
+        blind = shown_blind(board, chosen)
+        columns = [quality(board, metric, blind) for metric in chosen]
+        parts.append(Part(f"Quality · {title}", names_with_blind(names, board) if blind else names, columns))
+        if measured := throughput(board):
+            parts.append(Part(f"Throughput · {title}", names, measured))
+        for size, columns in costs_by_size(board):
+            parts.append(Part(f"Cost of the vision tower per image{size} · {title}", names, columns))
+    draw = {"text": text, "md": markdown, "latex": latex}[format]
+    said = [{"md": "- " + line, "latex": "% " + line}.get(format, line) for line in notes(frame)]
+    return "\n".join([*(draw(part) for part in parts), *said]).rstrip("\n")
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    flat = frame.copy()
+    for name in ("keys", "seeds", "tokens_per_block", "tokens_per_mlp"):
+        flat[name] = [" ".join(map(str, values)) for values in flat[name]]
+    return str(flat.to_csv(index=False, lineterminator="\n")).rstrip("\n")
+
+
+def _method_columns(board: pd.DataFrame) -> list[Column]:
+    ratios = ["paper" if pd.isna(ratio) else f"{ratio:g}" for ratio in board["ratio"].astype(float)]
+    ratios = [ratio + (" MACs" if match == "macs" else "") for ratio, match in zip(ratios, board["match"], strict=True)]
+    columns = [plain("method", "", board["method"], left=True), plain("ratio", "", ratios)]
+    return columns + ([plain("variant", "", board["variant"], left=True)] if board["variant"].any() else [])
+
+
+def _label_columns(board: pd.DataFrame) -> list[Column]:
+    return [
+        plain("method", "", board["method"], left=True),
+        plain("setting", "", board["label"], left=True),
+    ]

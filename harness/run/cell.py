@@ -1,0 +1,149 @@
+"""One measurement, completely specified: a cell, its content hash, and the grid of cells that a command plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from harness.kit.digest import key_of
+from harness.kit.errors import HarnessError
+from harness.kit.registry import methods, models, module_of, tasks
+from harness.kit.sources import code_parts
+from harness.train.protocol import Stage, stage_code
+
+MATCHES = ("tokens", "macs")
+# What every cell is measured by, beside its own host, method and task.
+EVALUATION = ("harness.evaluate.encoder", "harness.hosts.ready")
+
+
+class Cell(BaseModel):
+    """Everything a result depends on. `config` is the method's resolved config; digests name weights, data and code.
+
+    `weights` are what the task is done with, or what its training starts from, none for pre-training; `base` names the
+    set they belong to, of which other tasks may have others. `training`: the stages of the protocol that make the
+    weights; none for inference. `code`: digests of the program's parts that its quality comes from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    weights: str
+    base: str
+    method: str
+    config: dict[str, Any]
+    ratio: float | None
+    schedule: str
+    match: str
+    protocol: str
+    training: tuple[Stage, ...] = ()
+    task: str
+    task_options: dict[str, Any]
+    data: str
+    data_digest: str
+    split: str | None
+    limit: int | None
+    device: str
+    hardware: str
+    threads: int
+    dtype: str
+    batch_size: int
+    image_size: int
+    seed: int
+    code: dict[str, str]
+
+    @cached_property
+    def key(self) -> str:
+        """sha256 of the canonical JSON of the whole spec."""
+        return key_of(self.model_dump(mode="json"))
+
+    @property
+    def label(self) -> str:
+        """Short human name: method, ratio or schedule, task."""
+        budget = f"{self.ratio:g}" if self.ratio is not None else self.schedule
+        return f"{self.model} {self.method} {budget} {self.task}" + (f" seed {self.seed}" if self.seed else "")
+
+
+class RunRequest(BaseModel):
+    """A command's options, before names are looked up: the grid methods x ratios x tasks x seeds on one model and set.
+
+    `training`: by stage of the protocol (finetune, pretrain), what is chosen of its recipe and data.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    methods: tuple[str, ...]
+    ratios: tuple[float, ...] | None = None
+    model: str = "albef-tiny"
+    tasks: tuple[str, ...]
+    task_options: dict[str, dict[str, Any]] = {}
+    data: str = "scenes"
+    split: str | None = None
+    protocol: str = "inference"
+    training: dict[str, dict[str, Any]] = {}
+    schedule: str | dict[str, Any] | None = None
+    match: str = "tokens"
+    settings: dict[str, Any] = {}
+    device: str = "auto"
+    dtype: str = "float32"
+    batch_size: int = 64
+    limit: int | None = None
+    image_size: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    weights: Path | None = None
+
+    @property
+    def starts(self) -> bool:
+        """Whether there are weights to start from: pre-training makes its own."""
+        return self.protocol != "pretrain"
+
+
+def expand(names: str, registry: Any, *, without: Sequence[str] = ()) -> tuple[str, ...]:
+    """'a,b' or 'all' as names that exist, each once, in the order given."""
+    if names.strip() == "all":
+        return tuple(name for name in registry.names() if name not in without)
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if not chosen:
+        raise HarnessError(f"no {registry.kind} named; known: {', '.join(registry.names())}")
+    for name in chosen:
+        registry.entry(name)
+    return tuple(dict.fromkeys(chosen))
+
+
+def check_match(match: str) -> None:
+    """HarnessError for an unknown match."""
+    if match not in MATCHES:
+        raise HarnessError(f"match {match!r}: expected one of {', '.join(MATCHES)}")
+
+
+def cell_code(model: str, method: str, task: str, stages: Sequence[Stage]) -> dict[str, str]:
+    """Digests of the code that a cell's quality comes from, by part: its host, method and task, and its training."""
+    own = (module_of(models, model), module_of(methods, method), module_of(tasks, task))
+    parts = dict(code_parts(*EVALUATION, *own))
+    for stage in stages:
+        parts |= stage_code(stage)
+    return parts
+
+
+def cost_code(model: str, method: str) -> dict[str, str]:
+    """Digests of the code that the costs of a method in a host's tower come from, by part."""
+    return dict(code_parts("harness.cost.report", module_of(models, model), module_of(methods, method)))
+
+
+def resolve_task_options(task: str, given: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A task's options with its defaults filled in."""
+    from harness.kit.settings import validated
+
+    options = validated(tasks.get(task).Options, given.get(task, {}), f"task {task}")
+    return options.model_dump(mode="json")
+
+
+def unique(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells by key, first come first kept."""
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        seen.setdefault(cell.key, cell)
+    return list(seen.values())

@@ -1,0 +1,116 @@
+"""What can be measured: tasks that weights have heads for and the data annotations of, and the hosts that do them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.data.formats.kinds import Kind
+from harness.data.formats.source import Source
+from harness.data.scenes import BUILT_IN_WORLD, WORLD_HOLDS
+from harness.hosts.build import host_class, skeleton
+from harness.hosts.weights.own import assets_of, read_answers, stated_sizes
+from harness.hosts.weights.released_files import is_released, read_released
+from harness.hosts.weights.sets import shipped, stated_model, tasks_of
+from harness.kit.errors import HarnessError, warn_on_stderr
+from harness.kit.registry import models, tasks
+from harness.run.cell import expand
+from harness.train.protocol import trainable_tasks
+
+# The field of an ImageTextSet that files of a kind fill.
+FILLS = {
+    Kind.COCO_CAPTIONS: "captions",
+    Kind.KARPATHY: "captions",
+    Kind.ENTITIES: "captions",
+    Kind.CAPTION_LIST: "captions",
+    Kind.VQA_QUESTIONS: "questions",
+    Kind.ALBEF_VQA: "questions",
+    Kind.SNLI_VE: "hypotheses",
+    Kind.ALBEF_VE: "hypotheses",
+    Kind.NLVR2: "statements",
+    Kind.ALBEF_NLVR: "statements",
+    Kind.CLASS_FOLDERS: "classified",
+}
+DEFAULT_HOST = "albef-tiny"
+
+
+def chosen_hosts(
+    named: str | None, names: str, weights: Path | str | None, data: str, protocol: str = "inference"
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The hosts of `--model` and `--tasks`, each with the tasks it is measured on.
+
+    One host does all tasks that are named, several do those they can. Without a host it is that of the weights, or
+    else every task goes to the first of the hosts with shipped weights that can do it, DEFAULT_HOST first. Of all,
+    those that this machine cannot do are left out, each with a warning. Raises HarnessError for unknown names, and
+    where a task is left that nobody does.
+    """
+    if named is None and weights is not None:
+        named = stated_model(weights)
+    hosts = shipped_hosts() if named is None else expand(named, models)
+    if weights is not None and len(hosts) > 1:
+        raise HarnessError(f"--weights {weights}: are one host's; name it alone with --model, not {', '.join(hosts)}")
+    wanted = expand(names, tasks)
+    every = names.strip() == "all"
+    if named is not None and len(hosts) == 1 and not every:
+        return ((hosts[0], wanted),)
+    able = {host: able_tasks(host, weights, data, protocol, must=len(hosts) == 1) for host in hosts}
+    found: dict[str, tuple[str, ...]] = {}
+    for task in wanted:
+        doing = [host for host in hosts if task in able[host]]
+        if doing and every and (reason := tasks.get(task).unavailable()) is not None:
+            warn_on_stderr(f"{task} is left out: {reason}")
+            continue
+        for host in doing if named is not None else doing[:1]:
+            found[host] = (*found.get(host, ()), task)
+        if not doing and not every:
+            raise HarnessError(f"{task}: none of {', '.join(hosts)} can do it on {data}, with the weights they have")
+    if not found:
+        raise HarnessError(f"no task for {', '.join(hosts)} on {data}; see: python -m harness check data {data}")
+    return tuple((host, found[host]) for host in hosts if host in found)
+
+
+def shipped_hosts() -> tuple[str, ...]:
+    """The hosts that weights ship with, DEFAULT_HOST first."""
+    return tuple(sorted(shipped(), key=lambda host: (host != DEFAULT_HOST, host)))
+
+
+def able_tasks(
+    model: str, weights: Path | str | None, data: str, protocol: str = "inference", *, must: bool = True
+) -> tuple[str, ...]:
+    """The tasks of a host with some weights (None: those that ship with it) on a data folder or the built-in world.
+
+    Of a protocol that trains: those that the host can be trained on. Otherwise those that its weights have heads for;
+    a folder of weights may hold some for each task (`harness.hosts.weights.sets`), and questions are left out where no
+    closed list of answers comes with them. Raises HarnessError where nothing is left, if there `must` be something,
+    and for weights and folders that cannot be read.
+    """
+    wanted = {name: tasks.get(name) for name in tasks.names()}
+    if protocol == "inference":
+        files = tasks_of(model, weights, tuple(wanted))
+        abilities = {path: abilities_of(model, path) for path in set(files.values())}
+        can = [name for name, path in files.items() if wanted[name].NEEDS & abilities[path]]
+    else:
+        can = list(trainable_tasks(protocol, model))
+    held = WORLD_HOLDS if data == BUILT_IN_WORLD else annotations_of(data)
+    found = tuple(name for name in can if wanted[name].READS in held)
+    if not found and must:
+        raise HarnessError(
+            f"no task for {model} on {data}, which holds {', '.join(sorted(held)) or 'no annotations'}: "
+            f"it can do {', '.join(can) or 'none'}; see what the folder is with: python -m harness check data {data}"
+        )
+    return found
+
+
+def abilities_of(model: str, path: Path) -> frozenset[str]:
+    """What a host can be asked with the heads that a file of weights has, and with the answers beside it."""
+    sizes = host_class(model).sizes_for(read_released(path)) if is_released(path) else stated_sizes(model, path)
+    abilities = skeleton(model, sizes=sizes).abilities
+    answers = read_answers(path.parent) or read_answers(assets_of(model))
+    return abilities if answers else abilities - {"answer"}
+
+
+def annotations_of(data: str) -> frozenset[str]:
+    """Which fields of an ImageTextSet a folder's annotation files, or one of them, fill; HarnessError for one that
+    cannot be read.
+    """
+    where = Source(data)
+    return frozenset(FILLS[found.kind] for found in where.of(*FILLS) if where.file in (None, found.path))

@@ -1,0 +1,171 @@
+"""The cells of a request: methods x ratios x tasks x seeds on one host and one set, each with all it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.cost.budget import reducer_at_macs
+from harness.data.digest import data_digest
+from harness.data.scene_layout import IMAGE_SIZE as SCENE_SIZE
+from harness.data.scenes import BUILT_IN_WORLD, scenes_folder
+from harness.hosts.build import paper_settings, skeleton
+from harness.hosts.host import HostModel
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.ready import pick_device, pick_dtype
+from harness.hosts.weights.own import stated_sizes
+from harness.hosts.weights.sets import base_of, start_weights, task_weights, weights_digest
+from harness.kit.errors import HarnessError
+from harness.kit.progress import SILENT, Progress
+from harness.kit.registry import methods
+from harness.reduction import TokenReducer
+from harness.reduction.budget import make_reducer
+from harness.reduction.schedule import Schedule
+from harness.run.cell import Cell, RunRequest, cell_code, check_match, resolve_task_options, unique
+from harness.run.environment import hardware
+from harness.train.protocol import Stage, evaluation_image_size, method_host, plan_stages, with_method
+from harness.train.request import WORLD_SEED
+from harness.train.stage_options import check_stages
+
+WORLD_COUNT = 1000
+
+
+def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
+    """Every cell of a request, dense first for each task and seed. HarnessError for anything impossible in it.
+
+    In inference a seed changes nothing but what a method draws, so whatever draws nothing has one cell, of the first.
+    """
+    check_stages(request.protocol, request.training)
+    check_match(request.match)
+    device = pick_device(request.device)
+    pick_dtype(request.dtype)
+    folder = data_folder(request.data, request.limit, progress)
+    shared = {
+        "model": request.model,
+        "base": base_of(request.model, request.weights) if request.starts else "",
+        "protocol": request.protocol,
+        "data": request.data,
+        "data_digest": data_digest(folder),
+        "split": request.split,
+        "limit": request.limit,
+        "device": str(device),
+        "hardware": hardware(device),
+        "threads": torch.get_num_threads(),
+        "dtype": request.dtype,
+        "batch_size": request.batch_size,
+    }
+    ratios: Sequence[float | None] = request.ratios or (None,)
+    wanted = [("dense", 1.0), *((name, ratio) for ratio, name in product(ratios, request.methods) if name != "dense")]
+    cells = []
+    with progress.bar("settings", len(request.tasks) * len(request.seeds) * len(wanted)) as bar:
+        for task, seed in product(request.tasks, request.seeds):
+            stages = stages_of(request, task, seed)
+            host = planned_host(request, task, stages)
+            about = shared | {
+                "task": task,
+                "task_options": resolve_task_options(task, request.task_options),
+                "weights": weights_digest(request.model, measured_weights(request, task)) if request.starts else "",
+                "image_size": evaluated_size(request, host, stages),
+                "seed": seed,
+            }
+            for method, ratio in wanted:
+                if seed == request.seeds[0] or stages or draws(method, request.settings):
+                    cells.append(_cell(about, request, host, stages, method, ratio))
+                bar.advance()
+    return unique(cells)
+
+
+def stages_of(request: RunRequest, task: str, seed: int) -> list[Stage]:
+    """The stages of training that the request's protocol has for a task; none for inference."""
+    return plan_stages(
+        request.protocol,
+        request.model,
+        task,
+        weights=request.weights,
+        data=request.data,
+        image_size=request.image_size,
+        seed=seed,
+        device=request.device,
+        given=request.training,
+    )
+
+
+def measured_weights(request: RunRequest, task: str) -> Path:
+    """The file that a task is done with, or that its fine-tuning starts from."""
+    if request.protocol == "inference":
+        return task_weights(request.model, request.weights, task)
+    return start_weights(request.model, request.weights)
+
+
+def planned_host(request: RunRequest, task: str, stages: Sequence[Stage] = ()) -> HostModel:
+    """The host in which the method works, without weights, at their sizes: in training where there is some."""
+    if stages:
+        return method_host(stages)
+    return skeleton(request.model, request.image_size, stated_sizes(request.model, measured_weights(request, task)))
+
+
+def evaluated_size(request: RunRequest, host: HostModel, stages: Sequence[Stage]) -> int:
+    """The image size of evaluation, in training that of the last stage, else the host's; HarnessError where the
+    built-in world has no such images.
+    """
+    size = evaluation_image_size(stages, request.image_size) if stages else int(host.config.image_size)
+    if request.data == BUILT_IN_WORLD and size != SCENE_SIZE:
+        raise HarnessError(f"image size {size}: scenes are drawn, and told of, at {SCENE_SIZE} pixels")
+    return size
+
+
+def draws(method: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a method draws at random by the cell's seed: it has a setting `seed`, and that is not given."""
+    return "seed" in methods.get(method).Config.model_fields and "seed" not in settings
+
+
+def _cell(
+    about: dict[str, Any],
+    request: RunRequest,
+    host: HostModel,
+    stages: Sequence[Stage],
+    method: str,
+    ratio: float | None,
+) -> Cell:
+    dense, shape = method == "dense", open_tower(host.vision).shape
+    reducer = make_reducer("dense", shape) if dense else _reducer(request, host, method, ratio, about["seed"])
+    config = reducer.config.model_dump(mode="json")
+    trained = tuple(with_method(stages, method, config))
+    return Cell(
+        **about,
+        method=method,
+        config=config,
+        ratio=ratio,
+        training=trained,
+        schedule="paper" if dense else _spec(request.schedule),
+        match="tokens" if dense else request.match,
+        code=cell_code(about["model"], method, about["task"], trained),
+    )
+
+
+def _reducer(request: RunRequest, host: HostModel, method: str, ratio: float | None, seed: int) -> TokenReducer[Any]:
+    given = request.settings | ({"seed": seed} if draws(method, request.settings) else {})
+    settings, schedule = paper_settings(request.model, method, request.schedule, given)
+    if request.match == "macs" and ratio is not None:
+        return reducer_at_macs(method, host.vision, ratio, schedule, settings)
+    return make_reducer(method, open_tower(host.vision).shape, ratio=ratio, schedule=schedule, settings=settings)
+
+
+def _spec(schedule: Any) -> str:
+    if schedule is None:
+        return "paper"
+    return schedule if isinstance(schedule, str) else Schedule.model_validate(schedule).spec()
+
+
+def data_folder(data: str, limit: int | None, progress: Progress = SILENT) -> Path:
+    """The folder of a data set, or one annotation file of it; the built-in world is made where it is not there yet."""
+    if data == BUILT_IN_WORLD:
+        return scenes_folder(max(WORLD_COUNT, limit or 0), WORLD_SEED, progress=progress)
+    path = Path(data)
+    if not path.exists():
+        raise HarnessError(f"data {data!r}: no such folder or file; name one, or 'scenes' for the built-in world")
+    return path

@@ -1,0 +1,258 @@
+"""What the cells of one command share (loaded hosts, sets, counted costs), and the measuring of one of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache, lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from harness.cost.report import cost_report
+from harness.data.image_store import ImageStore, PixelBudget
+from harness.evaluate.encoder import VisionEncoder
+from harness.evaluate.task import Outcome, TaskData
+from harness.evaluate.timing import Pass, settled, speeds
+from harness.hosts.host import HostConfig, HostModel
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.ready import Host, load_host, pick_dtype
+from harness.hosts.weights.sets import task_weights
+from harness.kit.allocator import keep_freed_memory
+from harness.kit.errors import HarnessError, warn_on_stderr
+from harness.kit.files import cache_folder
+from harness.kit.parallel import agreed, by_first
+from harness.kit.progress import SILENT, Progress
+from harness.kit.ranks import world
+from harness.kit.registry import methods, tasks
+from harness.reduction import TokenReducer
+from harness.reduction.budget import make_reducer
+from harness.run.cell import Cell, cost_code
+from harness.run.environment import environment
+from harness.run.grid import data_folder
+from harness.train.protocol import method_host
+from harness.train.stages import trained
+
+BLANK = "blank_images"
+# Cells of one task follow each other; each may have weights of its own, which are too many to keep.
+HOSTS_KEPT = 2
+
+
+class Bench:
+    """The hosts, sets and costs of one command's cells. `weights`: the file or folder named, None for those shipped."""
+
+    def __init__(self, weights: Path | None, progress: Progress) -> None:
+        keep_freed_memory()
+        self.weights, self.progress = weights, progress
+        self._load: Callable[..., Host] = lru_cache(HOSTS_KEPT)(partial(load_host, warn=cache(warn_on_stderr)))
+        self._data: dict[tuple[Any, ...], TaskData] = {}
+        self._images: dict[tuple[Any, ...], ImageStore] = {}
+        self._pixels = PixelBudget()
+        self._costs: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def prepare(self, cell: Cell) -> None:
+        """Load what the cell needs; HarnessError when the weights, the size or the data cannot be used for it."""
+        try:
+            config = agreed(partial(self.config, cell))
+            agreed(partial(self._set, cell, config)).images.ready(self.progress)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise  # Memory that runs out here runs out in the cell too, and is recorded there.
+
+    def run(self, cell: Cell) -> tuple[dict[str, Any], pd.DataFrame]:
+        """Measure one cell: the record without its deltas, and the per-sample outcomes.
+
+        Several processes share the samples and all have the outcomes; the first measures costs while the others wait.
+        """
+        started, clock = datetime.now(UTC), time.perf_counter()
+        host, reducer, training = self.subject(cell)
+        data = agreed(partial(self._set, cell, host.model.config))
+        encoder, outcome, first = agreed(partial(self._timed, cell, host, reducer, data, self.progress))
+        encoder.release()
+        again = partial(self._again, cell, host, data)
+        dense = make_reducer("dense", open_tower(host.model.vision).shape).to(host.device)
+        beside = None if cell.method == "dense" else partial(again, dense)
+        passes, dense_passes = settled(first, partial(again, reducer), beside)
+        blind = agreed(partial(self._blind, cell, host, reducer, data))
+        fallback = type(reducer).without_text if encoder.text_guided else None
+        record = skeleton_record(cell) | {
+            "status": "done",
+            "cost": by_first(partial(self._cost, cell, host, encoder)),
+            "diagnostics": {**outcome.diagnostics, "fallback": fallback},
+            "throughput": speeds(passes, dense_passes),
+            "blind": blind,
+            "trained": training,
+            "run": environment(cell, started, time.perf_counter() - clock) | {"processes": world()},
+        }
+        return record, outcome.frame()
+
+    def subject(self, cell: Cell) -> tuple[Host, TokenReducer[Any], list[dict[str, Any]]]:
+        """What a cell evaluates: the host, what reduces in it, both on the device, and how the host was trained."""
+        weights, training = self._weights(cell)
+        torch.manual_seed(cell.seed)
+        host = agreed(partial(self._host, cell, weights))
+        return host, evaluated_reducer(cell, host).to(host.device), training
+
+    def config(self, cell: Cell) -> HostConfig:
+        """That of the cell's host; HarnessError where its weights cannot do the cell's task."""
+        if cell.training:
+            return method_host(cell.training).config
+        model = self._host(cell, self._shipped(cell)).model
+        needs = tasks.get(cell.task).NEEDS
+        if not needs & model.abilities:
+            line = f"{cell.task}: {model.cannot(' or '.join(sorted(needs)))}"
+            raise HarnessError(f"{line}; leave the task out, or name another --model or --weights")
+        config: HostConfig = model.config
+        return config
+
+    def _shipped(self, cell: Cell) -> Path:
+        return task_weights(cell.model, self.weights, cell.task)
+
+    def _weights(self, cell: Cell) -> tuple[Path, list[dict[str, Any]]]:
+        """The weights that do the cell's task, trained now where the protocol says so and they are not there yet."""
+        if not cell.training:
+            return self._shipped(cell), []
+        folder = cache_folder() / "trained"
+        return trained(cell.training, folder, device=cell.device, quiet=self.progress.quiet)
+
+    def _host(self, cell: Cell, weights: Path) -> Host:
+        return self._load(cell.model, weights, cell.device, cell.dtype, cell.image_size)
+
+    def _set(self, cell: Cell, config: HostConfig) -> TaskData:
+        """Annotations and images for a cell; tasks on the same images share those that are decoded."""
+        key = (cell.task, cell.data, cell.split, cell.limit, cell.image_size, config.mean, config.std)
+        if key not in self._data:
+            folder = data_folder(cell.data, cell.limit, self.progress)
+            annotations = tasks.get(cell.task)().load(folder, cell.limit, cell.split).in_order()
+            seen = (tuple(annotations.images), cell.image_size, config.mean, config.std)
+            if seen not in self._images:
+                self._images[seen] = ImageStore(*seen, budget=self._pixels)
+            self._data[key] = TaskData(annotations, self._images[seen])
+        return self._data[key]
+
+    def _timed(
+        self,
+        cell: Cell,
+        host: Host,
+        reducer: TokenReducer[Any],
+        data: TaskData,
+        progress: Progress,
+        **changed: Any,
+    ) -> tuple[VisionEncoder, Outcome, Pass]:
+        """The outcome of the cell's task, some of its options changed; the encoder that counted; and the time taken."""
+        encoder = VisionEncoder(host, reducer, data.images, cell.batch_size, progress)
+        task, started = tasks.get(cell.task)(), time.perf_counter()
+        with torch.no_grad():
+            options = task.Options.model_validate({**cell.task_options, **changed})
+            outcome = task.evaluate(encoder, data, options)
+        return encoder, outcome, Pass(outcome.throughput, time.perf_counter() - started)
+
+    def _again(self, cell: Cell, host: Host, data: TaskData, reducer: TokenReducer[Any]) -> Pass:
+        """The time of one more pass."""
+        return agreed(partial(self._timed, cell, host, reducer, data, SILENT))[-1]
+
+    def _blind(self, cell: Cell, host: Host, reducer: TokenReducer[Any], data: TaskData) -> dict[str, float] | None:
+        """What dense scores by texts alone, shown blank images; None for other methods, and tasks without texts."""
+        if cell.method != "dense" or cell.task_options.get(BLANK) is not False:
+            return None
+        _, outcome, _ = self._timed(cell, host, reducer, data, self.progress, **{BLANK: True})
+        return outcome.values()
+
+    def _cost(self, cell: Cell, host: Host, encoder: VisionEncoder) -> dict[str, Any]:
+        """The cost of the tower that the method works in, on the cell's device, with latency, and of the encodings.
+
+        Under protocol pretrain that is the tower in pre-training, and the encodings are dense; what a tower costs does
+        not depend on its values.
+        """
+        images, pairs = encoder.encoded_images, encoder.encoded_pairs
+        return self._counted(cell, host.model, images, pairs, len(encoder.images), encoder.text_guided)
+
+    def recount(self, cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
+        """The cost of a cell that was measured before, counted by the present code; its encodings stay as they were."""
+        made, host = record["cost"]["encodings"], self.subject(cell)[0]
+        guided = record["diagnostics"]["fallback"] is not None
+        return self._counted(cell, host.model, made["images"], made["pairs"], made["of_images"], guided)
+
+    def _counted(
+        self, cell: Cell, model: HostModel, images: int, pairs: int, of_images: int, text_guided: bool
+    ) -> dict[str, Any]:
+        if cell.protocol == "pretrain":
+            planned = method_host(cell.training)
+            tower = type(planned)(planned.config).eval().to(cell.device, pick_dtype(cell.dtype))
+            encoded, cost = self._report(cell, model, "dense", {}), self._report(cell, tower, cell.method, cell.config)
+        else:
+            encoded = cost = self._report(cell, model, cell.method, cell.config)
+        spent = encodings(images, pairs, of_images, text_guided, encoded)
+        return cost | {"encodings": spent, "code": cost_code(cell.model, cell.method)}
+
+    def _report(self, cell: Cell, model: HostModel, method: str, config: dict[str, Any]) -> dict[str, Any]:
+        shape = open_tower(model.vision).shape
+        tower = (cell.model, str(shape), model.config.image_size, cell.device, cell.dtype, cell.batch_size)
+        key = (*tower, method, str(config))
+        if key not in self._costs:
+            self._costs[key] = cost_report(
+                model.vision,
+                method,
+                settings=config,
+                batch_size=cell.batch_size,
+                latency=True,
+                device=cell.device,
+                dtype=pick_dtype(cell.dtype),
+                name=cell.model,
+                progress=self.progress,
+            )
+        return self._costs[key]
+
+
+def evaluated_reducer(cell: Cell, host: Host) -> TokenReducer[Any]:
+    """What reduces in evaluation: the cell's method by its resolved config; after reduced pre-training, nothing."""
+    shape = open_tower(host.model.vision).shape
+    if cell.protocol == "pretrain":
+        return make_reducer("dense", shape)
+    kind = methods.get(cell.method)
+    return kind(kind.Config.model_validate(cell.config), shape)
+
+
+def encodings(images: int, pairs: int, of_images: int, text_guided: bool, cost: dict[str, Any]) -> dict[str, Any]:
+    """How many images and image-text pairs the tower encoded, and what that cost beside dense's one pass per image."""
+    forward, dense = cost["forward"]["total_gmacs"], cost["dense"]["forward_gmacs"]
+    without_text = dense if text_guided else forward
+    return {
+        "images": images,
+        "pairs": pairs,
+        "of_images": of_images,
+        "gmacs_total": round(images * without_text + pairs * forward, 4),
+        "dense_gmacs_total": round(of_images * dense, 4),
+    }
+
+
+def skeleton_record(cell: Cell) -> dict[str, Any]:
+    """The parts of a record that every status has."""
+    return {
+        "format": 1,
+        "key": cell.key,
+        "spec": cell.model_dump(mode="json"),
+        "status": "failed",
+        "error": None,
+        "cost": None,
+        "quality": {},
+        "blind": None,
+        "throughput": None,
+        "trained": [],
+        "diagnostics": {},
+        "run": {},
+        "samples": None,
+    }
+
+
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the host."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY_WORDS)

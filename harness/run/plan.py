@@ -1,0 +1,102 @@
+"""What a run would do and cost, without weights: `plan`, and the `cost` of hosts and bare towers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.cost.host import compare_memory, host_parts
+from harness.cost.report import cost_report
+from harness.hosts.build import paper_settings, skeleton
+from harness.hosts.host import HostModel
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.ready import pick_device
+from harness.kit.errors import HarnessError
+from harness.kit.progress import SILENT, Progress
+from harness.kit.registry import methods, models
+from harness.reduction.budget import make_reducer
+from harness.reduction.schedule import check_ratio
+from harness.run.cell import Cell, RunRequest
+from harness.run.grid import plan_cells, planned_host
+from harness.run.store import Store
+
+
+def plan_rows(
+    request: RunRequest, out: Path, *, force: bool = False, progress: Progress = SILENT
+) -> list[dict[str, Any]]:
+    """One row per cell: label, key, whether its record is there, tokens per block, MACs and memory."""
+    store = Store(out)
+    cells = plan_cells(request, progress)
+    hosts: dict[str, HostModel] = {}
+    costs: dict[tuple[str, ...], dict[str, Any]] = {}
+    rows = []
+    with progress.bar("costs", len(cells)) as bar:
+        for cell in cells:
+            if cell.task not in hosts:
+                hosts[cell.task] = planned_host(request, cell.task, cell.training)
+            vision = hosts[cell.task].vision
+            known = (cell.method, str(cell.config), str(open_tower(vision).shape))
+            if known not in costs:
+                costs[known] = cost_report(vision, cell.method, settings=cell.config, name=cell.model)
+            rows.append(_row(cell, costs[known], not force and store.find(cell.key) is not None))
+            bar.advance()
+    return rows
+
+
+def _row(cell: Cell, cost: dict[str, Any], done: bool) -> dict[str, Any]:
+    forward = cost["forward"]["total_gmacs"]
+    return {
+        "cell": cell.label,
+        "key": cell.key,
+        "done": done,
+        "training": [f"{stage.stage} {stage.method}" for stage in cell.training],
+        "ratio": cost["ratio"],
+        "tokens_per_block": cost["tokens_per_block"],
+        "tokens_per_mlp": cost["tokens_per_mlp"],
+        "forward_gmacs": forward,
+        "forward_to_dense": round(forward / cost["dense"]["forward_gmacs"], 4),
+        "train_mib_per_image": cost["memory"]["train_mib_per_image"],
+    }
+
+
+def render_plan(rows: list[dict[str, Any]]) -> str:
+    """Rows of a plan as aligned text."""
+    wide = max([22, *(len(row["cell"]) for row in rows)]) + 2
+    head = f"{'cell':<{wide}}{'record':<8}{'ratio':>7}{'GMACs':>9}{'x dense':>9}{'MiB/image':>11}  tokens per MLP"
+    body = [
+        f"{row['cell']:<{wide}}{'kept' if row['done'] else 'to run':<8}{row['ratio']:>7.3f}{row['forward_gmacs']:>9.4f}"
+        f"{row['forward_to_dense']:>9.3f}{row['train_mib_per_image']:>11.2f}  "
+        + " ".join(map(str, row["tokens_per_mlp"]))
+        + "".join(f"; {stage}" for stage in row["training"])
+        for row in rows
+    ]
+    left = sum(not row["done"] for row in rows)
+    return "\n".join([head, *body, f"{len(rows)} cells, {left} to run"])
+
+
+def cost_of(model: str, method: str, *, ratio: str | None, **options: Any) -> dict[str, Any]:
+    """The cost report of a host model's tower, or of a timm ViT by its timm name."""
+    methods.entry(method)
+    budget = None if ratio is None else check_ratio(ratio)
+    if options["batch_size"] < 1:
+        raise HarnessError(f"batch size {options['batch_size']}: expected at least 1")
+    options["device"] = str(pick_device(options["device"]))
+    image_size = options.pop("image_size")
+    if model in models.names():
+        host = skeleton(model, image_size)
+        options["settings"], options["schedule"] = paper_settings(
+            model, method, options.get("schedule"), options.get("settings")
+        )
+        tower = build(host) if options["latency"] or options["device"] != "cpu" else host
+        found = cost_report(tower.vision, method, ratio=budget, name=model, **options)
+        reducer = make_reducer(method, open_tower(host.vision).shape, settings=found["config"])
+        found["parts"] = host_parts(model, reducer, image_size)
+        if options.get("gib") is not None:
+            found["host"] = compare_memory(model, reducer, options["gib"], image_size)
+        return found
+    return cost_report(model, method, ratio=budget, image_size=image_size, **options)
+
+
+def build(host: HostModel) -> HostModel:
+    """The host with random weights on the CPU, for timing: what a model costs does not depend on its values."""
+    return type(host)(host.config).eval()

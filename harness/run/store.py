@@ -1,0 +1,181 @@
+"""Records on disk: one JSON per cell and its samples as Parquet beside it, each whole or absent.
+
+A record carries a digest of itself and of its samples: one that was truncated or edited by hand is reported,
+never served, and computed again. Torch-free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.kit.digest import canonical
+from harness.kit.errors import HarnessError, warn_on_stderr
+from harness.kit.files import ensure_writable, explained, replace_all
+
+Record = dict[str, Any]
+FORMAT = 1
+STATUSES = ("done", "failed", "out_of_memory")
+STALE_SECONDS = 24 * 3600
+NAMES = "*-" + 12 * "[0-9a-f]" + ".json"
+
+
+def stem_of(record: Mapping[str, Any]) -> str:
+    """The file name, without ending, of a record and its samples: method, ratio or 'paper', task, key."""
+    spec = record["spec"]
+    ratio = "paper" if spec["ratio"] is None else f"{spec['ratio']:g}"
+    return f"{spec['method']}-{ratio}-{spec['task']}-{record['key'][:12]}"
+
+
+def superseded(records: Iterable[Record]) -> list[Record]:
+    """Those of cells that a newer, done record measured again with other code: what --force leaves behind."""
+    known = [(_without_code(record), (record.get("run") or {}).get("started") or "", record) for record in records]
+    newest: dict[bytes, str] = {}
+    for cell, started, record in known:
+        if record["status"] == "done":
+            newest[cell] = max(started, newest.get(cell, ""))
+    return [record for cell, started, record in known if started < newest.get(cell, "")]
+
+
+def _without_code(record: Record) -> bytes:
+    return canonical({name: value for name, value in record["spec"].items() if name != "code"})
+
+
+class Damaged(Exception):
+    """A record that is not what was saved; its text says why."""
+
+
+class Store:
+    """The records of one folder. `warn` is told, in one line, of each damaged record that is passed over."""
+
+    def __init__(self, folder: Path | str, warn: Callable[[str], None] = warn_on_stderr) -> None:
+        self.folder = Path(folder)
+        self._warn = warn
+
+    def prepare(self) -> None:
+        """Create the folder, see that files can be written in it, and clear what killed runs left a day ago.
+
+        Raises HarnessError when that is not possible.
+        """
+        with explained(f"results folder {self.folder}: cannot be written", "choose another --out"):
+            ensure_writable(self.folder)
+            for left in self.folder.glob(".*.tmp"):
+                if time.time() - left.stat().st_mtime > STALE_SECONDS:
+                    left.unlink(missing_ok=True)
+
+    def find(self, key: str) -> Record | None:
+        """The done record of exactly this key with its samples whole, or None: then the cell has to be
+        computed.
+
+        Failed and out-of-memory records are not found, so that they are tried again.
+        """
+        for path in sorted(self.folder.glob(f"*-{key[:12]}.json")):
+            record = self._read(path)
+            if record is not None and record["key"] == key and record["status"] == "done":
+                return record
+        return None
+
+    def records(self) -> list[Record]:
+        """All whole records of the folder, failed ones included, by file name; HarnessError if there is no
+        folder.
+        """
+        if not self.folder.is_dir():
+            raise HarnessError(
+                f"results folder {self.folder}: not found; `python -m harness run` makes one, --runs names it"
+            )
+        read = (self._read(path) for path in sorted(self.folder.glob(NAMES)))
+        return [record for record in read if record is not None]
+
+    def samples(self, record: Mapping[str, Any]) -> pd.DataFrame:
+        """The per-sample outcomes of a record: columns task, metric, sample, cluster, value.
+
+        Raises HarnessError when the record has none or the file cannot be read.
+        """
+        name = record["samples"]
+        if name is None:
+            raise HarnessError(f"record {stem_of(record)}: has no samples (status {record['status']})")
+        try:
+            return pd.read_parquet(self.folder / name)
+        except (OSError, ValueError) as error:
+            raise HarnessError(
+                f"samples {self.folder / name}: {_first_line(error)}; run the cell again with --force"
+            ) from error
+
+    def remove(self, record: Mapping[str, Any]) -> None:
+        """Delete a record and its samples. Raises HarnessError when that is not possible."""
+        path = self.folder / f"{stem_of(record)}.json"
+        with explained(f"record {path}: cannot be deleted", "see that its folder may be written"):
+            path.unlink()
+            path.with_suffix(".parquet").unlink(missing_ok=True)
+
+    def save(self, record: Mapping[str, Any], samples: pd.DataFrame | None) -> Record:
+        """Write a record, its samples first, and return it as stored (`samples` and `digest` filled in).
+
+        Both are complete on the disk under temporary names before either is renamed, so a kill or a full disk
+        leaves the folder as it was. Replaces an earlier record of the same cell. Raises HarnessError on any
+        failure to write, and for a status or a number (NaN) that a record cannot hold.
+        """
+        if record["status"] not in STATUSES:
+            raise HarnessError(f"record status {record['status']!r}: expected one of {', '.join(STATUSES)}")
+        stem = stem_of(record)
+        json_path, parquet_path = self.folder / f"{stem}.json", self.folder / f"{stem}.parquet"
+        table = None if samples is None else _parquet(samples)
+        stored = {name: value for name, value in record.items() if name != "digest"}
+        stored["samples"] = None if table is None else parquet_path.name
+        try:
+            stored["digest"] = _digest(stored, table)
+        except ValueError as error:
+            raise HarnessError(f"record {stem}: {error}; a metric or cost is not a finite number") from error
+        text = json.dumps(stored, indent=1, ensure_ascii=False) + "\n"
+        contents = {json_path: text.encode()} if table is None else {parquet_path: table, json_path: text.encode()}
+        with explained(f"record {json_path}: cannot be saved", "free space or choose another --out, then run again"):
+            replace_all(contents)
+            if table is None:
+                parquet_path.unlink(missing_ok=True)
+        return stored
+
+    def _read(self, path: Path) -> Record | None:
+        try:
+            return _checked(path)
+        except (Damaged, OSError) as error:
+            self._warn(f"record {path}: {_first_line(error)}; left out, its cell will be computed again")
+            return None
+
+
+def _checked(path: Path) -> Record:
+    """Read a record and compare it with its own digest; raises Damaged."""
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise Damaged(f"not whole JSON ({_first_line(error)})") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT or "digest" not in record:
+        raise Damaged(f"not a record of format {FORMAT}")
+    digest = record["digest"]
+    table = path.with_suffix(".parquet")
+    if record.get("samples") is not None and (record["samples"] != table.name or not table.is_file()):
+        raise Damaged(f"its samples {record['samples']} are missing")
+    content = {name: value for name, value in record.items() if name != "digest"}
+    if digest != _digest(content, table.read_bytes() if record.get("samples") is not None else None):
+        raise Damaged("changed after it was saved (its digest does not fit)")
+    return record
+
+
+def _digest(record: Mapping[str, Any], table: bytes | None) -> str:
+    return hashlib.sha256(canonical(record) + (table or b"")).hexdigest()
+
+
+def _parquet(samples: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    samples.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,107 @@
+"""Studies: a YAML file of ablations/ names a grid of cells with labels; its records live in a folder of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.kit.errors import HarnessError
+from harness.kit.files import write_atomically
+from harness.kit.progress import SILENT, Progress
+from harness.kit.registry import methods, studies, tasks
+from harness.kit.settings import validated
+from harness.run.cell import Cell, RunRequest, expand, unique
+from harness.run.choose import able_tasks
+from harness.run.grid import plan_cells
+
+INDEX_FILE = "study.json"
+
+
+class StudyCells(BaseModel):
+    """One entry of a study's grid: methods x ratios at one schedule; label, placement and stages are for its figure."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    methods: str
+    ratios: tuple[float, ...]
+    schedule: dict[str, Any] | str | None = None
+    settings: dict[str, Any] = {}
+    label: str | None = None
+    placement: str | None = None
+    stages: int | None = None
+
+
+class Study(BaseModel):
+    """A study file: how it is drawn, options that all its runs share, and its cells."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    draw: Literal["tradeoff", "schedule"]
+    run: dict[str, Any] = {}
+    cells: list[StudyCells] = Field(min_length=1)
+
+
+def read_study(name: str) -> Study:
+    """A registered study by name; HarnessError when it does not exist or is malformed."""
+    path: Path = studies.get(name)
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise HarnessError(f"study {path}: {str(error).splitlines()[0]}") from error
+    return validated(Study, fields or {}, f"study {name}")
+
+
+def plan_study(
+    study: Study, options: dict[str, Any], progress: Progress = SILENT
+) -> tuple[list[Cell], list[dict[str, Any]]]:
+    """All cells of a study, and its index: for each entry its label, placement, stages, method and keys.
+
+    `options` (device, limit, batch size …) override the study's own.
+    """
+    cells: list[Cell] = []
+    index: list[dict[str, Any]] = []
+    shared = {**study.run, **options}
+    wanted = str(shared.pop("tasks", "all"))
+    plain = validated(RunRequest, {**shared, "methods": (), "tasks": ()}, "study")
+    every = able_tasks(plain.model, plain.weights, plain.data, plain.protocol) if wanted.strip() == "all" else ()
+    names = every or expand(wanted, tasks)
+    for entry in study.cells:
+        fields = {
+            "tasks": names,
+            "ratios": entry.ratios,
+            "schedule": entry.schedule,
+            "settings": entry.settings,
+            **shared,
+        }
+        for method in expand(entry.methods, methods, without=("dense",)):
+            planned = plan_cells(validated(RunRequest, {**fields, "methods": (method,)}, "study"), progress)
+            cells += planned
+            labels = entry.model_dump(include={"label", "placement", "stages"}, exclude_none=True)
+            index.append({"method": method, **labels, "keys": [cell.key for cell in planned if cell.method != "dense"]})
+    ordered = sorted(unique(cells), key=lambda cell: cell.method != "dense")
+    return ordered, index
+
+
+def save_index(folder: Path, name: str, study: Study, cells: list[Cell], index: list[dict[str, Any]]) -> None:
+    """Write which record belongs to which label, so that tables and figures need no planning."""
+    dense = [cell.key for cell in cells if cell.method == "dense"]
+    content = json.dumps({"study": name, "draw": study.draw, "dense": dense, "cells": index}, indent=1) + "\n"
+    write_atomically(folder / INDEX_FILE, content.encode())
+
+
+def read_index(folder: Path, name: str) -> dict[str, Any]:
+    """The index that `ablate` wrote; HarnessError when the study was not run here."""
+    path = folder / INDEX_FILE
+    try:
+        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise HarnessError(
+            f"{path}: study {name} has not been run here; run: python -m harness ablate {name}"
+        ) from error
+    except (OSError, json.JSONDecodeError) as error:
+        raise HarnessError(f"{path}: not a study's index ({error}); run the study again") from error
+    return index

@@ -1,0 +1,111 @@
+"""Names: listed without imports, suggested when misspelt, refused when doubled; files and entry points both count."""
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from harness.kit import registry
+from harness.kit.errors import HarnessError
+from harness.reduction import TokenReducer
+
+OUTSIDE = '''"""Outside."""
+from harness.reduction import MethodConfig, TokenReducer
+
+
+class Outside(TokenReducer[MethodConfig]):
+    """Nothing."""
+'''
+
+
+def test_the_built_in_names():
+    assert set(registry.methods.names()) >= {"dense", "random", "elip", "evit", "tome"}
+    assert "albef-tiny" in registry.models.names()
+    assert set(registry.tasks.names()) >= {"retrieval", "vqa"}
+    assert set(registry.studies.names()) >= {"keep-ratio", "layer-schedule"}
+
+
+def test_every_method_has_a_summary_and_loads():
+    for name, entry in registry.methods.entries().items():
+        assert entry.summary
+        assert issubclass(registry.methods.get(name), TokenReducer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "right"),
+    [
+        ("methods", "elpi", "elip"),
+        ("models", "albef-tny", "albef-tiny"),
+        ("tasks", "vqaa", "vqa"),
+        ("studies", "keep_ratio", "keep-ratio"),
+    ],
+)
+def test_misspelt_names_get_a_suggestion(kind, wrong, right):
+    with pytest.raises(HarnessError, match=f"did you mean.* {right}"):
+        registry.KINDS[kind].get(wrong)
+
+
+def test_an_entry_point_of_another_package_is_a_method(monkeypatch, tmp_path):
+    (tmp_path / "outside_package.py").write_text(OUTSIDE)
+    information = tmp_path / "outside-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[harness.reduction.budget]\noutside = outside_package:Outside\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registry.methods.get("outside").__name__ == "Outside"
+    assert registry.methods.entry("outside").summary == "entry point outside_package:Outside (outside)"
+
+
+def test_a_dropped_in_file_is_a_method(monkeypatch, tmp_path):
+    (tmp_path / "fresh.py").write_text(OUTSIDE)
+    monkeypatch.setattr(registry, "package_folder", lambda package: tmp_path)
+    assert registry.methods.names() == ["fresh"]
+    assert registry.methods.entry("fresh").summary == "Outside."
+
+
+def test_a_name_taken_twice_is_refused(monkeypatch):
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: [EntryPoint("elip", "elsewhere:Elip", "harness.reduction.budget")]
+    )
+    with pytest.raises(HarnessError, match=r"registered twice, by baselines\.elip and elsewhere:Elip"):
+        registry.methods.names()
+
+
+def test_an_entry_point_that_cannot_be_imported_says_so(monkeypatch):
+    monkeypatch.setattr(
+        registry,
+        "entry_points",
+        lambda group: [EntryPoint("gone", "no_such_package:Gone", "harness.reduction.budget")],
+    )
+    with pytest.raises(HarnessError, match="cannot be imported"):
+        registry.methods.get("gone")
+
+
+def test_listing_imports_neither_torch_nor_the_methods():
+    code = (
+        "import sys; from harness.kit.registry import KINDS; [r.entries() for r in KINDS.values()]; "
+        "print([m for m in ('torch', 'baselines.elip', 'pandas', 'timm') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_file_without_exactly_one_class_says_so(monkeypatch, tmp_path):
+    (tmp_path / "two_methods.py").write_text(OUTSIDE + OUTSIDE.partition("\n\n\n")[2].replace("Outside", "Another"))
+    (tmp_path / "no_method.py").write_text('"""Empty."""\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, count in (("two_methods", 2), ("no_method", 0)):
+        entry = registry.Entry(name, "", name)
+        with pytest.raises(HarnessError, match=f"found {count}"):
+            registry.Registry("method", lambda entry=entry: [entry], registry.methods._load).get(name)
+
+
+def test_presets_are_read_by_their_keys_alone(monkeypatch, tmp_path):
+    (tmp_path / "one.py").write_text('"""One."""\nPRESETS = {"tiny": {"mean": MEAN}, "base": dict(SIZES)}\n')
+    monkeypatch.setattr(registry, "package_folder", lambda package: tmp_path)
+    assert registry.models.names() == ["one-base", "one-tiny"]
+    for value in ("dict(tiny={})", "{TINY: {}}", "{**TINY}"):
+        (tmp_path / "one.py").write_text(f'"""One."""\nPRESETS = {value}\n')
+        with pytest.raises(HarnessError, match=r"one\.py, line 2: PRESETS: expected a dict with literal strings"):
+            registry.models.names()

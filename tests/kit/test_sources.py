@@ -1,0 +1,144 @@
+"""What a result depends on: which of the committed records a change of the program makes stale, and which it leaves."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from harness.check.results import changed_since
+from harness.kit import registry, sources
+from harness.run.cell import cell_code, cost_code
+from harness.train.protocol import Stage, stage_code
+
+ROOT = Path(__file__).parents[2]
+SPECS = [
+    json.loads(path.read_text(encoding="utf-8"))["spec"] for path in sorted((ROOT / "results" / "runs").glob("*.json"))
+]
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A copy of the program that digests are made of, and may be changed."""
+    for package in ("harness", "baselines"):
+        for path in (ROOT / package).rglob("*.py"):
+            copy = tmp_path / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+    for module in (registry, sources):
+        monkeypatch.setattr(module, "package_folder", lambda package: tmp_path.joinpath(*package.split(".")))
+    sources.code_parts.cache_clear()
+    yield tmp_path
+    sources.code_parts.cache_clear()
+
+
+def current(spec):
+    """A committed record's cell as the program at hand would measure it."""
+    return spec | {"code": cell_code(spec["model"], spec["method"], spec["task"], [])}
+
+
+def comment(path):
+    path.write_text(path.read_text(encoding="utf-8") + "\n# a comment\n", encoding="utf-8")
+    sources.code_parts.cache_clear()
+
+
+def stale(specs):
+    """(method, task, why) of the records that would be measured again."""
+    return [(spec["method"], spec["task"], why) for spec in specs if (why := changed_since(spec))]
+
+
+def test_there_are_records_of_several_methods_hosts_and_tasks():
+    assert len({spec["method"] for spec in SPECS}) >= 3
+    assert len({spec["task"] for spec in SPECS}) >= 6
+    assert len({spec["model"] for spec in SPECS}) >= 2
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "harness/report/tables.py",
+        "harness/cli/run.py",
+        "harness/check/method.py",
+        "harness/run/runner.py",
+        "harness/cost/flops.py",
+        "harness/train/loop.py",
+        "harness/objectives/albef.py",
+        "harness/hosts/meter/model.py",
+        "harness/kit/progress.py",
+        "baselines/random.py",
+    ],
+)
+def test_a_renderer_a_command_costs_training_and_other_hosts_and_methods_leave_all_records(tree, path):
+    specs = [current(spec) for spec in SPECS if spec["method"] != "random"]
+    comment(tree / path)
+    assert stale(specs) == []
+
+
+def test_a_new_method_leaves_all_records(tree):
+    specs = [current(spec) for spec in SPECS]
+    (tree / "baselines" / "another.py").write_text('"""Another."""\n')
+    sources.code_parts.cache_clear()
+    assert stale(specs) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "touches", "part"),
+    [
+        ("baselines/elip.py", lambda spec: spec["method"] == "elip", "baselines/elip.py"),
+        ("harness/tasks/vqa.py", lambda spec: spec["task"] == "vqa", "harness/tasks/vqa.py"),
+        ("harness/metrics/vqa.py", lambda spec: spec["task"] == "vqa", "harness/metrics"),
+        ("harness/hosts/blip/text.py", lambda spec: spec["model"] == "blip-tiny", "harness/hosts/blip"),
+        ("harness/reduction/tokens.py", lambda spec: True, "harness/reduction"),
+        ("harness/hosts/parts/towers.py", lambda spec: True, "harness/hosts/parts"),
+        ("harness/evaluate/encoder.py", lambda spec: True, "harness/evaluate"),
+        ("harness/data/transforms.py", lambda spec: True, "harness/data"),
+    ],
+)
+def test_what_a_number_depends_on_makes_its_records_stale_and_is_named(tree, path, touches, part):
+    specs = [current(spec) for spec in SPECS]
+    comment(tree / path)
+    expected = Counter((spec["method"], spec["task"], f"{part} changed") for spec in specs if touches(spec))
+    assert Counter(stale(specs)) == expected
+    assert expected
+
+
+def test_a_record_of_a_method_that_is_gone_says_so(tree):
+    specs = [current(spec) for spec in SPECS if spec["method"] == "elip"]
+    (tree / "baselines" / "elip.py").unlink()
+    sources.code_parts.cache_clear()
+    assert {why for _, _, why in stale(specs)} == {"unknown method 'elip'"}
+
+
+def test_costs_and_trained_stages_have_digests_of_their_own(tree):
+    stage = Stage.model_construct(stage="finetune", model="albef-tiny", method="elip", task="vqa")
+
+    def digests():
+        sources.code_parts.cache_clear()
+        return [cost_code("albef-tiny", "elip"), dict(stage_code(stage)), cell_code("albef-tiny", "elip", "vqa", [])]
+
+    before = digests()
+    changed = []
+    for path in ("harness/cost/flops.py", "harness/train/loop.py", "harness/metrics/vqa.py", "baselines/elip.py"):
+        comment(tree / path)
+        after = digests()
+        changed.append([new != old for new, old in zip(after, before, strict=True)])
+        before = after
+    assert changed == [[True, False, False], [False, True, False], [False, False, True], [True, True, True]]
+
+
+def test_a_package_of_ones_own_counts_with_all_that_it_imports(tree):
+    package = tree / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "method.py").write_text("from harness.reduction import TokenReducer\nfrom . import score\n")
+    (package / "score.py").write_text("SIGN = 1\n")
+    (package / "unused.py").write_text("")
+    before = sources.code_parts("mine.method")
+    assert set(before) >= {"mine", "harness/reduction"}
+    (package / "unused.py").write_text("# a comment\n")
+    sources.code_parts.cache_clear()
+    assert sources.code_parts("mine.method") == before
+    (package / "score.py").write_text("SIGN = -1\n")
+    sources.code_parts.cache_clear()
+    assert sources.code_parts("mine.method")["mine"] != before["mine"]

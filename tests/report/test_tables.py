@@ -1,0 +1,179 @@
+"""What a table says, and that every format says the same."""
+
+import csv
+import io
+
+import pytest
+
+from harness.kit.errors import HarnessError
+from harness.report.frame import study_frame, to_frame
+from harness.report.layout import WIDTH
+from harness.report.metric_names import headline_metrics, metrics_of, title_of
+from harness.report.tables import FORMATS, render_study_table, render_table
+
+from .conftest import make_record, make_records
+
+
+@pytest.fixture
+def frame(records):
+    return to_frame(records)
+
+
+def test_dense_is_first_then_ratios_fall_and_methods_rise(frame):
+    rows = list(zip(frame["method"], frame["ratio"], strict=True))
+    methods = ("elip", "evit", "random", "tome")
+    assert rows == [("dense", 1.0), *((method, ratio) for ratio in (0.7, 0.5) for method in methods)]
+
+
+def test_a_row_joins_the_tasks_of_a_setting(frame):
+    row = frame[(frame["method"] == "elip") & (frame["ratio"] == 0.5)].iloc[0]
+    assert row["vqa_accuracy"] == pytest.approx(0.954)
+    assert row["t2i_r1"] == pytest.approx(0.442)
+    assert len(row["keys"]) == 2
+
+
+def test_costs_are_relative_to_dense(frame):
+    row = frame[(frame["method"] == "elip") & (frame["ratio"] == 0.5)].iloc[0]
+    assert row["gmacs_ratio"] == pytest.approx(0.61)
+    assert row["scoring_share"] == pytest.approx(0.11 / 0.61)
+    assert row["train_step_ratio"] == pytest.approx(0.5)
+
+
+def test_the_headline_leaves_recalls_beyond_one_out(frame):
+    assert headline_metrics(frame) == ["t2i_r1", "i2t_r1", "t2i_r1_rerank", "i2t_r1_rerank", "vqa_accuracy"]
+    assert len(metrics_of(frame)) == 13
+
+
+@pytest.mark.parametrize(
+    ("metric", "title"),
+    [
+        ("t2i_r1_rerank", "t2i R@1, re-ranked"),
+        ("mean_recall_rerank", "mean recall, re-ranked"),
+        ("vqa_accuracy", "VQA accuracy"),
+        ("bleu_4", "BLEU-4"),
+    ],
+)
+def test_metrics_have_readable_names(metric, title):
+    assert title_of(metric) == title
+
+
+def test_the_text_fits_a_screen(frame):
+    lines = render_table(frame).splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    assert lines[0].startswith("Quality · albef-tiny · inference · scenes, limit 1000")
+
+
+def test_a_value_has_its_interval_and_its_difference_to_dense(frame):
+    lines = render_table(frame).splitlines()
+    assert any(line.endswith("95.4 ±1.3  (-2.8 ±1.0)") for line in lines)
+    assert any(line.endswith("98.2 ±1.3") for line in lines)
+
+
+def test_markdown_marks_the_best_of_each_ratio_and_no_other(frame):
+    rows = [line for line in render_table(frame, "md", ["vqa_accuracy"]).splitlines() if "**" in line]
+    assert [row.split(" | ")[:2] for row in rows if row.startswith("| ")] == [
+        ["| elip", "0.7"],
+        ["| elip", "0.5"],
+    ]
+
+
+def test_a_method_alone_at_its_ratio_is_not_best(records):
+    alone = [record for record in records if record["spec"]["method"] in {"dense", "tome"}]
+    assert "| **" not in render_table(to_frame(alone), "md")
+
+
+def test_latex_is_balanced_and_escaped(frame):
+    table = render_table(frame, "latex")
+    assert table.count("{") == table.count("}")
+    assert table.count("\\toprule") == table.count("\\bottomrule") == table.count("\\begin{table}") == 2
+    assert "\\% ($\\Delta$ dense)" in table
+    assert "\\textbf{95.4 $\\pm$1.3" in table
+    body = [line for line in table.splitlines() if line.endswith("\\\\")]
+    assert {line.count(" & ") for line in body} == {6, 9}
+
+
+def test_csv_has_the_exact_numbers_of_every_metric(frame):
+    rows = list(csv.DictReader(io.StringIO(render_table(frame, "csv"))))
+    assert len(rows) == 9
+    assert float(rows[1]["vqa_accuracy__delta"]) == -0.04 * (1 - 0.7) * 1.4
+    assert rows[1]["tokens_per_mlp"].startswith("65 65 47")
+
+
+def test_failed_cells_say_why(records):
+    records += [
+        make_record("elip", 0.3, "vqa", "out_of_memory"),
+        make_record("elip", 0.3, "retrieval", "failed"),
+    ]
+    table = render_table(to_frame(records))
+    row = next(line for line in table.splitlines() if line.startswith("elip") and " 0.3 " in line)
+    assert row.split()[2:] == ["failed"] * 4
+    assert "no memory" in table
+    assert "no value: elip 0.3 vqa: out of memory: CUDA out of memory at batch 64" in table
+
+
+def test_a_table_of_failures_alone_is_a_table():
+    table = render_table(to_frame([make_record("elip", 0.5, "vqa", "failed")]))
+    assert "no value: elip 0.5 vqa: failed" in table
+
+
+def test_a_task_that_was_not_run_is_said(records):
+    assert "not run" in render_table(to_frame([*records, make_record("elip", 0.3, "vqa")]))
+
+
+def test_the_paper_s_own_setting_is_called_so(records):
+    assert "elip    paper" in render_table(to_frame([*records, make_record("elip", None, "vqa")]))
+
+
+def test_the_latest_of_two_measurements_counts(records):
+    newer = make_record("elip", 0.5, "vqa", code="newer")
+    newer["quality"]["vqa"]["vqa_accuracy"]["value"] = 0.5
+    newer["run"]["started"] = "2026-02-01T00:00:00"
+    frame = to_frame([newer, *records])
+    assert frame[(frame["method"] == "elip") & (frame["ratio"] == 0.5)]["vqa_accuracy"].tolist() == [0.5]
+    assert "1 older record(s)" in render_table(frame)
+
+
+def test_settings_of_one_method_and_ratio_are_told_apart(records):
+    other = make_record("elip", 0.5, "vqa", config={"guidance": 0.5}, schedule="begin=3 keep=.4")
+    frame = to_frame([*records, other])
+    rows = frame[(frame["method"] == "elip") & (frame["ratio"] == 0.5)]
+    assert set(rows["variant"]) == {"guidance=None paper", "guidance=0.5 begin=3 keep=.4"}
+    assert "guidance=0.5" in render_table(frame)
+
+
+def test_models_are_not_compared_with_each_other(records):
+    other = [make_record("dense", 1.0, "vqa", model="albef-base")]
+    assert render_table(to_frame([*records, *other])).count("Quality · ") == 2
+
+
+def test_the_order_of_records_does_not_matter(records):
+    for format in FORMATS:
+        assert render_table(to_frame(records), format) == render_table(to_frame(records[::-1]), format)
+
+
+def test_unknown_formats_and_metrics_are_refused(frame):
+    with pytest.raises(HarnessError, match="did you mean latex"):
+        render_table(frame, "latx")
+    with pytest.raises(HarnessError, match="did you mean vqa_accuracy"):
+        render_table(frame, "text", ["vqa_acuracy"])
+
+
+def test_no_records_are_an_error():
+    with pytest.raises(HarnessError, match="no records"):
+        to_frame([])
+
+
+def test_a_study_names_its_rows(records):
+    chosen = [record for record in records if record["spec"]["method"] == "elip"]
+    labels = [
+        {"keys": [record["key"] for record in chosen if record["spec"]["ratio"] == ratio], "label": label}
+        for ratio, label in ((0.5, "early, 3 stages"), (0.7, None))
+    ]
+    frame = study_frame(records, labels)
+    assert list(frame["label"]) == ["", "early, 3 stages", "0.7"]
+    assert "elip    early, 3 stages" in render_study_table(records, labels)
+
+
+def test_a_study_without_records_is_an_error():
+    with pytest.raises(HarnessError, match="ablate"):
+        study_frame(make_records(), [{"keys": ["0" * 64], "label": "x"}])
