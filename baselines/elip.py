@@ -9,12 +9,12 @@ from torch import Tensor
 from harness.reduction import (
     Guide,
     HarnessError,
-    Looking,
     MethodConfig,
     Schedule,
+    Stack,
+    StackShape,
     TokenReducer,
     TokenState,
-    TowerShape,
     split_top,
 )
 
@@ -50,7 +50,7 @@ class ELIP(TokenReducer[ELIPConfig]):
     without_text = "all tokens (as in the paper: reduced only where a text is given)"
     needs_class_token = True
 
-    def __init__(self, config: ELIPConfig, shape: TowerShape) -> None:
+    def __init__(self, config: ELIPConfig, shape: StackShape) -> None:
         super().__init__(config, shape)
         schedule = config.schedule
         schedule.check_depth(shape.depth, lookahead=True)
@@ -62,25 +62,25 @@ class ELIP(TokenReducer[ELIPConfig]):
             raise HarnessError(f"keep_tokens {max(counts)}: more tokens kept than the {shape.patches} there are")
         self.stages = dict(zip(schedule.begin, zip(counts, schedule.lookaheads(shape.depth))))
 
-    def before_block(self, block: int, state: TokenState, tower: Looking, guide: Guide | None) -> TokenState:
+    def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
         count, lookahead = self.stages.get(block, (state.patches, 0))
         if guide is None or count >= state.patches:
             return state
-        scores = self.score(block, lookahead, state, tower, guide)
+        scores = self.score(block, lookahead, state, stack, guide)
         kept, dropped = split_top(scores, count)
         weights = scores.gather(1, dropped)
         weights = weights / (weights.sum(1, keepdim=True) + 1e-6)
         return state.keep(kept.sort(dim=1).values).append(state.pool(dropped, weights))
 
     @torch.no_grad()
-    def score(self, block: int, lookahead: int, state: TokenState, tower: Looking, guide: Guide) -> Tensor:
+    def score(self, block: int, lookahead: int, state: TokenState, stack: Stack, guide: Guide) -> Tensor:
         """Attention (B, P) of the guided class token in block `block + lookahead - 1`."""
         mix, tokens = self.config.vision_weight, state.tokens
         guided = mix * tokens[:, :1] + (1 - mix) * guide.text_cls.unsqueeze(1)
         ahead = replace(state, tokens=torch.cat([guided, tokens[:, 1:]], dim=1), origin=None)
         for step in range(block, block + lookahead - 1):
-            ahead, _ = tower.attend(step, ahead, frozenset())
-            ahead = tower.feed_forward(step, ahead)
-        scores = tower.observe(block + lookahead - 1, ahead, CLS_ATTENTION).cls_attention
+            ahead, _ = stack.attend(step, ahead)
+            ahead = stack.feed_forward(step, ahead)
+        scores = stack.observe(block + lookahead - 1, ahead, CLS_ATTENTION).cls_attention
         assert scores is not None
         return scores

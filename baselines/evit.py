@@ -7,9 +7,9 @@ from harness.reduction import (
     MethodConfig,
     Ratio,
     Schedule,
+    StackShape,
     TokenReducer,
     TokenState,
-    TowerShape,
     split_top,
     validated,
 )
@@ -38,7 +38,7 @@ class EViT(TokenReducer[EViTConfig]):
     Config = EViTConfig
     needs_class_token = True
 
-    def __init__(self, config: EViTConfig, shape: TowerShape) -> None:
+    def __init__(self, config: EViTConfig, shape: StackShape) -> None:
         super().__init__(config, shape)
         rates = {"begin": config.blocks, "keep": (config.keep_rate,) * len(config.blocks)}
         schedule = config.schedule or validated(Schedule, rates, "evit blocks")

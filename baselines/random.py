@@ -7,11 +7,11 @@ from harness.reduction import (
     Evidence,
     Guide,
     HarnessError,
-    Looking,
     MethodConfig,
+    Stack,
+    StackShape,
     TokenReducer,
     TokenState,
-    TowerShape,
     split_top,
 )
 
@@ -33,20 +33,20 @@ class Random(TokenReducer[RandomConfig]):
     Config = RandomConfig
     stochastic = True
 
-    def __init__(self, config: RandomConfig, shape: TowerShape) -> None:
+    def __init__(self, config: RandomConfig, shape: StackShape) -> None:
         super().__init__(config, shape)
         everything = (shape.patches,) * shape.depth
         for counts in (config.attention_tokens, config.mlp_tokens):
             if counts and len(counts) != shape.depth:
                 raise HarnessError(f"{len(counts)} token counts for {shape.depth} blocks: leave them to the harness")
-        self.attention = config.attention_tokens or everything
-        self.mlp = config.mlp_tokens or everything
+        self.attention_counts = config.attention_tokens or everything
+        self.mlp_counts = config.mlp_tokens or everything
 
-    def before_block(self, block: int, state: TokenState, tower: Looking, guide: Guide | None) -> TokenState:
-        return self.choose(2 * block, state, self.attention[block])
+    def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
+        return self.choose(2 * block, state, self.attention_counts[block])
 
     def between(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
-        return self.choose(2 * block + 1, state, self.mlp[block])
+        return self.choose(2 * block + 1, state, self.mlp_counts[block])
 
     def choose(self, step: int, state: TokenState, count: int) -> TokenState:
         """Keep `count` tokens in their order; the draw is made afresh at every step."""

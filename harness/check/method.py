@@ -63,7 +63,7 @@ def identity(name: str) -> str:
     images, guide = _images()
     with torch.no_grad():
         ours, dense = (
-            encode(tower, make_reducer(name, tower.shape, ratio=1.0).double(), images, guide),
+            encode(tower, make_reducer(name, tower.shape, ratio=1.0).double(), images, guide).states,
             model.forward_features(images),
         )
     if not torch.equal(ours, dense):
@@ -78,9 +78,9 @@ def batch_order(name: str) -> str:
     images, guide = _images()
     order = torch.tensor([2, 0, 1])
     with torch.no_grad():
-        together = encode(tower, reducer, images, guide)
-        permuted = encode(tower, reducer, images[order], Guide(guide.text_cls[order]))
-        alone = encode(tower, reducer, images[:1], Guide(guide.text_cls[:1]))
+        together = encode(tower, reducer, images, guide).states
+        permuted = encode(tower, reducer, images[order], Guide(guide.text_cls[order])).states
+        alone = encode(tower, reducer, images[:1], Guide(guide.text_cls[:1])).states
     for what, found, expected in (
         ("its order", permuted, together[order]),
         ("its other images", alone, together[:1]),
@@ -129,7 +129,7 @@ def gradients(name: str) -> str:
     tower = open_tower(model)
     reducer, _ = _reduced(name, tower)
     images, guide = _images(2)
-    encode(tower, reducer, images, guide).square().mean().backward()
+    encode(tower, reducer, images, guide).states.square().mean().backward()
     gradient = model.patch_embed.proj.weight.grad
     if gradient is None or not bool(gradient.isfinite().all()) or float(gradient.abs().max()) == 0:
         raise Fault("no finite gradient reaches the patch embedding")
@@ -156,7 +156,7 @@ def towers(name: str) -> str:
         tower = open_tower(model)
         reducer, _ = _reduced(name, tower)
         with torch.no_grad():
-            tokens = encode(tower, reducer, images, guide)
+            tokens = encode(tower, reducer, images, guide).states
         if not bool(tokens.isfinite().all()) or tokens.shape[1] != token_counts(reducer).mlp[-1]:
             raise Fault(f"fails in {type(model).__name__} with {tower.shape.prefix} prefix tokens")
     tower = open_tower(small_vit(class_token=False, global_pool="avg"))

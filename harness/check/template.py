@@ -12,7 +12,7 @@ TEMPLATE = '''"""{title}: say in one line what it keeps and why (shown by `list`
 
 from torch import Tensor
 
-from harness.reduction import Evidence, MethodConfig, TokenReducer, TokenState, TowerShape, split_top
+from harness.reduction import Evidence, MethodConfig, TokenReducer, TokenState, StackShape, split_top
 from harness.reduction.schedule import Schedule
 
 
@@ -27,7 +27,7 @@ class {title}(TokenReducer[{title}Config]):
 
     Config = {title}Config
 
-    def __init__(self, config: {title}Config, shape: TowerShape) -> None:
+    def __init__(self, config: {title}Config, shape: StackShape) -> None:
         super().__init__(config, shape)
         config.schedule.check_depth(shape.depth)
         self.counts = dict(zip(config.schedule.begin, config.schedule.counts(shape.patches)))

@@ -20,7 +20,6 @@ from harness.cost.flops import GIGA, Counts, MacCounter, count
 from harness.cost.memory import BATCHES, MIB, MemoryFit, fixed_mib, largest_batch, saved_bytes
 from harness.cost.probe import skeleton
 from harness.hosts.build import build_host
-from harness.hosts.parts.attention import ATTENTION_PATHS, attention_path
 from harness.hosts.parts.tokenizer import Specials
 from harness.kit.errors import HarnessError
 from harness.objectives import make_objective
@@ -28,6 +27,7 @@ from harness.objectives.objective import Moment, Objective, Pairs
 from harness.objectives.recipe import recipe_of
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
+from harness.reduction.kernels import ATTENTION_PATHS, attention_path
 
 OTHER = "other"
 # The host's methods whose products belong to a part.

@@ -21,9 +21,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from harness.cost.flops import MacCounter, scalar
 from harness.cost.probe import mode_of, skeleton, tower_call, tower_inputs
-from harness.hosts.parts.attention import attention_path
 from harness.kit.errors import HarnessError
 from harness.reduction import TokenReducer
+from harness.reduction.kernels import attention_path
 
 MIB = 2**20
 BATCHES = (4, 8)

@@ -14,12 +14,12 @@ from harness.cost.latency import measure_latency
 from harness.cost.memory import EXPLAINED_GAP, MemoryFit, estimate_memory, largest_batch, measure_memory
 from harness.cost.probe import image_shape
 from harness.cost.vits import build_vit
-from harness.hosts.parts.attention import ATTENTION_PATHS
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
 from harness.reduction import TokenReducer, Trace
 from harness.reduction.budget import make_reducer, realised_ratio
+from harness.reduction.kernels import ATTENTION_PATHS
 
 MATCHES = ("tokens", "macs")
 

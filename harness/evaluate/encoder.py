@@ -15,14 +15,14 @@ from torch import Tensor
 
 from harness.data.image_store import ImageStore
 from harness.evaluate.timing import Stopwatch, Throughput
-from harness.evaluate.token_cache import STATES_BUDGET_BYTES, ImageStates, in_first_order
+from harness.evaluate.token_cache import TOKENS_BUDGET_BYTES, ImageTokens, in_first_order
 from harness.hosts.host import TextBatch
 from harness.hosts.parts.tokenizer import TextTokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import Host
 from harness.kit.parallel import batches, exchanged, over, share
 from harness.kit.progress import Progress
-from harness.reduction import TokenReducer, Trace, encode
+from harness.reduction import TokenReducer, Tokens, Trace, encode, join, reducing
 from harness.reduction.plan import token_counts
 
 TRACED_PAIRS = 512
@@ -33,7 +33,7 @@ class VisionEncoder:
     """The images of a set seen through one method, in one process or in many that share the samples.
 
     Counts its encodings, those of all processes together: images without text, and image-text pairs.
-    `states_budget`: bytes of image tokens that are kept, in each process.
+    `tokens_budget`: bytes of image tokens that are kept, in each process.
     """
 
     host: Host
@@ -41,27 +41,27 @@ class VisionEncoder:
     images: ImageStore
     batch_size: int
     progress: Progress
-    states_budget: int = STATES_BUDGET_BYTES
+    tokens_budget: int = TOKENS_BUDGET_BYTES
     encoded_images: int = field(default=0, init=False)
     encoded_pairs: int = field(default=0, init=False)
     _blank: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.tower = open_tower(self.host.model.vision)
-        full = self.tower.shape.prefix + self.tower.shape.patches
-        counts = token_counts(self.reducer)
+        shape = self.tower.shape
+        self._widest = shape.prefix + shape.patches if self.reducer.adaptive else None
         # A text-guided method that keeps everything gives every pair the image's own tokens: no pair needs encoding.
-        self.text_guided = self.reducer.needs_text and min(counts.attention + counts.mlp) < full
+        self.text_guided = self.reducer.needs_text and not keeps_all(self.reducer)
         self._watch = Stopwatch(self.host.device)
         self._encoded = [0, 0]
-        self._states = ImageStates(len(self.images), self.states_budget)
+        self._tokens = ImageTokens(len(self.images), self.tokens_budget, self._widest)
         self._shown = torch.zeros(len(self.images), dtype=torch.bool)
         self._planned(torch.empty(0, dtype=torch.int64), 0)
 
     def show_blank(self) -> None:
         """Show the mean colour instead of every image: one blank image stands for all, and is encoded once."""
         self.images, self._blank = self.images.blank(), True
-        self._states = ImageStates(len(self.images), self.states_budget)
+        self._tokens = ImageTokens(len(self.images), self.tokens_budget, self._widest)
 
     def over(
         self,
@@ -83,7 +83,7 @@ class VisionEncoder:
             self._planned(images[share(count)].flatten().cpu(), size * images[:1].numel())
 
         def timed(part: slice) -> Tensor:
-            with self._watch.model():
+            with self._watch.model(), reducing(self.reducer):
                 return compute(torch.arange(part.start, part.stop, device=self.host.device))
 
         with self.images.reading():
@@ -95,28 +95,28 @@ class VisionEncoder:
         self._encoded = [0, 0]
         return found
 
-    def states(self, index_B: Tensor, *, keep: bool = True) -> Tensor:
-        """Tokens (B, N, D) of images without a text, encoded once; `keep` false where they are not asked for again."""
+    def tokens(self, index_B: Tensor, *, keep: bool = True) -> Tokens:
+        """Tokens of images without a text, encoded once; `keep` false where they are not asked for again."""
         index_B = self._seen(index_B.cpu())
-        while len(missing := self._states.missing(index_B)):
+        while len(missing := self._tokens.missing(index_B)):
             batch = missing[: self.batch_size]
             batch = torch.cat([batch, self._ahead(batch, self.batch_size - len(batch))])
-            states_BND = encode(self.tower, self.reducer, self._pixels(batch))
+            encoded = encode(self.tower, self.reducer, self._pixels(batch))
             self._encoded[0] += len(batch)
-            self._states.add(batch, states_BND, index_B, keep=keep)
-        return self._states.take(index_B)
+            self._tokens.add(batch, encoded, index_B, keep=keep)
+        return self._tokens.take(index_B)
 
-    def pair_states(self, index_B: Tensor, texts: TextBatch) -> Tensor:
-        """Tokens (B, N, D) of images, each reduced for its own text (B of them) where the method is text-guided."""
+    def pair_tokens(self, index_B: Tensor, texts: TextBatch) -> Tokens:
+        """Tokens of images, each reduced for its own text (B of them) where the method is text-guided."""
         if not self.text_guided:
-            return self.states(index_B)
+            return self.tokens(index_B)
         pixels_BCHW = self._pixels(self._seen(index_B.cpu()))
         self._encoded[1] += len(index_B)
         return encode(self.tower, self.reducer, pixels_BCHW, self.host.model.guide(texts))
 
     def release(self) -> None:
         """Keep no tokens any more."""
-        self._states = ImageStates(len(self.images), 0)
+        self._tokens = ImageTokens(len(self.images), 0, self._widest)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -175,7 +175,7 @@ class VisionEncoder:
     def _ahead(self, index: Tensor, count: int) -> Tensor:
         """Of the `count` images that are planned after the last of some, those whose tokens are not there."""
         start = int(self._place[index].max()) + 1
-        return self._states.missing(self._plan[start : start + count])
+        return self._tokens.missing(self._plan[start : start + count])
 
     def _pixels(self, index_B: Tensor) -> Tensor:
         """Pixels (B, C, H, W) on the device; those of the images that come next are got ready meanwhile."""
@@ -186,6 +186,14 @@ class VisionEncoder:
             pixels = self.images[different]
         self.images.prefetch(self._ahead(different, self._reach))
         return pixels.to(self.host.device, self.host.dtype)[place_B.to(self.host.device)]
+
+
+def keeps_all(reducer: TokenReducer[Any]) -> bool:
+    """Whether a method's setting keeps every token of every image; an adaptive one may always drop some."""
+    if reducer.adaptive:
+        return False
+    counts, shape = token_counts(reducer), reducer.shape
+    return min(counts.attention + counts.mlp) >= shape.prefix + shape.patches
 
 
 def survival(origin: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,12 +228,12 @@ class Texts:
         length = int(mask_BL.sum(1).max())
         return self.host.model.text_batch(self.ids[index_B, :length], mask_BL[:, :length])
 
-    def states(self, part: slice | Tensor) -> Tensor:
-        """States (B, L, D) of some texts at the length of the longest of all."""
+    def tokens(self, part: slice | Tensor) -> Tokens:
+        """Tokens of some texts at the length of the longest of all."""
         return self.host.model.encode_text(self.ids[part], self.mask[part])
 
 
 def encode_texts(host: Host, texts: Sequence[str], batch_size: int) -> TextBatch:
-    """Texts with their states."""
+    """Texts with what the text encoder leaves of them."""
     read = Texts(host, texts)
-    return TextBatch(read.ids, read.mask, torch.cat([read.states(part) for part in batches(len(read), batch_size)]))
+    return TextBatch(read.ids, read.mask, join([read.tokens(part) for part in batches(len(read), batch_size)]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.weights.released import Lacking, NotAWeight, Part, Translation
 from harness.kit.errors import HarnessError
-from harness.reduction import Guide
+from harness.reduction import Guide, Tokens
 
 TaskName = Literal["retrieval", "vqa", "entailment", "nlvr2", "captioning"]
 
@@ -66,24 +66,26 @@ class AnswerTargets:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Texts as a host reads them: ids (B, L), mask (B, L) true where a token stands, states (B, L, D)."""
+    """Texts as a host reads them: ids (B, L), mask (B, L) true where a token stands, and what left the text encoder."""
 
     ids: Tensor
     mask: Tensor
-    states: Tensor
+    tokens: Tokens
+
+    @property
+    def states(self) -> Tensor:
+        """(B, L', D), as many as the text encoder left."""
+        return self.tokens.states
 
     def rows(self, index: Tensor) -> TextBatch:
         """Some texts, cut to the longest of them; padding stands at the end."""
-        mask = self.mask[index]
+        mask, tokens = self.mask[index], self.tokens.rows(index)
         length = int(mask.sum(1).max())
-        return TextBatch(self.ids[index, :length], mask[:, :length], self.states[index, :length])
+        return TextBatch(self.ids[index, :length], mask[:, :length], tokens.cut(length))
 
     def select(self, index: Tensor) -> TextBatch:
         """Some texts at the batch's own length, without looking at the data."""
-        return TextBatch(self.ids[index], self.mask[index], self.states[index])
-
-    def with_states(self, states_BLD: Tensor) -> TextBatch:
-        return replace(self, states=states_BLD)
+        return TextBatch(self.ids[index], self.mask[index], self.tokens.rows(index))
 
 
 class HostModel(nn.Module, ABC):
@@ -155,29 +157,29 @@ class HostModel(nn.Module, ABC):
         raise HarnessError(f"{type(self).__name__} cannot take its part {name!r} from another model's weights")
 
     @abstractmethod
-    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """Text states (B, L, D) from the text side alone; [:, 0] stands for the whole text."""
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tokens:
+        """Texts through the text side alone; the first token stands for the whole text."""
 
     @abstractmethod
-    def encode_image(self, images_BCHW: Tensor) -> Tensor:
-        """Image states (B, N, D) with every patch, class token first.
+    def encode_image(self, images_BCHW: Tensor) -> Tokens:
+        """Image tokens with every patch, class token first, by the model's own forward.
 
-        Under a reduction method the states come from `harness.reduction.encode` on this model's `vision` instead.
+        Under a reduction method they come from `harness.reduction.encode` on this model's `vision` instead.
         """
 
     def text_batch(self, ids_BL: Tensor, mask_BL: Tensor) -> TextBatch:
         """Texts with their states."""
         return TextBatch(ids_BL, mask_BL, self.encode_text(ids_BL, mask_BL))
 
-    def normed(self, image_states_BND: Tensor) -> Tensor:
-        """Image states after the tower's last norm, which some hosts' states are already."""
-        return image_states_BND
+    def normed(self, image: Tokens) -> Tensor:
+        """Image states (B, N, D) after the tower's last norm, which some hosts' states are already."""
+        return image.states
 
     def guide(self, texts: TextBatch) -> Guide:
         """What the text side offers to a text-guided method, without gradient."""
-        return Guide(texts.states[:, 0].detach(), texts.states.detach(), texts.mask)
+        return Guide(texts.states[:, 0].detach(), texts.states.detach(), texts.tokens.mask)
 
-    def embed_image(self, image_states_BND: Tensor) -> Tensor:
+    def embed_image(self, image: Tokens) -> Tensor:
         """The image's place in the space it shares with texts, (B, P), unit length."""
         raise self.cannot("contrast")
 
@@ -185,7 +187,7 @@ class HostModel(nn.Module, ABC):
         """The text's place in the space it shares with images, (B, P), unit length."""
         raise self.cannot("contrast")
 
-    def match(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+    def match(self, texts: TextBatch, image: Tokens) -> Tensor:
         """Logits (B, 2): column 1 says that text and image belong together."""
         raise self.cannot("match")
 
@@ -193,17 +195,17 @@ class HostModel(nn.Module, ABC):
         """A closed list of answers as `answer_scores` takes it."""
         raise self.cannot("answer")
 
-    def answer_scores(self, texts: TextBatch, image_states_BND: Tensor, answers: Any) -> Tensor:
+    def answer_scores(self, texts: TextBatch, image: Tokens, answers: Any) -> Tensor:
         """Score (B, A) of each answer to the questions `texts`."""
         raise self.cannot("answer")
 
     def say_answers(
-        self, texts: TextBatch, image_states_BND: Tensor, *, beams: int = 3, max_length: int = 10, min_length: int = 1
+        self, texts: TextBatch, image: Tokens, *, beams: int = 3, max_length: int = 10, min_length: int = 1
     ) -> Tensor:
         """Answers to the questions `texts` in the host's own words, as token ids (B, L)."""
         raise HarnessError(f"{type(self).__name__} picks answers from a list and generates none; leave them ranked")
 
-    def answer_outputs(self, questions: TextBatch, image_states_BND: Tensor, targets: AnswerTargets) -> Tensor:
+    def answer_outputs(self, questions: TextBatch, image: Tokens, targets: AnswerTargets) -> Tensor:
         """Logits that `answer_losses` compares with the targets: of the answers' words (R, L, V), or classes (B, A)."""
         raise self.cannot("answer")
 
@@ -221,16 +223,16 @@ class HostModel(nn.Module, ABC):
         """
         raise self.cannot("answer")
 
-    def rank(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+    def rank(self, texts: TextBatch, image: Tokens) -> Tensor:
         """Score (B,) by which retrieval orders pairs: the log-odds that they belong together."""
-        logits_B2 = self.match(texts, image_states_BND)
+        logits_B2 = self.match(texts, image)
         return logits_B2[:, 1] - logits_B2[:, 0]
 
-    def entail(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+    def entail(self, texts: TextBatch, image: Tokens) -> Tensor:
         """Logits (B, 3) of hypotheses about images, in the order of ENTAILMENT_LABELS."""
         raise self.cannot("entail")
 
-    def compare(self, texts: TextBatch, first_BND: Tensor, second_BND: Tensor) -> Tensor:
+    def compare(self, texts: TextBatch, first: Tokens, second: Tokens) -> Tensor:
         """Logits (B, 2) of statements about two images: column 1 says that the statement is true."""
         raise self.cannot("compare")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.hosts.parts.towers import VisionTower, open_tower
 from harness.kit.errors import HarnessError
-from harness.reduction import Guide, TokenReducer, encode
+from harness.reduction import Guide, TokenReducer, Tokens, encode
 from harness.reduction.budget import make_reducer
 
 
@@ -27,6 +27,10 @@ class ReducedModel(nn.Module):
 
     def forward_features(self, images: Tensor, guide: Guide | None = None) -> Tensor:
         """Images (B, C, H, W) -> tokens (B, N', D) after the final norm."""
+        return self.encode(images, guide).states
+
+    def encode(self, images: Tensor, guide: Guide | None = None) -> Tokens:
+        """The same with what the tokens stand for."""
         return encode(self.tower, self.reducer, images, guide)
 
     def forward(
@@ -36,7 +40,7 @@ class ReducedModel(nn.Module):
         given = images if images is not None else pixel_values
         if given is None:
             raise HarnessError("no images: call with images or pixel_values (B, C, H, W)")
-        return self.tower.output(self.forward_features(given, guide))
+        return self.tower.output(self.encode(given, guide))
 
 
 def reduce(

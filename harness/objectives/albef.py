@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from harness.hosts.albef.model import Albef
 from harness.objectives.momentum_contrast import Aligned, MomentumContrast
 from harness.objectives.objective import Losses, Moment, Pairs, mask_words, soft_word_loss, word_loss
+from harness.reduction import Tokens, join
 
 
 class AlbefObjective(MomentumContrast[Albef]):
@@ -38,26 +39,21 @@ class AlbefObjective(MomentumContrast[Albef]):
         texts, images = found.texts, found.images
         count = len(images)
         wrong_text, wrong_image = self.negatives(found.logits, pairs, moment)
-        length = texts.mask.shape[1]
-        states = self.candidates(texts.states, 0.0)[wrong_text]
-        mask = self.candidates(texts.mask, 0)[wrong_text]
-        wide = states.shape[1] - length
-        every_state = torch.cat([F.pad(torch.cat([texts.states, texts.states]), (0, 0, 0, wide)), states])
-        every_mask = torch.cat([F.pad(torch.cat([texts.mask, texts.mask]), (0, wide)), mask])
-        every_image = torch.cat([images, self.candidates(images)[wrong_image], images])
-        match = self.host.match_logits(self.host.fuse(every_state, every_mask, every_image))
+        every_text = join([texts.tokens, texts.tokens, self.candidate_tokens(texts.tokens).rows(wrong_text)])
+        every_image = join([images, self.candidate_tokens(images).rows(wrong_image), images])
+        match = self.host.match_logits(self.host.fuse(every_text, every_image))
         return F.cross_entropy(match, (torch.arange(3 * count, device=match.device) < count).long())
 
     def masked_words(
-        self, ids_BL: Tensor, labels_BL: Tensor, mask_BL: Tensor, images: tuple[Tensor, Tensor], alpha: float
+        self, ids_BL: Tensor, labels_BL: Tensor, mask_BL: Tensor, images: tuple[Tokens, Tokens], alpha: float
     ) -> Tensor:
         """(1 - alpha) * cross-entropy + alpha * cross-entropy against the twin, which reads all its image tokens."""
         host, soft = self.host, self.twin_words(ids_BL, mask_BL, images[1])
-        logits = host.mlm_logits(host.fuse(host.encode_text(ids_BL, mask_BL), mask_BL, images[0]))
+        logits = host.mlm_logits(host.fuse(host.encode_text(ids_BL, mask_BL), images[0]).at_inputs())
         return (1 - alpha) * word_loss(logits, labels_BL) + alpha * soft_word_loss(logits, soft, labels_BL)
 
     @torch.no_grad()
-    def twin_words(self, ids_BL: Tensor, mask_BL: Tensor, image_states_BND: Tensor) -> Tensor:
+    def twin_words(self, ids_BL: Tensor, mask_BL: Tensor, image: Tokens) -> Tensor:
         """What the twin takes for the hidden words: probabilities (B, L, V)."""
         twin = self.twin.model
-        return twin.mlm_logits(twin.fuse(twin.encode_text(ids_BL, mask_BL), mask_BL, image_states_BND)).softmax(-1)
+        return twin.mlm_logits(twin.fuse(twin.encode_text(ids_BL, mask_BL), image).at_inputs()).softmax(-1)

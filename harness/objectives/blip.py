@@ -14,6 +14,7 @@ from harness.hosts.blip.model import Blip
 from harness.kit import ranks
 from harness.objectives.momentum_contrast import Aligned, MomentumContrast
 from harness.objectives.objective import Losses, Moment, Pairs
+from harness.reduction import Tokens, join
 
 
 class BlipObjective(MomentumContrast[Blip]):
@@ -29,7 +30,7 @@ class BlipObjective(MomentumContrast[Blip]):
             "caption": self.caption(found.images, pairs),
         }
 
-    def caption(self, images: Tensor, pairs: Pairs) -> Tensor:
+    def caption(self, images: Tokens, pairs: Pairs) -> Tensor:
         """The mean loss of the captions' words, read off the images."""
         words, counted = self.host.lm_loss_sum(pairs.ids, pairs.mask, images, smoothing=self.recipe.label_smoothing)
         return ranks.global_mean(words, counted)
@@ -46,6 +47,6 @@ class BlipObjective(MomentumContrast[Blip]):
         wide = ids.shape[1] - pairs.ids.shape[1]
         every_ids = torch.cat([F.pad(pairs.ids.repeat(2, 1), (0, wide), value=self.specials.pad), ids])
         every_mask = torch.cat([F.pad(pairs.mask.repeat(2, 1), (0, wide)), mask])
-        every_image = torch.cat([images, self.candidates(images)[wrong_image], images])
+        every_image = join([images, self.candidate_tokens(images).rows(wrong_image), images])
         match = self.host.match_logits(self.host.ground(every_ids, every_mask, every_image))
         return F.cross_entropy(match, (torch.arange(len(match), device=match.device) < len(images)).long())

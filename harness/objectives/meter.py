@@ -44,7 +44,7 @@ class MeterObjective(Objective[Meter]):
         pixels, matching = self.exchanged(pairs, moment)
         pooled = host.co_attend(texts, self.encode_images(pixels, texts)).cls
         return {
-            "masked_words": word_loss(host.mlm_logits(read.text), labels),
+            "masked_words": word_loss(host.mlm_logits(read.text.at_inputs()), labels),
             "matching": F.cross_entropy(host.match_logits(pooled), matching),
         }
 

@@ -28,7 +28,7 @@ from harness.objectives.objective import (
     soft_contrast,
 )
 from harness.objectives.recipe import Recipe
-from harness.reduction import TokenReducer
+from harness.reduction import TokenReducer, Tokens
 
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.001, 0.5
 H = TypeVar("H", bound=HostModel)
@@ -39,8 +39,8 @@ class Aligned:
     """Texts, the student's and the twin's image states, the contrast, and the logits that negatives are drawn by."""
 
     texts: TextBatch
-    images: Tensor
-    images_m: Tensor
+    images: Tokens
+    images_m: Tokens
     contrast: Tensor
     logits: tuple[Tensor, Tensor]
 
@@ -65,7 +65,7 @@ class MomentumContrast(Objective[H]):
         return self.host.get_parameter("temperature")
 
     @torch.no_grad()
-    def follow(self, pairs: Pairs) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def follow(self, pairs: Pairs) -> tuple[Tokens, tuple[Tensor, Tensor]]:
         """Draw the twin towards the student; its image states, and its features of images and texts."""
         self.temperature.clamp_(TEMPERATURE_LOW, TEMPERATURE_HIGH)
         self.twin.follow(self.host, self.recipe.momentum)
@@ -82,7 +82,7 @@ class MomentumContrast(Objective[H]):
         return Aligned(texts, images, images_m, loss, logits)
 
     def contrast(
-        self, student: tuple[Tensor, TextBatch], momentum_features: tuple[Tensor, Tensor], alpha: float, pairs: Pairs
+        self, student: tuple[Tokens, TextBatch], momentum_features: tuple[Tensor, Tensor], alpha: float, pairs: Pairs
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The mean of both directions, and the student's logits of its images and texts against the candidates.
 

@@ -21,7 +21,7 @@ from harness.kit import ranks
 from harness.kit.draws import categorical, uniform
 from harness.kit.errors import HarnessError
 from harness.objectives.recipe import Recipe
-from harness.reduction import TokenReducer, encode
+from harness.reduction import TokenReducer, Tokens, encode
 
 IGNORED = -100
 # Purposes of draws, so that no two of them share their numbers.
@@ -79,8 +79,8 @@ class Objective(nn.Module, ABC, Generic[H]):
     def prepare(self) -> None:
         """Leave out of training what these losses never reach."""
 
-    def encode_images(self, pixels: Tensor, texts: TextBatch) -> Tensor:
-        """Tokens (B, N, D) of images, each reduced for its own text."""
+    def encode_images(self, pixels: Tensor, texts: TextBatch) -> Tokens:
+        """Tokens of images, each reduced for its own text."""
         return encode(open_tower(self.host.vision), self.reducer, pixels, self.host.guide(texts))
 
     def candidates(self, rows_B: Tensor, fill: float | int | None = None) -> Tensor:
@@ -89,6 +89,14 @@ class Objective(nn.Module, ABC, Generic[H]):
             return rows_B
         wide = rows_B if fill is None else ranks.pad_to_widest(rows_B, fill)
         return ranks.gather_with_gradient(wide) if wide.is_floating_point() else ranks.gather(wide)
+
+    def candidate_tokens(self, tokens: Tokens) -> Tokens:
+        """The tokens that negatives are drawn from: of all processes, padded to one width, or one's own."""
+        if not self.everywhere:
+            return tokens
+        if tokens.mask is None and not self.reducer.adaptive:
+            return tokens.with_states(self.candidates(tokens.states))
+        return Tokens(self.candidates(tokens.states, 0.0), self.candidates(tokens.standing, 0), prefix=tokens.prefix)
 
     def own(self, count: int, device: torch.device) -> Tensor:
         """Where one's own rows stand among the candidates, (B,)."""

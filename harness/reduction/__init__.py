@@ -9,23 +9,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from harness.kit.errors import HarnessError as HarnessError
     from harness.kit.settings import validated as validated
-    from harness.reduction.method import EVIDENCE_KINDS as EVIDENCE_KINDS
-    from harness.reduction.method import Evidence as Evidence
+    from harness.reduction.kernels import attention as attention
+    from harness.reduction.kernels import attention_map as attention_map
+    from harness.reduction.kernels import policy_map as policy_map
     from harness.reduction.method import Guide as Guide
-    from harness.reduction.method import Looking as Looking
     from harness.reduction.method import MethodConfig as MethodConfig
     from harness.reduction.method import TokenReducer as TokenReducer
-    from harness.reduction.method import Tower as Tower
-    from harness.reduction.method import TowerShape as TowerShape
-    from harness.reduction.method import Trace as Trace
-    from harness.reduction.method import encode as encode
-    from harness.reduction.method import sample_keys as sample_keys
     from harness.reduction.schedule import Ratio as Ratio
     from harness.reduction.schedule import Schedule as Schedule
+    from harness.reduction.stack import EVIDENCE_KINDS as EVIDENCE_KINDS
+    from harness.reduction.stack import Evidence as Evidence
+    from harness.reduction.stack import Stack as Stack
+    from harness.reduction.stack import StackShape as StackShape
+    from harness.reduction.stack import Trace as Trace
+    from harness.reduction.stack import drive as drive
+    from harness.reduction.stack import encode as encode
+    from harness.reduction.stack import reducing as reducing
+    from harness.reduction.stack import sample_keys as sample_keys
+    from harness.reduction.stack import working_in as working_in
     from harness.reduction.tokens import PHASES as PHASES
     from harness.reduction.tokens import Pooled as Pooled
+    from harness.reduction.tokens import Tokens as Tokens
     from harness.reduction.tokens import TokenState as TokenState
     from harness.reduction.tokens import current_phase as current_phase
+    from harness.reduction.tokens import join as join
     from harness.reduction.tokens import phase as phase
     from harness.reduction.tokens import split_top as split_top
     from harness.reduction.tokens import take as take
@@ -33,12 +40,24 @@ if TYPE_CHECKING:
 _HOMES = {
     "harness.kit.errors": ("HarnessError",),
     "harness.kit.settings": ("validated",),
-    "harness.reduction.method": (
-        *("EVIDENCE_KINDS", "Evidence", "Guide", "Looking", "MethodConfig", "TokenReducer", "Tower", "TowerShape"),
-        *("Trace", "encode", "sample_keys"),
-    ),
+    "harness.reduction.kernels": ("attention", "attention_map", "policy_map"),
+    "harness.reduction.method": ("Guide", "MethodConfig", "TokenReducer"),
     "harness.reduction.schedule": ("Ratio", "Schedule"),
-    "harness.reduction.tokens": ("PHASES", "Pooled", "TokenState", "current_phase", "phase", "split_top", "take"),
+    "harness.reduction.stack": (
+        *("EVIDENCE_KINDS", "Evidence", "Stack", "StackShape", "Trace", "drive", "encode", "reducing"),
+        *("sample_keys", "working_in"),
+    ),
+    "harness.reduction.tokens": (
+        "PHASES",
+        "Pooled",
+        "TokenState",
+        "Tokens",
+        "current_phase",
+        "join",
+        "phase",
+        "split_top",
+        "take",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)

@@ -8,9 +8,10 @@ from typing import Any
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods
 from harness.kit.settings import validated
-from harness.reduction.method import MethodConfig, TokenReducer, TowerShape
+from harness.reduction.method import MethodConfig, TokenReducer
 from harness.reduction.plan import token_counts
 from harness.reduction.schedule import check_ratio, parse_schedule, solve, token_ratio
+from harness.reduction.stack import StackShape
 
 
 def make_config(method: str, settings: Mapping[str, Any] | None = None, schedule: Any = None) -> MethodConfig:
@@ -23,7 +24,7 @@ def make_config(method: str, settings: Mapping[str, Any] | None = None, schedule
 
 def make_reducer(
     method: str,
-    shape: TowerShape,
+    shape: StackShape,
     *,
     ratio: float | None = None,
     schedule: Any = None,
@@ -50,7 +51,7 @@ def make_reducer(
 
 
 def bender(
-    method: str, shape: TowerShape, schedule: Any = None, settings: Mapping[str, Any] | None = None
+    method: str, shape: StackShape, schedule: Any = None, settings: Mapping[str, Any] | None = None
 ) -> Callable[[float | None], TokenReducer[Any]]:
     """gamma -> the method's reducer bent by it; None -> the setting itself.
 

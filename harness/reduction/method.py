@@ -1,33 +1,22 @@
-"""The common interface of every token-reduction method, and the one loop that drives it on every tower.
+"""The common interface of every token-reduction method.
 
-A method needs nothing but `harness.reduction`. Shapes: B images, N tokens (prefix tokens first),
-P = N - prefix patch-derived tokens, D channels, H heads, n0 patch tokens at the input.
+A method needs nothing but `harness.reduction`. Shapes: B inputs, N tokens (prefix tokens first), P = N - prefix tokens
+that a method may reduce, D channels, H heads, d = D / H, n0 patch tokens at the input.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from harness.kit import recompute
 from harness.kit.errors import HarnessError
-from harness.reduction.tokens import TokenState, phase
-
-
-@dataclass(frozen=True)
-class TowerShape:
-    """What a method may know of a tower: blocks, n0 patch tokens, protected prefix tokens, channels."""
-
-    depth: int
-    patches: int
-    prefix: int
-    width: int
-    class_token: bool
-    name: str = "tower"
+from harness.reduction.kernels import attention
+from harness.reduction.stack import Evidence, Stack, StackShape
+from harness.reduction.tokens import Tokens, TokenState
 
 
 @dataclass(frozen=True)
@@ -37,23 +26,6 @@ class Guide:
     text_cls: Tensor
     text_states: Tensor | None = None
     text_mask: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a method asked of a block, computed beside fused attention; everything not asked for is None.
-
-    cls_attention: (B, P), head-mean attention of the class token to each patch-derived token.
-    keys: (B, N, D/H), head-mean of the keys, prefix tokens included.
-    attention_received: (B, N), mean over heads and queries of the attention each token receives.
-    """
-
-    cls_attention: Tensor | None = None
-    keys: Tensor | None = None
-    attention_received: Tensor | None = None
-
-
-EVIDENCE_KINDS = frozenset(Evidence.__dataclass_fields__)
 
 
 class MethodConfig(BaseModel):
@@ -80,115 +52,86 @@ class MethodConfig(BaseModel):
         return self.model_copy(update={"schedule": schedule})
 
 
-class Looking(Protocol):
-    """The part of a tower that look-ahead scoring may use (see harness.hosts.parts.towers.VisionTower)."""
-
-    def attend(
-        self, block: int, state: TokenState, wants: frozenset[str], proportional: bool = False
-    ) -> tuple[TokenState, Evidence]: ...
-    def feed_forward(self, block: int, state: TokenState) -> TokenState: ...
-    def observe(self, block: int, state: TokenState, wants: frozenset[str]) -> Evidence: ...
-
-
 C = TypeVar("C", bound=MethodConfig)
+VISION = frozenset({"vision"})
 
 
 class TokenReducer(nn.Module, Generic[C]):
-    """Base class of a method: a subclass names `Config` and overrides `before_block` or `evidence` and `between`.
+    """Base class of a method: a subclass names `Config` and overrides `before_block`, or `evidence` and `between`.
 
+    `stacks`: where it works, of vision, text and fusion (the hooks below are called in each, with that stack).
     `needs_text`: uses `guide` where there is one; `without_text` says what it does where there is none.
-    `proportional_attention`: the tower adds log sizes to the attention logits. `stochastic`: asks for sample keys.
+    `adaptive`: how many tokens are kept depends on the image. `stochastic`: asks for sample keys.
+    `needs_dense`: its losses compare with the tokens of the unreduced tower.
+    A method with parameters learns: it is trained, saved and loaded with its host, and measured with trained ones only.
     """
 
     KIND: ClassVar[str] = "method"
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    stacks: ClassVar[frozenset[str]] = VISION
     needs_text: ClassVar[bool] = False
     without_text: ClassVar[str | None] = None
     needs_class_token: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False
+    needs_dense: ClassVar[bool] = False
 
-    def __init__(self, config: C, shape: TowerShape) -> None:
+    def __init__(self, config: C, shape: StackShape) -> None:
         super().__init__()
         self.config = config
         self.shape = shape
 
     @property
+    def learns(self) -> bool:
+        """Whether it has parameters."""
+        return next(self.parameters(), None) is not None
+
+    @property
+    def scoring_phase(self) -> str:
+        """What products of `before_block` count as, unless it says otherwise."""
+        return "predictor" if self.learns else "scoring"
+
+    @property
     def proportional_attention(self) -> bool:
+        """Whether log sizes are added to the attention logits."""
         return False
 
     def evidence(self, block: int) -> frozenset[str]:
         """Names from EVIDENCE_KINDS that `between` needs of this block."""
         return frozenset()
 
-    def before_block(self, block: int, state: TokenState, tower: Looking, guide: Guide | None) -> TokenState:
-        """Reduce on the block's input; products computed here count as scoring unless marked otherwise."""
+    def opened(self, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
+        """Change what enters block 0, as by a token of the method's own."""
         return state
+
+    def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
+        """Reduce on the block's input; products computed here count as `scoring_phase` unless marked otherwise."""
+        return state
+
+    def attention(
+        self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, stack: Stack
+    ) -> tuple[Tensor, TokenState]:
+        """The block's self-attention: heads' outputs (B, H, M, d), and the state whose M tokens they are added to.
+
+        q, k, v: (B, H, N, d), unscaled, of the block's input. A method overrides this to mask the softmax itself, to
+        compute some rows only, or to reduce keys and rows at once; all products count as main unless marked otherwise.
+        """
+        return stack.softmax_attention(block, q, k, v, state, self.proportional_attention), state
+
+    def cross_attention(
+        self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, read: Tokens, stack: Stack
+    ) -> Tensor:
+        """The block's attention to what its stack reads (fusion): (B, H, N, d); keys of tokens that stand count."""
+        bias = None if read.mask is None else read.mask[:, None, None, :]
+        return attention(q, k, v, bias, stack.attention_dropout(block))
 
     def between(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
         """Reduce after the attention residual and before the MLP; products computed here count as matching."""
         return state
 
-    def auxiliary_loss(self) -> Tensor | None:
-        """A loss that training adds, for methods with parameters."""
-        return None
+    def losses(self, tokens: Tokens, dense: Tokens | None) -> Mapping[str, Tensor]:
+        """What training adds to the task's losses, by name, from what left the stack (`tokens.notes` has the notes).
 
-
-@dataclass
-class Trace:
-    """What one pass did: tokens entering each attention and each MLP, prefix included; origins if asked for."""
-
-    origins_wanted: bool = False
-    attention: list[int] = field(default_factory=list)
-    mlp: list[int] = field(default_factory=list)
-    origins: list[Tensor] = field(default_factory=list)
-    sizes: Tensor | None = None
-
-
-class Tower(Looking, Protocol):
-    """A tower that `encode` can drive."""
-
-    @property
-    def shape(self) -> TowerShape: ...
-    def embed(self, images: Tensor) -> Tensor: ...
-    def finish(self, tokens: Tensor) -> Tensor: ...
-
-
-def encode(
-    tower: Tower,
-    reducer: TokenReducer[Any],
-    images: Tensor,
-    guide: Guide | None = None,
-    trace: Trace | None = None,
-) -> Tensor:
-    """Run images (B, C, H, W) through the tower with the method: tokens (B, N', D) after the final norm."""
-    state = TokenState(tower.embed(images), prefix=tower.shape.prefix)
-    if reducer.stochastic:
-        state = replace(state, sample_keys=sample_keys(images))
-    if trace is not None and trace.origins_wanted:
-        state = state.traced()
-    for block in range(tower.shape.depth):
-        with phase("scoring"):
-            state = reducer.before_block(block, state, tower, guide)
-        entering = state.tokens.shape[1]
-        state, evidence = recompute.block(
-            tower.attend, block, state, reducer.evidence(block), reducer.proportional_attention
-        )
-        with phase("matching"):
-            state = reducer.between(block, state, evidence)
-        if trace is not None:
-            trace.attention.append(entering)
-            trace.mlp.append(state.tokens.shape[1])
-            if state.origin is not None:
-                trace.origins.append(state.origin)
-        state = recompute.block(tower.feed_forward, block, state)
-    if trace is not None:
-        trace.sizes = state.sizes
-    return tower.finish(state.tokens)
-
-
-def sample_keys(images: Tensor) -> Tensor:
-    """One int64 per image from its bits alone, so that random methods do not depend on batch or order."""
-    bits = images.contiguous().view(
-        torch.int32 if images.element_size() == 4 else torch.int64 if images.element_size() == 8 else torch.int16
-    )
-    return bits.flatten(1).long().sum(1)
+        `dense`: what the unreduced tower gives for the same images, without gradient, if `needs_dense`.
+        """
+        return {}

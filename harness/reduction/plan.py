@@ -1,4 +1,4 @@
-"""How many tokens a method leaves in every block, found by running it on a tower that computes nothing."""
+"""How many tokens a method leaves in every block, found by running it on a stack that computes nothing."""
 
 from __future__ import annotations
 
@@ -8,49 +8,74 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.reduction.method import Evidence, Guide, TokenReducer, TowerShape, Trace, encode
-from harness.reduction.tokens import TokenState
+from harness.kit.errors import HarnessError
+from harness.reduction.method import Guide, TokenReducer
+from harness.reduction.stack import Evidence, Stack, StackShape, Trace, encode
+from harness.reduction.tokens import Tokens, TokenState
 
 
-class ProbeTower:
-    """A tower of the right shape that computes nothing: what `token_counts` runs a method on."""
+class EmptyStack(Stack):
+    """A stack of the right shape whose blocks compute nothing: what `token_counts` runs a method on."""
 
-    def __init__(self, shape: TowerShape, width: int) -> None:
-        self.shape = replace(shape, width=width)
+    def __init__(self, shape: StackShape, width: int) -> None:
+        super().__init__(replace(shape, width=width, heads=1))
 
-    def embed(self, images: Tensor) -> Tensor:
-        return images.new_ones(images.shape[0], self.shape.prefix + self.shape.patches, self.shape.width)
+    def open(self, inputs: Tensor) -> TokenState:
+        shape = self.shape
+        tokens = inputs.new_ones(inputs.shape[0], shape.prefix + shape.patches, shape.width)
+        return TokenState(tokens, prefix=shape.prefix)
 
-    def attend(
-        self, block: int, state: TokenState, wants: frozenset[str], proportional: bool = False
-    ) -> tuple[TokenState, Evidence]:
-        return state, self.observe(block, state, wants)
+    def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        one_head = tokens.unsqueeze(1)
+        return one_head, one_head, one_head
 
-    def observe(self, block: int, state: TokenState, wants: frozenset[str]) -> Evidence:
-        batch, tokens, _ = state.tokens.shape
+    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return tokens[:, None, :1], tokens.unsqueeze(1)
+
+    def softmax_attention(
+        self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, proportional: bool = False
+    ) -> Tensor:
+        return v
+
+    def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
+        return tokens
+
+    def mlp(self, block: int, tokens: Tensor) -> Tensor:
+        return tokens
+
+    def close(self, state: TokenState) -> Tokens:
+        return state.left(state.tokens)
+
+    def _evidence(self, q: Tensor, k: Tensor, wants: frozenset[str], prefix: int, bias: Tensor | None) -> Evidence:
+        batch, _, tokens, _ = k.shape
         made = {
-            "cls_attention": state.tokens.new_full((batch, state.patches), 1 / tokens),
-            "keys": state.tokens.new_ones(batch, tokens, 1),
-            "attention_received": state.tokens.new_full((batch, tokens), 1 / tokens),
+            "cls_attention": k.new_full((batch, tokens - prefix), 1 / tokens),
+            "keys": k[:, 0],
+            "attention_received": k.new_full((batch, tokens), 1 / tokens),
         }
         return Evidence(**{name: made[name] for name in wants})
-
-    def feed_forward(self, block: int, state: TokenState) -> TokenState:
-        return state
-
-    def finish(self, tokens: Tensor) -> Tensor:
-        return tokens
 
 
 @torch.no_grad()
 def token_counts(reducer: TokenReducer[Any]) -> Trace:
-    """Tokens entering each attention and MLP, found by running the method itself on a tower that computes nothing."""
+    """Tokens entering each attention and MLP of the stack that a method's shape is of.
+
+    HarnessError for an adaptive method, whose counts depend on the image.
+    """
+    if reducer.adaptive:
+        raise HarnessError(
+            f"{type(reducer).__name__} keeps another number of tokens in every image: its counts are measured on images"
+        )
     shape = reducer.shape
-    # A method with parameters computes with them: the probe then has its width, device and dtype.
+    # A method with parameters computes with them: the stack then has its width, device and dtype.
     parameter = next(reducer.parameters(), None)
     width = 1 if parameter is None else shape.width
     images = torch.zeros(1, 3, 1, 1) if parameter is None else parameter.detach().new_zeros(1, 3, 1, 1)
     guide = Guide(images.new_zeros(1, width)) if reducer.needs_text else None
     trace = Trace()
-    encode(ProbeTower(shape, width), reducer, images, guide, trace)
+    was_training = reducer.training
+    try:
+        encode(EmptyStack(shape, width), reducer.eval(), images, guide, trace)
+    finally:
+        reducer.train(was_training)
     return trace

@@ -1,19 +1,20 @@
-"""Tokens between blocks and what they stand for: keep, merge, pool and append, once for all methods.
+"""Tokens between blocks and what they stand for: keep, merge, pool, append and hide, once for all methods.
 
-Shapes: B images, N tokens (prefix tokens first), P = N - prefix patch-derived tokens, D channels, n0 patch tokens
-at the input. Indices count patch-derived tokens from 0: prefix tokens (class, register, distillation) are protected
-and never named by a method.
+Shapes: B inputs (images, texts), N tokens (prefix tokens first), P = N - prefix tokens that a method may reduce
+(derived from patches, in a text from words), D channels, n0 of them at the input. Indices count those from 0: prefix
+tokens (class, register, distillation) are protected and never named by a method.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from harness.kit.errors import HarnessError
 
@@ -48,13 +49,95 @@ class Pooled:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """What leaves a stack: states (B, N, D), and what they stand for.
+
+    mask: (B, N), true where a token stands, or None where all do. sizes: (B, N), inputs that each stands for, or None
+    (one each). origin: (B, n0), the token behind the prefix in which each input lives, -1 where it is gone, or None.
+    prefix: protected tokens at the front. notes: what the method noted on the way, for its own losses. beside: what
+    left a stream that ran beside this one.
+    """
+
+    states: Tensor
+    mask: Tensor | None = None
+    sizes: Tensor | None = None
+    origin: Tensor | None = None
+    prefix: int = 1
+    notes: Mapping[str, Tensor] = field(default_factory=dict)
+    beside: Tokens | None = None
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    @property
+    def standing(self) -> Tensor:
+        """(B, N) bool, where a token stands."""
+        if self.mask is None:
+            return torch.ones(self.states.shape[:2], dtype=torch.bool, device=self.states.device)
+        return self.mask
+
+    def rows(self, index: Tensor) -> Tokens:
+        """Those of some inputs (K,), in that order; notes are left out."""
+
+        def of(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part[index]
+
+        return Tokens(self.states[index], of(self.mask), of(self.sizes), of(self.origin), self.prefix)
+
+    def cut(self, length: int) -> Tokens:
+        """The first `length` tokens, of texts whose padding stands at the end; all where tokens were reduced."""
+        if self.origin is not None or self.sizes is not None:
+            return self
+        mask = None if self.mask is None else self.mask[:, :length]
+        return replace(self, states=self.states[:, :length], mask=mask)
+
+    def repeated(self, times: int) -> Tokens:
+        """Each input's tokens `times` times, one after the other."""
+        rows = torch.arange(len(self), device=self.states.device).repeat_interleave(times)
+        return self.rows(rows)
+
+    def with_states(self, states: Tensor) -> Tokens:
+        """The same tokens with other states (B, N, D')."""
+        return replace(self, states=states)
+
+    def at_inputs(self) -> Tensor:
+        """(B, prefix + n0, D): for each input position the state that it lives in; zeros where it is gone."""
+        if self.origin is None:
+            return self.states
+        behind = self.states[:, self.prefix :]
+        spread = take(behind, self.origin.clamp(min=0)).masked_fill((self.origin < 0).unsqueeze(-1), 0)
+        return torch.cat([self.states[:, : self.prefix], spread], dim=1)
+
+    def log_sizes(self, skip: int = 0) -> Tensor:
+        """(B, N - skip): what makes each of these tokens count, as a key, as many times as inputs it stands for."""
+        states = self.states[:, skip:]
+        logs = states.new_zeros(states.shape[:2]) if self.sizes is None else self.sizes[:, skip:].log().to(states.dtype)
+        return logs if self.mask is None else logs.masked_fill(~self.mask[:, skip:], -float("inf"))
+
+    def mean(self, skip: int = 0) -> Tensor:
+        """(B, D): mean over the tokens from place `skip` on, each by its size; those that do not stand never count."""
+        states = self.states[:, skip:]
+        if self.mask is None and self.sizes is None:
+            return states.mean(dim=1)
+        weights = states.new_ones(states.shape[:2]) if self.sizes is None else self.sizes[:, skip:].to(states.dtype)
+        if self.mask is not None:
+            weights = weights * self.mask[:, skip:]
+        return (states * weights.unsqueeze(-1)).sum(dim=1) / weights.sum(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True)
 class TokenState:
     """Tokens between blocks, and what they stand for. Immutable: each operation returns a new state.
 
     tokens: (B, N, D). prefix: protected tokens at the front.
-    sizes: (B, N), how many patches each token stands for; None until the first merge (all ones).
-    origin: (B, n0), the patch-derived token that each input patch now lives in, -1 once it is gone; None unless traced.
-    sample_keys: (B,) int64, derived from the pixels alone, for methods that draw random numbers; None unless asked for.
+    sizes: (B, N), how many inputs each token stands for; None until the first merge (all ones).
+    mask: (B, N), true where a token stands; None where all do. In training it may be of zeros and ones with a gradient:
+    then nothing is removed, and the method's own attention says what a hidden token means.
+    origin: (B, n0), the token behind the prefix that each input now lives in, -1 once it is gone; None unless traced.
+    positions: (B, N), where a token stands among the stack's inputs, -1 for one that has no place (pooled); None
+    unless the stack gave them (rotary embeddings, decoders). A merged token keeps its destination's.
+    sample_keys: (B,) int64, derived from the inputs alone, for methods that draw random numbers; None unless asked for.
+    notes: what the method noted (scores, masks), for its own losses. beside: a stream that runs beside this one.
     """
 
     tokens: Tensor
@@ -62,6 +145,10 @@ class TokenState:
     sizes: Tensor | None = None
     origin: Tensor | None = None
     sample_keys: Tensor | None = None
+    mask: Tensor | None = None
+    positions: Tensor | None = None
+    notes: Mapping[str, Tensor] = field(default_factory=dict)
+    beside: TokenState | None = None
 
     @property
     def patches(self) -> int:
@@ -80,8 +167,67 @@ class TokenState:
             return self.tokens.new_ones(self.tokens.shape[0], self.patches)
         return self.sizes[:, self.prefix :]
 
+    @property
+    def standing(self) -> Tensor | None:
+        """(B, N) bool, where a token stands; None where all do."""
+        if self.mask is None or self.mask.dtype == torch.bool:
+            return self.mask
+        return self.mask.detach() > 0.5
+
+    def bias(self, proportional: bool = False) -> Tensor | None:
+        """What is added to the logits of this state's keys, (B, 1, 1, N): a mask where not all tokens stand, and log
+        sizes if `proportional` (ToMe); None where that is nothing.
+        """
+        standing = self.standing
+        if not proportional or self.sizes is None:
+            return None if standing is None else standing[:, None, None, :]
+        logs = self.sizes.log().to(self.tokens.dtype)
+        if standing is not None:
+            logs = logs.masked_fill(~standing, -float("inf"))
+        return logs[:, None, None, :]
+
+    def left(self, states: Tensor) -> Tokens:
+        """What leaves the stack: these tokens with their final states (B, N, D)."""
+        beside = None if self.beside is None else self.beside.left(self.beside.tokens)
+        return Tokens(states, self.standing, self.sizes, self.origin, self.prefix, self.notes, beside)
+
+    def noted(self, **notes: Tensor) -> TokenState:
+        """The same state with something noted for the method's losses."""
+        return replace(self, notes={**self.notes, **notes})
+
+    def hide(self, mask: Tensor) -> TokenState:
+        """Hide the tokens behind the prefix where mask (B, P) is false or 0; they stay where they are.
+
+        A mask of numbers keeps its gradient (straight through); one hidden before stays hidden.
+        """
+        before = self.mask[:, self.prefix :] if self.mask is not None else None
+        if before is not None:
+            mask = mask & before if mask.dtype == before.dtype == torch.bool else mask * before
+        kept = mask.new_ones(mask.shape[0], self.prefix)
+        return replace(self, mask=torch.cat([kept, mask], dim=1))
+
+    def packed(self) -> TokenState:
+        """Remove the tokens that are hidden: the others keep their order, rows are padded to the longest.
+
+        Padding is masked, and the mask goes where no row has any. Counts differ from input to input, so this is for
+        methods that are adaptive; it looks at the data.
+        """
+        standing = self.standing
+        if standing is None:
+            return self
+        here = standing[:, self.prefix :]
+        longest = max(1, int(here.sum(dim=1).max()))
+        order = torch.sort((~here).to(torch.int8), dim=1, stable=True).indices[:, :longest]
+        stays, state = here.gather(1, order), replace(self, mask=None).keep(order)
+        if state.origin is not None:
+            padding = ~stays.gather(1, state.origin.clamp(min=0))
+            state = replace(state, origin=state.origin.masked_fill(padding, -1))
+        return state if bool(stays.all()) else state.hide(stays)
+
     def traced(self) -> TokenState:
-        """The same state with `origin` switched on: every patch lives in its own token."""
+        """The same state with `origin` switched on, where it is not yet: every input lives in its own token."""
+        if self.origin is not None:
+            return self
         batch = self.tokens.shape[0]
         return replace(self, origin=torch.arange(self.patches, device=self.tokens.device).repeat(batch, 1))
 
@@ -90,15 +236,19 @@ class TokenState:
         if index.shape[1] > self.patches:
             raise HarnessError(f"asked to keep {index.shape[1]} tokens where there are {self.patches}")
         tokens = torch.cat([self.tokens[:, : self.prefix], take(self.patch_tokens, index)], dim=1)
-        sizes = None
-        if self.sizes is not None:
-            sizes = torch.cat([self.sizes[:, : self.prefix], self.patch_sizes.gather(1, index)], dim=1)
+        sizes, mask, positions = (self._kept(part, index) for part in (self.sizes, self.mask, self.positions))
         origin = None
         if self.origin is not None:
             places = torch.full_like(self.origin[:, :1].expand(-1, self.patches), -1).contiguous()
             places.scatter_(1, index, torch.arange(index.shape[1], device=index.device).expand_as(index))
             origin = _moved(self.origin, places)
-        return replace(self, tokens=tokens, sizes=sizes, origin=origin)
+        return replace(self, tokens=tokens, sizes=sizes, mask=mask, positions=positions, origin=origin)
+
+    def _kept(self, part: Tensor | None, index: Tensor) -> Tensor | None:
+        """A part (B, N) of the state, of the tokens index (B, K) behind the prefix."""
+        if part is None:
+            return None
+        return torch.cat([part[:, : self.prefix], part[:, self.prefix :].gather(1, index)], dim=1)
 
     def merge(self, source: Tensor, into: Tensor, rest: Tensor) -> TokenState:
         """Merge tokens source (B, R) into the tokens `into` (B, R): size-weighted means, sizes add.
@@ -143,7 +293,34 @@ class TokenState:
         origin = self.origin
         if origin is not None and pooled.members is not None:
             origin = origin.masked_fill(pooled.members, self.patches)
-        return replace(self, tokens=torch.cat([self.tokens, pooled.token], dim=1), sizes=sizes, origin=origin)
+        mask, positions = self.mask, self.positions
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        if positions is not None:
+            positions = torch.cat([positions, positions.new_full((len(positions), 1), -1)], dim=1)
+        tokens = torch.cat([self.tokens, pooled.token], dim=1)
+        return replace(self, tokens=tokens, sizes=sizes, origin=origin, mask=mask, positions=positions)
+
+
+def join(parts: Sequence[Tokens]) -> Tokens:
+    """Tokens of several batches one after the other, padded to the widest; padding does not stand."""
+    wide = max(part.states.shape[1] for part in parts)
+
+    def padded(values: Tensor) -> Tensor:
+        missing = wide - values.shape[1]
+        return functional.pad(values, (*(0, 0) * (values.dim() - 2), 0, missing)) if missing else values
+
+    masked = any(part.mask is not None or part.states.shape[1] < wide for part in parts)
+    sized = any(part.sizes is not None for part in parts)
+    ones = [part.states.new_ones(part.states.shape[:2]) if part.sizes is None else part.sizes for part in parts]
+    origins = [part.origin for part in parts if part.origin is not None]
+    return Tokens(
+        torch.cat([padded(part.states) for part in parts]),
+        torch.cat([padded(part.standing) for part in parts]) if masked else None,
+        torch.cat([padded(sizes) for sizes in ones]) if sized else None,
+        torch.cat(origins) if len(origins) == len(parts) else None,
+        parts[0].prefix,
+    )
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def written(encoder: VisionEncoder, options: CaptioningOptions) -> list[str]:
 
     def captions(rows: Tensor) -> Tensor:
         ids_BL: Tensor = model.caption(
-            encoder.states(rows),
+            encoder.tokens(rows),
             prompt,
             beams=options.beams,
             max_length=options.max_length,

@@ -132,8 +132,8 @@ def zero_shot_ranks(
     """
 
     def ranks(part: Tensor) -> Tensor:
-        states_BND = encoder.states(rows_N[part.cpu()], keep=keep)
-        images_BP = encoder.host.model.embed_image(states_BND).to(classes_CP.dtype)
+        images = encoder.tokens(rows_N[part.cpu()], keep=keep)
+        images_BP = encoder.host.model.embed_image(images).to(classes_CP.dtype)
         return own_ranks(images_BP @ classes_CP.T, labels_N[part])
 
     return encoder.over(len(rows_N), ranks, "images", images=rows_N)
@@ -175,7 +175,7 @@ def class_tokens(encoder: VisionEncoder, rows_N: Tensor, unit: str) -> Tensor:
     """Class tokens (N, D) of images after the tower's last norm, which CLIP's image states come without."""
 
     def tokens(part: Tensor) -> Tensor:
-        return encoder.host.model.normed(encoder.states(rows_N[part.cpu()])[:, 0])
+        return encoder.host.model.normed(encoder.tokens(rows_N[part.cpu()]))[:, 0]
 
     return encoder.over(len(rows_N), tokens, unit, images=rows_N)
 

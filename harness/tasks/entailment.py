@@ -58,7 +58,7 @@ def judged(encoder: VisionEncoder, texts: Texts, owners: Tensor) -> Tensor:
 
     def classes(rows: Tensor) -> Tensor:
         asked = texts.rows(rows)
-        logits_B3 = encoder.host.model.entail(asked, encoder.pair_states(owners[rows.cpu()], asked))
+        logits_B3 = encoder.host.model.entail(asked, encoder.pair_tokens(owners[rows.cpu()], asked))
         require_finite(logits_B3)
         return logits_B3.argmax(1)
 

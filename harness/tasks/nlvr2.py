@@ -55,7 +55,7 @@ def judged(encoder: VisionEncoder, texts: Texts, pairs_S2: Tensor) -> Tensor:
 
     def held(rows: Tensor) -> Tensor:
         asked = texts.rows(rows)
-        first, second = (encoder.pair_states(images, asked) for images in pairs_S2[rows.cpu()].T)
+        first, second = (encoder.pair_tokens(images, asked) for images in pairs_S2[rows.cpu()].T)
         logits_B2 = encoder.host.model.compare(asked, first, second)
         require_finite(logits_B2)
         return logits_B2[:, 1] > logits_B2[:, 0]

@@ -18,6 +18,7 @@ from harness.kit.errors import HarnessError
 from harness.kit.parallel import batches
 from harness.metrics.accuracy import mean_per_class
 from harness.metrics.ranking import Shortlist, require_finite, shortlists
+from harness.reduction import Tokens, join, reducing
 
 CUTOFFS = (1, 5, 10)
 # What bounds the memory of ranking: blocks of texts have about this many scores, whatever the batch size.
@@ -121,10 +122,15 @@ def recalls(
 
 
 def encoded(encoder: VisionEncoder, texts: Sequence[str]) -> tuple[TextBatch, int]:
-    """Texts with their states, and how many were cut."""
-    read = Texts(encoder.host, texts)
-    states_TLD = encoder.over(len(read), read.states, "texts", at_once=4 * encoder.batch_size)
-    return TextBatch(read.ids, read.mask, states_TLD), read.cut
+    """Texts with what the text encoder leaves of them, and how many were cut."""
+    read, at_once = Texts(encoder.host, texts), 4 * encoder.batch_size
+    if "text" in encoder.reducer.stacks:
+        # Which tokens are left differs from text to text: every process encodes them all.
+        with reducing(encoder.reducer):
+            left = join([read.tokens(part) for part in batches(len(read), at_once)])
+        return TextBatch(read.ids, read.mask, left), read.cut
+    states_TLD = encoder.over(len(read), lambda rows: read.tokens(rows).states, "texts", at_once=at_once)
+    return TextBatch(read.ids, read.mask, Tokens(states_TLD, read.mask)), read.cut
 
 
 def similarities(encoder: VisionEncoder, texts: TextBatch, *, keep: bool) -> Iterator[Tensor]:
@@ -136,7 +142,7 @@ def similarities(encoder: VisionEncoder, texts: TextBatch, *, keep: bool) -> Ite
     wide = torch.promote_types(encoder.host.dtype, torch.float32)
 
     def embedded(rows: Tensor) -> Tensor:
-        return model.embed_image(encoder.states(rows, keep=keep)).to(wide)
+        return model.embed_image(encoder.tokens(rows, keep=keep)).to(wide)
 
     images_IP = encoder.over(total, embedded, "images", images=torch.arange(total))
     texts_TP = model.embed_text(texts).to(wide)
@@ -190,7 +196,7 @@ def pair_scores(encoder: VisionEncoder, texts: TextBatch, text_P: Tensor, image_
 
     def scores(rows: Tensor) -> Tensor:
         asked = texts.rows(text_P[rows])
-        return encoder.host.model.rank(asked, encoder.pair_states(image_P[rows], asked)).to(wide)
+        return encoder.host.model.rank(asked, encoder.pair_tokens(image_P[rows], asked)).to(wide)
 
     return encoder.over(len(text_P), scores, "pairs", images=image_P)
 

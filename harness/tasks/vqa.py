@@ -85,7 +85,7 @@ def picked(encoder: VisionEncoder, texts: Texts, owners: Tensor) -> list[str]:
 
     def best(rows: Tensor) -> Tensor:
         asked = texts.rows(rows)
-        return host.model.answer_scores(asked, encoder.pair_states(owners[rows.cpu()], asked), closed).argmax(1)
+        return host.model.answer_scores(asked, encoder.pair_tokens(owners[rows.cpu()], asked), closed).argmax(1)
 
     return [host.answers[pick] for pick in encoder.over(len(owners), best, "questions", images=owners).tolist()]
 
@@ -97,7 +97,7 @@ def generated(encoder: VisionEncoder, texts: Texts, owners: Tensor, options: VQA
 
     def said(rows: Tensor) -> Tensor:
         asked = texts.rows(rows)
-        return host.model.say_answers(asked, encoder.pair_states(owners[rows.cpu()], asked), **search)
+        return host.model.say_answers(asked, encoder.pair_tokens(owners[rows.cpu()], asked), **search)
 
     return [host.tokenizer.decode(row) for row in encoder.over(len(owners), said, "questions", images=owners).tolist()]
 

@@ -17,13 +17,13 @@ from harness.cost.memory import MemoryFit
 from harness.cost.report import cost_report
 from harness.hosts.build import build_host, host_config
 from harness.hosts.host import HostModel
-from harness.hosts.parts.attention import ATTENTION_PATHS, attention_path
 from harness.hosts.parts.towers import open_tower
 from harness.objectives import make_objective
 from harness.objectives.objective import Moment, Objective, Pairs
 from harness.objectives.recipe import recipe_of
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
+from harness.reduction.kernels import ATTENTION_PATHS, attention_path
 from harness.reduction.plan import token_counts
 from harness.report.cost_text import render_cost
 

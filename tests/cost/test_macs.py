@@ -12,12 +12,12 @@ from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CL
 from harness.cost.budget import macs_ratio, module_macs, reducer_at_macs, tower_macs
 from harness.cost.flops import RULES, MacCounter, count, operator_name
 from harness.cost.probe import skeleton, tower_call, tower_inputs
-from harness.hosts.parts.attention import attention_path
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.reduced import ReducedModel
 from harness.kit.errors import HarnessError
 from harness.reduction import Trace, phase
 from harness.reduction.budget import make_reducer, realised_ratio
+from harness.reduction.kernels import attention_path
 
 METHODS = {
     "dense": ("dense", {}),

@@ -21,10 +21,10 @@ from harness.cost.memory import (
 from harness.cost.probe import tower_call, tower_inputs
 from harness.cost.report import cost_report, memory_json
 from harness.cost.vits import build_vit
-from harness.hosts.parts.attention import attention_path
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
 from harness.reduction.budget import make_reducer
+from harness.reduction.kernels import attention_path
 from harness.report.cost_text import render_cost
 
 METHODS = {

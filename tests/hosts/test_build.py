@@ -10,7 +10,7 @@ import pytest
 from harness.hosts.build import paper_settings, skeleton
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
-from harness.reduction import TokenReducer, TowerShape
+from harness.reduction import StackShape, TokenReducer
 from harness.reduction.budget import make_reducer
 from harness.reduction.plan import token_counts
 
@@ -18,7 +18,7 @@ METER = {"begin": [2, 4, 9], "keep": [0.9, 0.7, 0.45], "lookahead": [2, 5, 2]}
 
 
 @cache
-def shape_of(name: str) -> TowerShape:
+def shape_of(name: str) -> StackShape:
     """The tower of a tiny host: 64 patches and a class token."""
     shape = open_tower(skeleton(name).vision).shape
     assert (shape.patches, shape.prefix) == (64, 1)

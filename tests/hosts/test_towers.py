@@ -7,12 +7,12 @@ from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, V
 from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CLIPVisionModel
 
 from harness.check.method import small_vit
-from harness.hosts.parts.attention import attention_path
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.reduced import reduce
 from harness.kit.errors import HarnessError
 from harness.reduction import TokenState, encode
 from harness.reduction.budget import make_reducer
+from harness.reduction.kernels import attention_path
 
 SMALL = {
     "hidden_size": 24,

@@ -102,10 +102,12 @@ def test_a_file_without_exactly_one_class_says_so(monkeypatch, tmp_path):
 
 
 def test_presets_are_read_by_their_keys_alone(monkeypatch, tmp_path):
-    (tmp_path / "one.py").write_text('"""One."""\nPRESETS = {"tiny": {"mean": MEAN}, "base": dict(SIZES)}\n')
+    file = tmp_path / "one" / "model.py"
+    file.parent.mkdir()
+    file.write_text('"""One."""\nPRESETS = {"tiny": {"mean": MEAN}, "base": dict(SIZES)}\n')
     monkeypatch.setattr(registry, "package_folder", lambda package: tmp_path)
     assert registry.models.names() == ["one-base", "one-tiny"]
     for value in ("dict(tiny={})", "{TINY: {}}", "{**TINY}"):
-        (tmp_path / "one.py").write_text(f'"""One."""\nPRESETS = {value}\n')
-        with pytest.raises(HarnessError, match=r"one\.py, line 2: PRESETS: expected a dict with literal strings"):
+        file.write_text(f'"""One."""\nPRESETS = {value}\n')
+        with pytest.raises(HarnessError, match=r"model\.py, line 2: PRESETS: expected a dict with literal strings"):
             registry.models.names()

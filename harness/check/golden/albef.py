@@ -16,7 +16,7 @@ from harness.kit.errors import HarnessError
 from harness.objectives.albef import AlbefObjective
 from harness.objectives.objective import Pairs
 from harness.objectives.recipe import recipe_of
-from harness.reduction import TokenReducer, encode
+from harness.reduction import TokenReducer, Tokens, encode
 from harness.reduction.budget import make_reducer
 
 
@@ -38,7 +38,7 @@ def check_albef(golden: Golden) -> dict[str, float]:
     load_released(model, golden.part("weight"), golden.path.name)
     errors: dict[str, float] = {}
 
-    def compare(name: str, ours: Tensor) -> None:
+    def compare(name: str, ours: Tensor | Tokens) -> None:
         errors[name] = difference(ours, outputs[name])
 
     with torch.no_grad():
@@ -47,7 +47,7 @@ def check_albef(golden: Golden) -> dict[str, float]:
         texts = model.text_batch(inputs["input_ids"], inputs["attention_mask"].bool())
         dense = model.encode_image(inputs["image"])
         reduced = encode(tower, reducer, inputs["image"], model.guide(texts))
-        fused = model.fuse(texts.states, texts.mask, reduced)
+        fused = model.fuse(texts.tokens, reduced)
         compare("text_embeds", texts.states)
         compare("image_embeds_dense", dense)
         compare("image_embeds_elip", reduced)
@@ -56,7 +56,7 @@ def check_albef(golden: Golden) -> dict[str, float]:
         compare("fusion_positive", fused)
         compare("itm_logits_positive", model.match_logits(fused))
         masked = model.encode_text(outputs["mlm_input_ids"], texts.mask)
-        compare("mlm_logits", model.mlm_logits(model.fuse(masked, texts.mask, reduced)))
+        compare("mlm_logits", model.mlm_logits(model.fuse(masked, reduced).states))
         objective = _objective(model, reducer, config)
         objective.load_released_state(golden.part("weight"))
         twin = objective.twin.model

@@ -13,7 +13,7 @@ from harness.hosts.blip.text import BlipConfig
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.released import load_released
 from harness.kit.errors import HarnessError
-from harness.reduction import encode
+from harness.reduction import Tokens, encode
 from harness.reduction.budget import make_reducer
 
 
@@ -40,7 +40,7 @@ def check_blip(golden: Golden) -> dict[str, float]:
     load_released(model, golden.part("weight"), golden.path.name)
     errors: dict[str, float] = {}
 
-    def compare(name: str, ours: Tensor) -> None:
+    def compare(name: str, ours: Tensor | Tokens) -> None:
         errors[name] = difference(ours, outputs[name])
 
     with torch.no_grad():

@@ -47,10 +47,10 @@ def check_clip(golden: Golden) -> dict[str, float]:
         tower = open_tower(model.vision)
         reducer = make_reducer("elip", tower.shape, settings=clip_elip(golden.config["elip"], tower.shape.patches))
         guide = Guide(model.to_vision(inputs["text_feature"]))
-        states = encode(tower, reducer, inputs["image"], guide)
+        image = encode(tower, reducer, inputs["image"], guide)
         ours = {
-            "tokens": model.normed(states)[:, 1:],
-            "pooled": model.image_feature(states),
+            "tokens": model.normed(image)[:, 1:],
+            "pooled": model.image_feature(image),
             "pooled_dense": model.image_feature(model.encode_image(inputs["image"])),
         }
     return {name: difference(ours[name], expected) for name, expected in golden.part("output").items()}

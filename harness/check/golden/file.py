@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from harness.kit.errors import HarnessError
+from harness.reduction import Tokens
 
 # A golden file's images are as the model reads them.
 AS_READ: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -82,8 +83,10 @@ def elip_settings(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def difference(ours: Tensor, theirs: Tensor) -> float:
-    """Largest absolute difference; infinite when shapes differ or a value is not finite."""
+def difference(ours: Tensor | Tokens, theirs: Tensor) -> float:
+    """Largest absolute difference, of tokens that of their states; infinite when shapes differ or one is not finite."""
+    if isinstance(ours, Tokens):
+        ours = ours.states
     if ours.shape != theirs.shape or not bool(ours.isfinite().all()):
         return float("inf")
     return float((ours.detach() - theirs.to(ours.dtype)).abs().max())

@@ -11,7 +11,7 @@ from harness.check.golden.file import AS_READ, Golden, difference, elip_settings
 from harness.hosts.meter.model import Meter, MeterConfig
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.released import load_released
-from harness.reduction import encode
+from harness.reduction import Tokens, encode
 from harness.reduction.budget import make_reducer
 
 
@@ -53,12 +53,12 @@ def check_meter(golden: Golden) -> dict[str, float]:
         reducer = make_reducer("elip", tower.shape, settings=elip_settings(config["elip"]))
         texts = model.text_batch(inputs["input_ids"], inputs["attention_mask"].bool())
         found = model.co_attend(texts, encode(tower, reducer, inputs["image"], model.guide(texts)))
-        ours = {
+        ours: dict[str, Tensor | Tokens] = {
             "text_feats": found.text,
             "image_feats": found.image,
             "cls_feats": found.cls,
             "itm_logits": model.match_logits(found.cls),
-            "mlm_logits": model.mlm_logits(found.text),
+            "mlm_logits": model.mlm_logits(found.text.states),
             "vqa_logits": model.answer_logits(found.cls),
             "snli_logits": model.entailment_logits(found.cls),
         }

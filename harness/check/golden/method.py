@@ -55,11 +55,11 @@ def check_method(golden: Golden) -> float:
     guide = Guide(inputs["text_cls"]) if "text_cls" in inputs else None
     trace = Trace()
     tokens = encode(tower, reducer, inputs["image"], guide, trace)
-    errors = [difference(tokens, outputs["tokens"])]
+    errors = [difference(tokens.states, outputs["tokens"])]
     if "expected_size" in inputs:
-        sizes = trace.sizes if trace.sizes is not None else tokens.new_ones(tokens.shape[:2])
+        sizes = trace.sizes if trace.sizes is not None else tokens.states.new_ones(tokens.states.shape[:2])
         errors.append(difference(sizes.unsqueeze(-1), inputs["expected_size"]))
-    tokens.square().mean().backward()
+    tokens.states.square().mean().backward()
     parameters = dict(model.named_parameters())
     for name, expected in golden.part("grad").items():
         gradient = parameters[name].grad

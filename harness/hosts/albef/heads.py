@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.hosts.parts.answers import CANDIDATES, labels_of, rank_answers, token_losses
-from harness.hosts.parts.bert import TextEmbeddings, attention_mask, causal_mask, word_transform
-from harness.kit import recompute
+from harness.hosts.parts.bert import TextEmbeddings, word_transform
+from harness.hosts.parts.text_stacks import BertStack, through
+from harness.reduction import Tokens
 
 State = dict[str, Tensor]
 # Patterns of a host's own names.
@@ -42,34 +43,31 @@ class AnswerDecoder(nn.Module):
         self.transform = word_transform(embeddings.words.embedding_dim, eps)
         self.bias = nn.Parameter(embeddings.words.weight.new_zeros(embeddings.words.num_embeddings))
 
-    def forward(self, ids_RL: Tensor, mask_RL: Tensor, read_RMD: Tensor, read_mask_RM: Tensor) -> Tensor:
-        """Logits (R, L, V) of the word behind each token of ids (R, L); `read` (R, M, D) where its mask (R, M) is."""
-        states_RLD: Tensor = self.embeddings(ids_RL)
-        mask, read_mask = causal_mask(mask_RL), attention_mask(read_mask_RM)
-        for layer in self.layers:
-            states_RLD = recompute.block(layer, states_RLD, mask, read_RMD, read_mask)
-        return F.linear(self.transform(states_RLD), self.embeddings.words.weight, self.bias)
+    def forward(self, ids_RL: Tensor, mask_RL: Tensor, read: Tokens) -> Tensor:
+        """Logits (R, L, V) of the word behind each token of ids (R, L), given R questions' tokens."""
+        stack = BertStack(self.layers, "decoder", read=(read,), causal=True)
+        decoded = through(stack, Tokens(self.embeddings(ids_RL), mask_RL.bool()))
+        return F.linear(self.transform(decoded.states), self.embeddings.words.weight, self.bias)
 
     def scores(
         self,
-        read_BMD: Tensor,
-        read_mask_BM: Tensor,
+        questions: Tokens,
         answers: tuple[Tensor, Tensor],
         candidates: int = CANDIDATES,
     ) -> Tensor:
-        """Score (B, A) of each answer, ids and mask (A, L), to questions (B, M, D); -inf for all but `candidates`.
+        """Score (B, A) of each answer, ids and mask (A, L), to B questions; -inf for all but `candidates`.
 
         The released `rank_answer` (models/model_vqa.py) adds the log-probability of the candidate's first word to that
         of all its words, so the first counts twice.
         """
         ids_AL, mask_AL = answers
-        opening_B1 = ids_AL[:1, :1].expand(len(read_BMD), 1)
-        first_BV = self(opening_B1, torch.ones_like(opening_B1), read_BMD, read_mask_BM)[:, 0]
+        opening_B1 = ids_AL[:1, :1].expand(len(questions), 1)
+        first_BV = self(opening_B1, torch.ones_like(opening_B1), questions)[:, 0]
 
         def losses_of(chosen_BK: Tensor) -> Tensor:
             each = chosen_BK.shape[1]
             ids, mask = ids_AL[chosen_BK].flatten(0, 1), mask_AL[chosen_BK].flatten(0, 1)
-            logits = self(ids, mask, read_BMD.repeat_interleave(each, 0), read_mask_BM.repeat_interleave(each, 0))
+            logits = self(ids, mask, questions.repeated(each))
             losses = token_losses(logits, labels_of(ids, mask))
             return (losses.sum(1) + losses[:, 0]).view(-1, each)
 

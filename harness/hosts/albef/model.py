@@ -23,12 +23,13 @@ from harness.hosts.albef.heads import AnswerDecoder, State, adapted, classifier,
 from harness.hosts.albef.names import OPTIONAL, WORD_HEAD, released_name, stated_sizes
 from harness.hosts.host import AnswerTargets, HostConfig, HostModel, TextBatch, timm_vision, vision_transformer
 from harness.hosts.parts.answers import answer_word_losses
-from harness.hosts.parts.bert import TextEmbeddings, attention_mask, bert_layers, run_layers, word_transform
+from harness.hosts.parts.bert import TextEmbeddings, bert_layers, word_transform
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
+from harness.hosts.parts.text_stacks import BertStack, through
 from harness.hosts.parts.tokenizer import MASK, TextTokenizer, Tokenizer
 from harness.hosts.weights.released import Part, Translation, of_bert
-from harness.kit import recompute
 from harness.kit.errors import HarnessError
+from harness.reduction import Tokens
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -190,83 +191,67 @@ class Albef(HostModel):
             std=config.init_std,
         )
 
-    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """Text states (B, L, D) of token ids (B, L) with mask (B, L), true where a token stands; [:, 0] is [CLS]."""
-        return run_layers(self.text, self.embeddings(ids_BL), attention_mask(mask_BL))
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tokens:
+        """Text tokens of ids (B, L) with mask (B, L), true where a token stands; the first is [CLS]."""
+        return through(BertStack(self.text), Tokens(self.embeddings(ids_BL), mask_BL.bool()))
 
-    def encode_image(self, images_BCHW: Tensor) -> Tensor:
-        """Image states (B, N, D) after the final norm, class token first, with every patch.
+    def encode_image(self, images_BCHW: Tensor) -> Tokens:
+        return Tokens(self.vision.forward_features(images_BCHW))
 
-        Under a reduction method the states come from `harness.reduction.encode` on this model's `vision` instead.
-        """
-        return self.vision.forward_features(images_BCHW)
-
-    def project_image(self, image_states_BND: Tensor) -> Tensor:
-        """The image's place in the shared space, (B, P), unit length, from its class token."""
-        return F.normalize(self.image_projection(image_states_BND[:, 0]), dim=-1)
-
-    def project_text(self, text_states_BLD: Tensor) -> Tensor:
-        """The text's place in the shared space, (B, P), unit length, from its [CLS]."""
-        return F.normalize(self.text_projection(text_states_BLD[:, 0]), dim=-1)
-
-    def fuse(self, text_states_BLD: Tensor, text_mask_BL: Tensor, image_states_BND: Tensor) -> Tensor:
-        """Fused states (B, L, D): text states that have read the image tokens (B, N, D), all of them valid.
+    def fuse(self, texts: Tokens, image: Tokens) -> Tokens:
+        """Text tokens that have read the image's, those that stand.
 
         Where fusion layers stand in pairs, these are the layers for the first image.
         """
         layers = self.fusion[::2] if self.config.task == "nlvr2" else self.fusion
-        return run_layers(layers, text_states_BLD, attention_mask(text_mask_BL), image_states_BND)
+        return through(BertStack(layers, "fusion", read=(image,)), texts)
 
-    def fuse_two(self, texts: TextBatch, first_BND: Tensor, second_BND: Tensor) -> Tensor:
-        """Fused states (B, L, D) of texts about two images: layers 2k read the first, layers 2k + 1 the second.
+    def fuse_two(self, texts: Tokens, first: Tokens, second: Tokens) -> Tokens:
+        """Text tokens that have read two images': layers 2k read the first, layers 2k + 1 the second.
 
         As in the released program (models/xbert.py), with task "nlvr2" alone.
         """
-        states_BLD, mask = texts.states, attention_mask(texts.mask)
-        for index, layer in enumerate(self.fusion):
-            states_BLD = recompute.block(layer, states_BLD, mask, (first_BND, second_BND)[index % 2])
-        return states_BLD
+        return through(BertStack(self.fusion, "fusion", read=(first, second)), texts)
 
-    def match_logits(self, fused_BLD: Tensor) -> Tensor:
+    def match_logits(self, fused: Tokens) -> Tensor:
         """Matching logits (B, 2) from the fused [CLS]: column 1 says that text and image belong together."""
-        logits_B2: Tensor = self.match_head(fused_BLD[:, 0])
+        logits_B2: Tensor = self.match_head(fused.states[:, 0])
         return logits_B2
 
     def mlm_logits(self, fused_BLD: Tensor) -> Tensor:
         """Word logits (…, V) of fused states (…, D); the output matrix is tied to the word embeddings."""
         return F.linear(self.mlm_transform(fused_BLD), self.embeddings.words.weight, self.mlm_bias)
 
-    def embed_image(self, image_states_BND: Tensor) -> Tensor:
-        return self.project_image(image_states_BND)
+    def embed_image(self, image: Tokens) -> Tensor:
+        return F.normalize(self.image_projection(image.states[:, 0]), dim=-1)
 
     def embed_text(self, texts: TextBatch) -> Tensor:
-        return self.project_text(texts.states)
+        return F.normalize(self.text_projection(texts.states[:, 0]), dim=-1)
 
-    def match(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
-        return self.match_logits(self.fuse(texts.states, texts.mask, image_states_BND))
+    def match(self, texts: TextBatch, image: Tokens) -> Tensor:
+        return self.match_logits(self.fuse(texts.tokens, image))
 
-    def entail(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+    def entail(self, texts: TextBatch, image: Tokens) -> Tensor:
         if self.task_head is None or self.config.task != "entailment":
             raise self.cannot("entail")
-        logits_B3: Tensor = self.task_head(self.fuse(texts.states, texts.mask, image_states_BND)[:, 0])
+        logits_B3: Tensor = self.task_head(self.fuse(texts.tokens, image).states[:, 0])
         return logits_B3
 
-    def compare(self, texts: TextBatch, first_BND: Tensor, second_BND: Tensor) -> Tensor:
+    def compare(self, texts: TextBatch, first: Tokens, second: Tokens) -> Tensor:
         if self.task_head is None or self.config.task != "nlvr2":
             raise self.cannot("compare")
-        logits_B2: Tensor = self.task_head(self.fuse_two(texts, first_BND, second_BND)[:, 0])
+        logits_B2: Tensor = self.task_head(self.fuse_two(texts.tokens, first, second).states[:, 0])
         return logits_B2
 
-    def answer_outputs(self, questions: TextBatch, image_states_BND: Tensor, targets: AnswerTargets) -> Tensor:
+    def answer_outputs(self, questions: TextBatch, image: Tokens, targets: AnswerTargets) -> Tensor:
         """Logits (R, L, V) of the word behind each token of the targets' answers, with whose [CLS] the decoder starts.
 
         HarnessError without a decoder, which task "vqa" alone has.
         """
         if self.decoder is None:
             raise HarnessError("Albef has no answer decoder before it is fine-tuned on vqa; build it with task vqa")
-        fused_BLD = self.fuse(questions.states, questions.mask, image_states_BND)
-        rows = targets.rows
-        outputs_RLV: Tensor = self.decoder(targets.ids, targets.mask, fused_BLD[rows], questions.mask[rows])
+        fused = self.fuse(questions.tokens, image)
+        outputs_RLV: Tensor = self.decoder(targets.ids, targets.mask, fused.rows(targets.rows))
         return outputs_RLV
 
     def answer_losses(
@@ -290,14 +275,14 @@ class Albef(HostModel):
             raise HarnessError(f"answers are ranked at [MASK], expected as token {MASK} of a vocabulary file")
         return tokenizer.answer_ids(answers)
 
-    def answer_scores(self, texts: TextBatch, image_states_BND: Tensor, answers: Any) -> Tensor:
+    def answer_scores(self, texts: TextBatch, image: Tokens, answers: Any) -> Tensor:
         """Score (B, A) of each answer by the decoder of task "vqa" (`AnswerDecoder.scores`).
 
         Without it, the logit of each single-word answer (token ids (A,)) at the questions' [MASK].
         """
-        fused_BLD = self.fuse(texts.states, texts.mask, image_states_BND)
+        fused = self.fuse(texts.tokens, image)
         if self.decoder is not None:
-            return self.decoder.scores(fused_BLD, texts.mask, answers)
-        rows = torch.arange(len(fused_BLD), device=fused_BLD.device)
+            return self.decoder.scores(fused, answers)
+        rows = torch.arange(len(fused), device=texts.ids.device)
         masked = (texts.ids == MASK).int().argmax(1)
-        return self.mlm_logits(fused_BLD[rows, masked])[:, answers]
+        return self.mlm_logits(fused.at_inputs()[rows, masked])[:, answers]

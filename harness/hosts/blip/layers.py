@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.reduction import Tokens
+
 
 class OwnAttention(nn.Module):
     """What a decoder layer holds when it shares all else with an encoder layer: `attention`."""
@@ -18,18 +20,6 @@ class OwnAttention(nn.Module):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         self.attention = layer.attention
-
-
-def decoder_layer(
-    own: Any, lender: Any, states_BLD: Tensor, mask: Tensor, read_BMD: Tensor, read_mask: Tensor | None
-) -> Tensor:
-    """A decoder layer on states (B, L, D): `own`'s self-attention, then `lender`'s cross-attention and feed-forward."""
-    attended_BLD, _ = own.attention(states_BLD, mask)
-    crossed_BLD, _ = lender.crossattention(
-        attended_BLD, encoder_hidden_states=read_BMD, encoder_attention_mask=read_mask
-    )
-    output_BLD: Tensor = lender.feed_forward_chunk(crossed_BLD)
-    return output_BLD
 
 
 class PairOutput(nn.Module):
@@ -68,10 +58,12 @@ class PairAttention(nn.Module):
         self.self0, self.self1 = single.self, deepcopy(single.self)
         self.output = PairOutput(single.output, merged, std)
 
-    def forward(self, states_BLD: Tensor, first_BND: Tensor, second_BND: Tensor) -> Tensor:
+    def forward(self, states_BLD: Tensor, first: Tokens, second: Tokens) -> Tensor:
         """States (B, L, D) that have read both images; their numbers of tokens may differ."""
-        read0_BLD, _ = self.self0(states_BLD, encoder_hidden_states=first_BND)
-        read1_BLD, _ = self.self1(states_BLD, encoder_hidden_states=second_BND)
+        read0_BLD, read1_BLD = (
+            attention(states_BLD, None, image.states, None if image.mask is None else image.mask[:, None, None, :])[0]
+            for attention, image in ((self.self0, first), (self.self1, second))
+        )
         output_BLD: Tensor = self.output(read0_BLD, read1_BLD, states_BLD)
         return output_BLD
 
@@ -84,11 +76,3 @@ def read_pairs(layers: nn.ModuleList, std: float | None) -> None:
     """
     for index, layer in enumerate(layers):
         layer.crossattention = PairAttention(layer.crossattention, merged=index >= len(layers) // 2, std=std)
-
-
-def pair_layer(layer: Any, states_BLD: Tensor, mask: Tensor, first_BND: Tensor, second_BND: Tensor) -> Tensor:
-    """An encoder layer of `read_pairs` on states (B, L, D) and two images' tokens."""
-    attended_BLD, _ = layer.attention(states_BLD, mask)
-    crossed_BLD = layer.crossattention(attended_BLD, first_BND, second_BND)
-    output_BLD: Tensor = layer.feed_forward_chunk(crossed_BLD)
-    return output_BLD

@@ -36,6 +36,7 @@ from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.weights.released import Lacking, Part, Translation
 from harness.kit.errors import HarnessError
+from harness.reduction import Tokens
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -140,35 +141,30 @@ class Blip(BlipText):
             raise HarnessError(f"weights to start from: lack {missing[0]}, expected those of a BLIP before fine-tuning")
         return super().started_from(started)
 
-    def encode_image(self, images_BCHW: Tensor) -> Tensor:
-        """Image states (B, N, D) after the final norm, class token first, with every patch.
+    def encode_image(self, images_BCHW: Tensor) -> Tokens:
+        return Tokens(self.vision.forward_features(images_BCHW))
 
-        Under a reduction method the states come from `harness.reduction.encode` on this model's `vision` instead.
-        """
-        states_BND: Tensor = self.vision.forward_features(images_BCHW)
-        return states_BND
-
-    def embed_image(self, image_states_BND: Tensor) -> Tensor:
+    def embed_image(self, image: Tokens) -> Tensor:
         self._check("contrast")
-        return F.normalize(self.image_projection(image_states_BND[:, 0]), dim=-1)
+        return F.normalize(self.image_projection(image.states[:, 0]), dim=-1)
 
     def embed_text(self, texts: TextBatch) -> Tensor:
         self._check("contrast")
         return F.normalize(self.text_projection(texts.states[:, 0]), dim=-1)
 
-    def match_logits(self, grounded_BLD: Tensor) -> Tensor:
+    def match_logits(self, grounded: Tokens) -> Tensor:
         """Matching logits (B, 2) from the grounded [ENC]: column 1 says that text and image belong together."""
-        logits_B2: Tensor = self.match_head(grounded_BLD[:, 0])
+        logits_B2: Tensor = self.match_head(grounded.states[:, 0])
         return logits_B2
 
-    def match(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+    def match(self, texts: TextBatch, image: Tokens) -> Tensor:
         self._check("match")
-        return self.match_logits(self.ground(texts.ids, texts.mask, image_states_BND))
+        return self.match_logits(self.ground(texts.ids, texts.mask, image))
 
-    def compare(self, texts: TextBatch, first_BND: Tensor, second_BND: Tensor) -> Tensor:
+    def compare(self, texts: TextBatch, first: Tokens, second: Tokens) -> Tensor:
         self._check("compare")
-        states_BLD = self.ground_in_two(texts.ids, texts.mask, first_BND, second_BND)
-        logits_B2: Tensor = self.pair_head(states_BLD[:, 0])
+        grounded = self.ground_in_two(texts.ids, texts.mask, first, second)
+        logits_B2: Tensor = self.pair_head(grounded.states[:, 0])
         return logits_B2
 
     def answers(self, tokenizer: Tokenizer, answers: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -178,7 +174,7 @@ class Blip(BlipText):
     def answer_scores(
         self,
         texts: TextBatch,
-        image_states_BND: Tensor,
+        image: Tokens,
         answers: tuple[Tensor, Tensor],
         candidates: int = CANDIDATES,
     ) -> Tensor:
@@ -189,28 +185,27 @@ class Blip(BlipText):
         """
         self._check("answer")
         ids_AL, mask_AL = answers
-        question_BLD = self.ground(texts.ids, texts.mask, image_states_BND)
+        question = self.ground(texts.ids, texts.mask, image)
         opening_B1 = texts.ids.new_full((len(texts.ids), 1), self.config.dec_id)
-        first_BV = self.decode(opening_B1, torch.ones_like(opening_B1), question_BLD, texts.mask)[:, 0]
+        first_BV = self.decode(opening_B1, torch.ones_like(opening_B1), question)[:, 0]
 
         def losses_of(chosen_BK: Tensor) -> Tensor:
             each = chosen_BK.shape[1]
             losses, _ = self.lm_losses(
                 ids_AL[chosen_BK].flatten(0, 1),
                 mask_AL[chosen_BK].flatten(0, 1),
-                question_BLD.repeat_interleave(each, 0),
-                read_mask_BM=texts.mask.repeat_interleave(each, 0),
+                question.repeated(each),
             )
             return losses.sum(1).view(-1, each)
 
         return rank_answers(first_BV, losses_of, ids_AL, candidates)
 
-    def answer_outputs(self, questions: TextBatch, image_states_BND: Tensor, targets: AnswerTargets) -> Tensor:
+    def answer_outputs(self, questions: TextBatch, image: Tokens, targets: AnswerTargets) -> Tensor:
         """Logits (R, L, V) of the word behind each of the answers' words, given the grounded question."""
         self._check("answer")
-        question_BLD = self.ground(questions.ids, questions.mask, image_states_BND)
+        question = self.ground(questions.ids, questions.mask, image)
         ids_RL = begun(targets.ids, self.config.dec_id)
-        return self.decode(ids_RL, targets.mask, question_BLD[targets.rows], questions.mask[targets.rows])
+        return self.decode(ids_RL, targets.mask, question.rows(targets.rows))
 
     def answer_losses(
         self,
@@ -226,7 +221,7 @@ class Blip(BlipText):
     @torch.no_grad()
     def caption(
         self,
-        image_states_BND: Tensor,
+        image: Tokens,
         prompt_ids: Tensor | None = None,
         *,
         beams: int = 3,
@@ -242,11 +237,11 @@ class Blip(BlipText):
         """
         self._check("caption")
         lengths = {"max_length": max_length, "min_length": min_length}
-        return self._written("captions", image_states_BND, None, prompt_ids, beams, lengths, repetition_penalty)
+        return self._written("captions", image, prompt_ids, beams, lengths, repetition_penalty)
 
     @torch.no_grad()
     def say_answers(
-        self, texts: TextBatch, image_states_BND: Tensor, *, beams: int = 3, max_length: int = 10, min_length: int = 1
+        self, texts: TextBatch, image: Tokens, *, beams: int = 3, max_length: int = 10, min_length: int = 1
     ) -> Tensor:
         """Answers as token ids (B, L), written behind [DEC] from the grounded questions by beam search.
 
@@ -254,15 +249,14 @@ class Blip(BlipText):
         batch's shorter questions; here it does not: no answer depends on a batch mate. HarnessError as for `caption`.
         """
         self._check("answer")
-        question_BLD = self.ground(texts.ids, texts.mask, image_states_BND)
+        question = self.ground(texts.ids, texts.mask, image)
         lengths = {"max_length": max_length, "min_length": min_length}
-        return self._written("answers", question_BLD, texts.mask, None, beams, lengths)
+        return self._written("answers", question, None, beams, lengths)
 
     def _written(
         self,
         what: str,
-        read_BMD: Tensor,
-        read_mask_BM: Tensor | None,
+        read: Tokens,
         prompt_ids: Tensor | None,
         beams: int,
         lengths: dict[str, int],
@@ -274,19 +268,18 @@ class Blip(BlipText):
             raise HarnessError(
                 f"{what} of {lengths['max_length']} tokens: expected at most {rows}, this model's positions"
             )
-        first = torch.tensor([config.dec_id], device=read_BMD.device)
+        first = torch.tensor([config.dec_id], device=read.states.device)
         if prompt_ids is not None:
             first = torch.cat([first, prompt_ids.to(first.device)])
-        repeated_BMD = read_BMD.repeat_interleave(beams, 0)
-        repeated_mask_BM = None if read_mask_BM is None else read_mask_BM.repeat_interleave(beams, 0)
+        repeated = read.repeated(beams)
 
         def step(ids_BL: Tensor) -> Tensor:
-            states_BLD = self.decoder_states(ids_BL, torch.ones_like(ids_BL), repeated_BMD, repeated_mask_BM)
+            states_BLD = self.decoder_states(ids_BL, torch.ones_like(ids_BL), repeated)
             return self.word_logits(states_BLD[:, -1])
 
         written_BL = generate(
             step,
-            first.expand(len(read_BMD), -1),
+            first.expand(len(read), -1),
             eos_id=config.sep_id,
             pad_id=config.pad_id,
             beams=beams,

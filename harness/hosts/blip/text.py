@@ -12,18 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.hosts.blip.layers import OwnAttention, decoder_layer, pair_layer, read_pairs
+from harness.hosts.blip.layers import OwnAttention, read_pairs
 from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.parts.answers import IGNORED, token_losses
-from harness.hosts.parts.bert import (
-    TextEmbeddings,
-    attention_mask,
-    bert_layers,
-    causal_mask,
-    run_layers,
-    word_transform,
-)
-from harness.kit import recompute
+from harness.hosts.parts.bert import TextEmbeddings, bert_layers, word_transform
+from harness.hosts.parts.text_stacks import BertStack, PairStack, through
+from harness.reduction import Tokens
 
 LABEL_SMOOTHING = 0.1  # released models/med.py, in training and in ranking answers
 
@@ -104,44 +98,38 @@ class BlipText(HostModel):
             std=config.init_std,
         )
 
-    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """Text states (B, L, D) of token ids (B, L) that begin with [CLS]; the layers' cross-attention is skipped."""
-        return run_layers(self.encoder, self.embeddings(ids_BL), attention_mask(mask_BL))
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tokens:
+        """Text tokens of ids (B, L) that begin with [CLS]; the layers' cross-attention is skipped."""
+        return through(BertStack(self.encoder), Tokens(self.embeddings(ids_BL), mask_BL.bool()))
 
-    def ground(self, ids_BL: Tensor, mask_BL: Tensor, image_states_BND: Tensor) -> Tensor:
-        """States (B, L, D) of texts that have read the image tokens, all of them valid; [ENC] takes the first place."""
+    def ground(self, ids_BL: Tensor, mask_BL: Tensor, image: Tokens) -> Tokens:
+        """Tokens of texts that have read the image's, those that stand; [ENC] takes the first place."""
         embedded_BLD = self.embeddings(begun(ids_BL, self.config.enc_id))
-        return run_layers(self.encoder, embedded_BLD, attention_mask(mask_BL), image_states_BND)
+        return through(BertStack(self.encoder, "fusion", read=(image,)), Tokens(embedded_BLD, mask_BL.bool()))
 
-    def ground_in_two(self, ids_BL: Tensor, mask_BL: Tensor, first_BND: Tensor, second_BND: Tensor) -> Tensor:
-        """States (B, L, D) of texts that have read the tokens of two images, in a model of pairs."""
-        states_BLD, mask = self.embeddings(begun(ids_BL, self.config.enc_id)), attention_mask(mask_BL)
-        for layer in self.encoder:
-            states_BLD = recompute.block(pair_layer, layer, states_BLD, mask, first_BND, second_BND)
-        return states_BLD
+    def ground_in_two(self, ids_BL: Tensor, mask_BL: Tensor, first: Tokens, second: Tokens) -> Tokens:
+        """Tokens of texts that have read two images', in a model of pairs."""
+        embedded_BLD = self.embeddings(begun(ids_BL, self.config.enc_id))
+        return through(PairStack(self.encoder, "fusion", read=(first, second)), Tokens(embedded_BLD, mask_BL.bool()))
 
-    def decoder_states(
-        self, ids_BL: Tensor, mask_BL: Tensor, read_BMD: Tensor, read_mask_BM: Tensor | None = None
-    ) -> Tensor:
-        """States (B, L, D), each of which knows the tokens up to its own and what `read` (B, M, D) holds."""
-        states_BLD: Tensor = (self.decoder_embeddings or self.embeddings)(ids_BL)
-        mask = causal_mask(mask_BL)
-        read_mask = None if read_mask_BM is None else attention_mask(read_mask_BM)
-        for own, lender in zip(self.decoder, self.encoder if self.config.tied else self.decoder, strict=True):
-            states_BLD = recompute.block(decoder_layer, own, lender, states_BLD, mask, read_BMD, read_mask)
-        return states_BLD
+    def decoder_states(self, ids_BL: Tensor, mask_BL: Tensor, read: Tokens) -> Tensor:
+        """States (B, L, D), each of which knows the tokens up to its own and what `read` holds."""
+        embedded_BLD: Tensor = (self.decoder_embeddings or self.embeddings)(ids_BL)
+        lenders = self.encoder if self.config.tied else self.decoder
+        stack = BertStack(self.decoder, "decoder", read=(read,), causal=True, lenders=lenders)
+        return through(stack, Tokens(embedded_BLD, mask_BL.bool())).states
 
     def word_logits(self, states: Tensor) -> Tensor:
         """Logits (…, V) of the word behind each state (…, D); the output matrix is the decoder's word table."""
         words = (self.decoder_embeddings or self.embeddings).words.weight
         return F.linear(self.word_transform(states), words, self.word_bias)
 
-    def decode(self, ids_BL: Tensor, mask_BL: Tensor, read_BMD: Tensor, read_mask_BM: Tensor | None = None) -> Tensor:
+    def decode(self, ids_BL: Tensor, mask_BL: Tensor, read: Tokens) -> Tensor:
         """Logits (B, L, V) of the word behind each token of ids (B, L), which begin with [DEC].
 
-        `read`: image states, or a question's states with the mask (B, M) of its tokens.
+        `read`: tokens of images, or of grounded questions.
         """
-        return self.word_logits(self.decoder_states(ids_BL, mask_BL, read_BMD, read_mask_BM))
+        return self.word_logits(self.decoder_states(ids_BL, mask_BL, read))
 
     def labels(self, ids_BL: Tensor, mask_BL: Tensor, prompt: int = 0) -> Tensor:
         """What the decoder shall say, (B, L): [DEC] first, -100 at padding and at the `prompt` tokens behind [DEC]."""
@@ -154,9 +142,8 @@ class BlipText(HostModel):
         self,
         ids_BL: Tensor,
         mask_BL: Tensor,
-        read_BMD: Tensor,
+        read: Tokens,
         labels_BL: Tensor | None = None,
-        read_mask_BM: Tensor | None = None,
         smoothing: float = LABEL_SMOOTHING,
     ) -> tuple[Tensor, Tensor]:
         """Loss of each next token (B, L - 1), and where one is counted; [DEC] takes the first place of ids (B, L).
@@ -166,20 +153,19 @@ class BlipText(HostModel):
         models/med.py). Its sum over a row is the loss of an answer that the released question answering weighs.
         """
         labels_BL = self.labels(ids_BL, mask_BL) if labels_BL is None else labels_BL
-        logits_BLV = self.decode(begun(ids_BL, self.config.dec_id), mask_BL, read_BMD, read_mask_BM)
+        logits_BLV = self.decode(begun(ids_BL, self.config.dec_id), mask_BL, read)
         return token_losses(logits_BLV, labels_BL, smoothing), labels_BL[:, 1:] != IGNORED
 
     def lm_loss_sum(
         self,
         ids_BL: Tensor,
         mask_BL: Tensor,
-        read_BMD: Tensor,
+        read: Tokens,
         labels_BL: Tensor | None = None,
-        read_mask_BM: Tensor | None = None,
         smoothing: float = LABEL_SMOOTHING,
     ) -> tuple[Tensor, Tensor]:
         """Sum of `lm_losses` and number of the tokens counted, for a mean over several processes."""
-        losses, counted = self.lm_losses(ids_BL, mask_BL, read_BMD, labels_BL, read_mask_BM, smoothing)
+        losses, counted = self.lm_losses(ids_BL, mask_BL, read, labels_BL, smoothing)
         return losses.sum(), counted.sum()
 
 

@@ -18,12 +18,11 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from harness.hosts.host import HostConfig, HostModel, TextBatch
 from harness.hosts.parts.attention import TRANSFORMERS_NAME
-from harness.hosts.parts.bert import causal_mask
 from harness.hosts.parts.clip_vision import block_names, clip_vision, draw_blocks, post_norm, visual_names
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
+from harness.hosts.parts.text_stacks import ClipTextStack, through
 from harness.hosts.weights.released import Lacking, NotAWeight, Part, Split, Table, Translation, Transposed, translate
-from harness.kit import recompute
-from harness.reduction import Guide
+from harness.reduction import Guide, Tokens
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -168,41 +167,35 @@ class Clip(HostModel):
         inside = all(isinstance(place, str) and place.startswith("vision.") for place in places)
         return target if target is None or inside else NotAWeight("not of the visual tower")
 
-    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """Text states (B, L, T) after the final norm; a token has read itself and what stands before it."""
-        states_BLT = self.words(ids_BL) + self.positions.weight[: ids_BL.shape[1]]
-        mask = causal_mask(mask_BL)
-        for block in self.text:
-            states_BLT = recompute.block(block, states_BLT, mask)
-        normed: Tensor = self.text_norm(states_BLT)
-        return normed
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tokens:
+        """Text tokens after the final norm; a token has read itself and what stands before it."""
+        embedded_BLT = self.words(ids_BL) + self.positions.weight[: ids_BL.shape[1]]
+        config = self.config
+        stack = ClipTextStack(self.text, config.text_heads, config.text_width)
+        read = through(stack, Tokens(embedded_BLT, mask_BL.bool()))
+        return read.with_states(self.text_norm(read.states))
 
-    def encode_image(self, images_BCHW: Tensor) -> Tensor:
-        """Image states (B, N, D) before the tower's last norm, class token first, with every patch.
+    def encode_image(self, images_BCHW: Tensor) -> Tokens:
+        """Image tokens before the tower's last norm, class token first, with every patch."""
+        return Tokens(self.vision(images_BCHW).last_hidden_state)
 
-        Under a reduction method the states come from `harness.reduction.encode` on this model's `vision` instead.
-        """
-        states_BND: Tensor = self.vision(images_BCHW).last_hidden_state
-        return states_BND
+    def normed(self, image: Tokens) -> Tensor:
+        return post_norm(self.vision, image.states)
 
-    def normed(self, image_states_BND: Tensor) -> Tensor:
-        """Image states (…, D) after the tower's last norm."""
-        return post_norm(self.vision, image_states_BND)
-
-    def image_feature(self, image_states_BND: Tensor) -> Tensor:
+    def image_feature(self, image: Tokens) -> Tensor:
         """The image's place in the shared space, (B, P), of any length, from its class token."""
-        feature_BP: Tensor = self.image_projection(self.normed(image_states_BND[:, 0]))
+        feature_BP: Tensor = self.image_projection(post_norm(self.vision, image.states[:, 0]))
         return feature_BP
 
     def text_feature(self, texts: TextBatch) -> Tensor:
         """The text's place in the shared space, (B, P), of any length, from its first end-of-text token."""
         end_B = (texts.ids == self.config.end_id).int().argmax(1)
         rows = torch.arange(len(end_B), device=end_B.device)
-        feature_BP: Tensor = self.text_projection(texts.states[rows, end_B])
+        feature_BP: Tensor = self.text_projection(texts.tokens.at_inputs()[rows, end_B])
         return feature_BP
 
-    def embed_image(self, image_states_BND: Tensor) -> Tensor:
-        return F.normalize(self.image_feature(image_states_BND), dim=-1)
+    def embed_image(self, image: Tokens) -> Tensor:
+        return F.normalize(self.image_feature(image), dim=-1)
 
     def embed_text(self, texts: TextBatch) -> Tensor:
         return F.normalize(self.text_feature(texts), dim=-1)

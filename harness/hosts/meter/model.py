@@ -20,13 +20,14 @@ from torch.nn import functional as F
 
 from harness.hosts.host import AnswerTargets, HostConfig, HostModel, TextBatch
 from harness.hosts.meter.names import INHERITED, LAST_BLOCK, OPTIONAL, RELEASED, inherited
-from harness.hosts.parts.bert import TextEmbeddings, attention_mask, bert_layers, run_layers, word_transform
+from harness.hosts.parts.bert import TextEmbeddings, bert_layers, word_transform
 from harness.hosts.parts.clip_vision import clip_vision, post_norm
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
+from harness.hosts.parts.text_stacks import BertStack, CoAttentionStack, through
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.weights.released import NotAWeight, Part, Translation, of_bert, translate
-from harness.kit import recompute
 from harness.kit.errors import HarnessError
+from harness.reduction import Tokens
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -92,10 +93,10 @@ class MeterConfig(HostConfig):
 
 @dataclass(frozen=True)
 class CoAttended:
-    """Both streams after co-attention: text (B, L, D), image (B, N, D), and cls (B, 2 D), their pooled first tokens."""
+    """Both streams after co-attention, and cls (B, 2 D), their pooled first tokens."""
 
-    text: Tensor
-    image: Tensor
+    text: Tokens
+    image: Tokens
     cls: Tensor
 
 
@@ -232,33 +233,26 @@ class Meter(HostModel):
         added = {"retrieval": r"rank_head\..+", "nlvr2": r"types\.second_image"}.get(self.config.task, "")
         return state | {name: value for name, value in inherited(state).items() if re.fullmatch(added, name)}
 
-    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
-        """RoBERTa's states (B, L, D) of token ids (B, L) with mask (B, L), true where a token stands."""
-        return run_layers(self.text, self.embeddings(ids_BL), attention_mask(mask_BL))
+    def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tokens:
+        """RoBERTa's tokens of ids (B, L) with mask (B, L), true where a token stands."""
+        return through(BertStack(self.text), Tokens(self.embeddings(ids_BL), mask_BL.bool()))
 
-    def encode_image(self, images_BCHW: Tensor) -> Tensor:
-        """Image states (B, N, D) before the tower's last norm, class token first, with every patch.
+    def encode_image(self, images_BCHW: Tensor) -> Tokens:
+        """Image tokens before the tower's last norm, class token first, with every patch."""
+        return Tokens(self.vision(images_BCHW).last_hidden_state)
 
-        Under a reduction method the states come from `harness.reduction.encode` on this model's `vision` instead.
-        """
-        states_BND: Tensor = self.vision(images_BCHW).last_hidden_state
-        return states_BND
-
-    def co_attend(self, texts: TextBatch, image_states_BND: Tensor, image_type: str = "image") -> CoAttended:
-        """Texts and image tokens, all of them valid, after having read each other.
+    def co_attend(self, texts: TextBatch, image: Tokens, image_type: str = "image") -> CoAttended:
+        """Texts and image tokens, those that stand, after having read each other.
 
         `image_type`: "image", or "second_image" where a text is about two images.
         """
         text = self.text_transform(texts.states) + self.types["text"]
-        image = self.image_transform(post_norm(self.vision, image_states_BND)) + self.types[image_type]
-        mask = attention_mask(texts.mask)
-        for text_layer, image_layer in zip(self.text_fusion, self.image_fusion, strict=True):
-            text, image = (
-                recompute.block(text_layer, text, mask, image),
-                recompute.block(image_layer, image, None, text, mask),
-            )
-        pooled = torch.cat([self.text_pooler(text[:, 0]), self.image_pooler(image[:, 0])], dim=-1)
-        return CoAttended(text, image, pooled)
+        seen = self.image_transform(post_norm(self.vision, image.states)) + self.types[image_type]
+        stack = CoAttentionStack(self.text_fusion, self.image_fusion)
+        read = through(stack, (texts.tokens.with_states(text), image.with_states(seen)))
+        assert read.beside is not None
+        first_tokens = self.text_pooler(read.states[:, 0]), self.image_pooler(read.beside.states[:, 0])
+        return CoAttended(read, read.beside, torch.cat(first_tokens, dim=-1))
 
     def match_logits(self, cls_BE: Tensor) -> Tensor:
         """Matching logits (B, 2) of pooled pairs (B, 2 D): column 1 says that text and image belong together."""
@@ -285,23 +279,22 @@ class Meter(HostModel):
         scores_B1: Tensor = self.rank_head(cls_BE)
         return scores_B1.squeeze(-1)
 
-    def compare(self, texts: TextBatch, first_BND: Tensor, second_BND: Tensor) -> Tensor:
-        first = self.co_attend(texts, first_BND)
-        second = self.co_attend(texts, second_BND, "second_image")
-        logits_B2: Tensor = self.pair_head(torch.cat([first.cls, second.cls], dim=-1))
+    def compare(self, texts: TextBatch, first: Tokens, second: Tokens) -> Tensor:
+        pooled = self.co_attend(texts, first).cls, self.co_attend(texts, second, "second_image").cls
+        logits_B2: Tensor = self.pair_head(torch.cat(pooled, dim=-1))
         return logits_B2
 
-    def match(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
-        return self.match_logits(self.co_attend(texts, image_states_BND).cls)
+    def match(self, texts: TextBatch, image: Tokens) -> Tensor:
+        return self.match_logits(self.co_attend(texts, image).cls)
 
-    def rank(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
+    def rank(self, texts: TextBatch, image: Tokens) -> Tensor:
         """The ranking head's score (B,) after fine-tuning on retrieval, else the matching head's log-odds."""
         if self.config.task != "retrieval":
-            return super().rank(texts, image_states_BND)
-        return self.rank_scores(self.co_attend(texts, image_states_BND).cls)
+            return super().rank(texts, image)
+        return self.rank_scores(self.co_attend(texts, image).cls)
 
-    def entail(self, texts: TextBatch, image_states_BND: Tensor) -> Tensor:
-        return self.entailment_logits(self.co_attend(texts, image_states_BND).cls)
+    def entail(self, texts: TextBatch, image: Tokens) -> Tensor:
+        return self.entailment_logits(self.co_attend(texts, image).cls)
 
     def answers(self, tokenizer: Tokenizer, answers: Sequence[str]) -> Tensor:
         """The classifier's columns (A,) of the answers it was trained with, which are all of them in its order."""
@@ -309,13 +302,13 @@ class Meter(HostModel):
             raise HarnessError(f"{len(answers)} answers: this model's classifier has {self.config.answer_classes}")
         return torch.arange(len(answers))
 
-    def answer_scores(self, texts: TextBatch, image_states_BND: Tensor, answers: Tensor) -> Tensor:
+    def answer_scores(self, texts: TextBatch, image: Tokens, answers: Tensor) -> Tensor:
         """Score (B, A) of some of the VQA head's answers, given by their classes (A,)."""
-        return self.answer_logits(self.co_attend(texts, image_states_BND).cls)[:, answers]
+        return self.answer_logits(self.co_attend(texts, image).cls)[:, answers]
 
-    def answer_outputs(self, questions: TextBatch, image_states_BND: Tensor, targets: AnswerTargets) -> Tensor:
+    def answer_outputs(self, questions: TextBatch, image: Tokens, targets: AnswerTargets) -> Tensor:
         """Logits (B, A) of every class of the VQA head."""
-        return self.answer_logits(self.co_attend(questions, image_states_BND).cls)
+        return self.answer_logits(self.co_attend(questions, image).cls)
 
     def answer_losses(
         self,

@@ -1,20 +1,16 @@
-"""BERT's parts, from which every host builds its text side: embeddings, layers, masks, the word head.
+"""BERT's parts, from which every host builds its text side: embeddings, layers, the word head.
 
-The layers are transformers'; the attention inside them is this harness's own (harness.hosts.parts.attention).
-Shapes: B texts, L tokens, D width, V vocabulary; masks (B, L) are true where a token stands.
+The layers are transformers'; what runs them is `harness.hosts.parts.text_stacks`.
+Shapes: B texts, L tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import torch
 from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
 from harness.hosts.parts.attention import TRANSFORMERS_NAME
-from harness.kit import recompute
 
 
 class TextEmbeddings(nn.Module):
@@ -74,11 +70,11 @@ def bert_layers(
     dropout: float = 0.0,
     std: float | None = None,
 ) -> nn.ModuleList:
-    """`count` BERT layers, called as layer(states, mask) or layer(states, mask, image states).
+    """`count` BERT layers, as `harness.hosts.parts.text_stacks.BertStack` opens them.
 
-    transformers allows cross-attention in "decoder" layers only; whether a layer may look ahead is up to the mask
-    it is given. Weights are drawn with deviation `std`, by default 1 / sqrt(inputs): BERT's own 0.02 is made for 768
-    channels, and at 96 attention starts so flat that it hardly learns.
+    transformers allows cross-attention in "decoder" layers only; whether a layer may look ahead is up to the stack.
+    Weights are drawn with deviation `std`, by default 1 / sqrt(inputs): BERT's own 0.02 is made for 768 channels, and
+    at 96 attention starts so flat that it hardly learns.
     """
     config = BertConfig(
         hidden_size=width,
@@ -97,22 +93,3 @@ def bert_layers(
             nn.init.normal_(module.weight, std=std or module.in_features**-0.5)
             nn.init.zeros_(module.bias)
     return layers
-
-
-def run_layers(layers: Iterable[nn.Module], states_BLD: Tensor, mask: Tensor, read_BND: Tensor | None = None) -> Tensor:
-    """States (B, L, D) after all layers; layers with cross-attention read `read_BND` where it is given."""
-    for layer in layers:
-        states_BLD = recompute.block(layer, states_BLD, mask, read_BND)
-    return states_BLD
-
-
-def attention_mask(mask_BL: Tensor) -> Tensor:
-    """Boolean mask (B, 1, 1, L): every query may read the tokens that stand."""
-    return mask_BL.bool()[:, None, None, :]
-
-
-def causal_mask(mask_BL: Tensor) -> Tensor:
-    """Boolean mask (B, 1, L, L): a token may read itself and what stands before it."""
-    length = mask_BL.shape[1]
-    earlier = torch.ones(length, length, dtype=torch.bool, device=mask_BL.device).tril()
-    return attention_mask(mask_BL) & earlier

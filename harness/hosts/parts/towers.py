@@ -6,8 +6,7 @@ D channels, H heads, d = D / H. Blocks are sequential and pre-norm; anything els
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import replace
+from abc import abstractmethod
 from typing import Any
 
 from timm.layers.attention import Attention as TimmAttention
@@ -18,95 +17,35 @@ from torch.nn import functional as F
 from transformers import BlipVisionModel, CLIPVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from harness.hosts.parts.attention import attention, attention_map
+from harness.hosts.parts.clip_blocks import ClipBlocks
 from harness.kit.errors import HarnessError
-from harness.reduction import Evidence, TokenState, TowerShape, phase
+from harness.reduction import Stack, StackShape, Tokens, TokenState
 
 
-class VisionTower(ABC):
-    """One loop's view of a ViT: embed, then per block `attend` and `feed_forward`, then finish and pool."""
+class VisionTower(Stack):
+    """One loop's view of a ViT: open, then per block `attend` and `feed_forward`, then close and `output`."""
 
-    def __init__(self, model: nn.Module, shape: TowerShape, heads: int) -> None:
+    def __init__(self, model: nn.Module, shape: StackShape) -> None:
+        super().__init__(shape)
         self.model = model
-        self.shape = shape
-        self.heads = heads
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) -> tokens (B, N, D) entering block 0."""
 
     @abstractmethod
-    def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (B, N, D), before the norm -> q, k, v, each (B, H, N, d), unscaled."""
-
-    @abstractmethod
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """As above, but only the first token's q (B, H, 1, d) and all k (B, H, N, d): nothing else is computed."""
-
-    @abstractmethod
-    def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
-        """Project the heads' outputs (B, N, D) and add them to the residual stream (B, N, D)."""
-
-    @abstractmethod
-    def mlp(self, block: int, tokens: Tensor) -> Tensor:
-        """Norm, MLP and residual on tokens (B, N, D)."""
-
-    @abstractmethod
     def finish(self, tokens: Tensor) -> Tensor:
         """The final norm, where the model applies it to all tokens."""
 
     @abstractmethod
-    def output(self, tokens: Tensor) -> Any:
-        """What the model's own forward returns, from the finished tokens."""
+    def output(self, tokens: Tokens) -> Any:
+        """What the model's own forward returns, from what left the tower."""
 
-    def attention_dropout(self, block: int) -> float:
-        """Dropout on the attention map while training."""
-        return 0.0
+    def open(self, inputs: Tensor) -> TokenState:
+        return TokenState(self.embed(inputs), prefix=self.shape.prefix)
 
-    def attend(
-        self, block: int, state: TokenState, wants: frozenset[str], proportional: bool = False
-    ) -> tuple[TokenState, Evidence]:
-        """Norm, attention and residual of one block, with the evidence a method wants of it.
-
-        With `proportional`, log sizes are added to the keys' logits (ToMe).
-        """
-        q, k, v = self.queries_keys_values(block, state.tokens)
-        bias = None
-        if proportional and state.sizes is not None:
-            bias = state.sizes.log()[:, None, None, :].to(q.dtype)
-        evidence = self._evidence(q, k, wants, state.prefix, bias)
-        dropout = self.attention_dropout(block) if self.model.training else 0.0
-        attended = attention(q, k, v, bias, dropout).transpose(1, 2).flatten(2)
-        return replace(state, tokens=self.close_attention(block, state.tokens, attended)), evidence
-
-    def feed_forward(self, block: int, state: TokenState) -> TokenState:
-        """Norm, MLP and residual of one block."""
-        return replace(state, tokens=self.mlp(block, state.tokens))
-
-    def observe(self, block: int, state: TokenState, wants: frozenset[str]) -> Evidence:
-        """The evidence of a block that is not run: for cls_attention and keys, one query and the keys only."""
-        if "attention_received" in wants:
-            q, k, _ = self.queries_keys_values(block, state.tokens)
-        else:
-            q, k = self.query_and_keys(block, state.tokens)
-        return self._evidence(q, k, wants, state.prefix, None)
-
-    def _evidence(self, q: Tensor, k: Tensor, wants: frozenset[str], prefix: int, bias: Tensor | None) -> Evidence:
-        if not wants:
-            return Evidence()
-        found: dict[str, Tensor] = {}
-        with phase("scoring"):
-            if "cls_attention" in wants:
-                found["cls_attention"] = attention_map(q[:, :, :1], k, bias)[:, :, 0, prefix:].mean(1)
-            if "keys" in wants:
-                found["keys"] = k.mean(1)
-            if "attention_received" in wants:
-                found["attention_received"] = attention_map(q, k, bias).mean((1, 2))
-        return Evidence(**found)
-
-    def heads_first(self, projected: Tensor) -> Tensor:
-        """(B, N, D) -> (B, H, N, d)."""
-        return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def close(self, state: TokenState) -> Tokens:
+        return state.left(self.finish(state.tokens))
 
 
 class TimmTower(VisionTower):
@@ -126,15 +65,16 @@ class TimmTower(VisionTower):
             raise HarnessError(
                 f"{type(model).__name__}: its own forward_features cannot be opened; use a plain VisionTransformer"
             )
-        shape = TowerShape(
+        shape = StackShape(
             depth=len(model.blocks),
             patches=model.patch_embed.num_patches,
             prefix=model.num_prefix_tokens,
             width=model.embed_dim,
             class_token=model.cls_token is not None,
             name=type(model).__name__,
+            heads=model.blocks[0].attn.num_heads,
         )
-        super().__init__(model, shape, model.blocks[0].attn.num_heads)
+        super().__init__(model, shape)
 
     def embed(self, images: Tensor) -> Tensor:
         model = self.model
@@ -166,12 +106,28 @@ class TimmTower(VisionTower):
     def finish(self, tokens: Tensor) -> Tensor:
         return self.model.norm(tokens)
 
-    def output(self, tokens: Tensor) -> Tensor:
-        """forward_head of the finished tokens: logits (B, classes), or pooled features without a head."""
-        return self.model.forward_head(tokens)
+    def output(self, tokens: Tokens) -> Tensor:
+        """forward_head of the tokens: logits (B, classes), or pooled features without a head.
+
+        Where the model averages its tokens, each counts by its size.
+        """
+        model = self.model
+        if (tokens.sizes is None and tokens.mask is None) or model.global_pool not in ("avg", "avgmax", "max", "map"):
+            return model.forward_head(tokens.states)
+        skip = 0 if model.pool_include_prefix else tokens.prefix
+        if model.global_pool == "avg":
+            pooled = tokens.mean(skip)
+        elif model.global_pool == "map":
+            pooled = model.attn_pool(tokens.states[:, skip:], attn_mask=tokens.log_sizes(skip)[:, None, None])
+        else:
+            raise HarnessError(
+                f"{type(model).__name__} pools by {model.global_pool!r}, which does not know what merged tokens stand "
+                "for: use a tower that pools by its class token, the mean or attention"
+            )
+        return model.head(model.head_drop(model.fc_norm(pooled)))
 
     def attention_dropout(self, block: int) -> float:
-        return self.model.blocks[block].attn.attn_drop.p
+        return self.model.blocks[block].attn.attn_drop.p if self.model.training else 0.0
 
 
 def _slices(qkv: nn.Linear, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,60 +138,40 @@ def _slices(qkv: nn.Linear, tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class TransformersTower(VisionTower):
-    """What transformers' CLIP and BLIP vision models share: layers with layer_norm1, self_attn, layer_norm2, mlp."""
+    """What transformers' CLIP and BLIP vision models share."""
 
     def __init__(self, model: nn.Module) -> None:
         # transformers 5.17 keeps the layers in .vision_model for CLIP, later releases in the model itself.
         self.core: Any = getattr(model, "vision_model", model)
         config: Any = self.core.config
-        shape = TowerShape(
+        shape = StackShape(
             depth=config.num_hidden_layers,
             patches=self.core.embeddings.num_patches,
             prefix=1,
             width=config.hidden_size,
             class_token=True,
             name=type(model).__name__,
+            heads=config.num_attention_heads,
         )
-        super().__init__(model, shape, config.num_attention_heads)
+        super().__init__(model, shape)
 
-    def mlp(self, block: int, tokens: Tensor) -> Tensor:
-        layer = self.core.encoder.layers[block]
-        return tokens + layer.mlp(layer.layer_norm2(tokens))
+    def output(self, tokens: Tokens) -> BaseModelOutputWithPooling:
+        pooled = self.core.post_layernorm(tokens.states[:, 0])
+        return BaseModelOutputWithPooling(last_hidden_state=tokens.states, pooler_output=pooled)
 
 
-class CLIPTower(TransformersTower):
+class CLIPTower(ClipBlocks, TransformersTower):
     """transformers' CLIPVisionModel: norm before the blocks; the last norm is for the pooled class token only."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.layers = self.core.encoder.layers
 
     def embed(self, images: Tensor) -> Tensor:
         return self.core.pre_layrnorm(self.core.embeddings(images))
 
-    def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        layer = self.core.encoder.layers[block]
-        normed, attn = layer.layer_norm1(tokens), layer.self_attn
-        return (
-            self.heads_first(attn.q_proj(normed)),
-            self.heads_first(attn.k_proj(normed)),
-            self.heads_first(attn.v_proj(normed)),
-        )
-
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        layer = self.core.encoder.layers[block]
-        normed, attn = layer.layer_norm1(tokens), layer.self_attn
-        return self.heads_first(attn.q_proj(normed[:, :1])), self.heads_first(attn.k_proj(normed))
-
-    def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
-        return tokens + self.core.encoder.layers[block].self_attn.out_proj(attended)
-
     def finish(self, tokens: Tensor) -> Tensor:
         return tokens
-
-    def output(self, tokens: Tensor) -> BaseModelOutputWithPooling:
-        return BaseModelOutputWithPooling(
-            last_hidden_state=tokens, pooler_output=self.core.post_layernorm(tokens[:, 0])
-        )
-
-    def attention_dropout(self, block: int) -> float:
-        return self.core.encoder.layers[block].self_attn.dropout
 
 
 class BLIPTower(TransformersTower):
@@ -260,13 +196,12 @@ class BLIPTower(TransformersTower):
     def finish(self, tokens: Tensor) -> Tensor:
         return self.core.post_layernorm(tokens)
 
-    def output(self, tokens: Tensor) -> BaseModelOutputWithPooling:
-        return BaseModelOutputWithPooling(
-            last_hidden_state=tokens, pooler_output=self.core.post_layernorm(tokens[:, 0])
-        )
+    def mlp(self, block: int, tokens: Tensor) -> Tensor:
+        layer = self.core.encoder.layers[block]
+        return tokens + layer.mlp(layer.layer_norm2(tokens))
 
     def attention_dropout(self, block: int) -> float:
-        return self.core.encoder.layers[block].self_attn.dropout.p
+        return self.core.encoder.layers[block].self_attn.dropout.p if self.model.training else 0.0
 
 
 def open_tower(model: nn.Module) -> VisionTower:

@@ -18,9 +18,9 @@ from harness.hosts.parts.tokenizer import Specials
 from harness.objectives.momentum import Twin
 from harness.objectives.objective import Losses, Moment, Objective, Pairs
 from harness.objectives.recipe import Recipe
-from harness.reduction import TokenReducer
+from harness.reduction import TokenReducer, Tokens
 
-Encode = Callable[[Tensor], Tensor]
+Encode = Callable[[Tensor], Tokens]
 
 
 class DistilledObjective(Objective[HostModel]):
@@ -34,7 +34,7 @@ class DistilledObjective(Objective[HostModel]):
 
     @abstractmethod
     def logits(self, host: HostModel, texts: TextBatch, encode: Encode, pairs: Any) -> Tensor:
-        """What the host says of a batch; `encode` turns pixels (B, 3, H, W) into its image states (B, N, D)."""
+        """What the host says of a batch; `encode` turns pixels (B, 3, H, W) into its tokens."""
 
     @abstractmethod
     def loss(self, logits: Tensor, pairs: Any, soft: Tensor | None, alpha: float) -> Tensor:

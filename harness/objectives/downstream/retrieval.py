@@ -102,16 +102,13 @@ class MeterRetrieval(Objective[Meter]):
         chosen, right = self.texts_to_rank(pairs, moment)
         each = chosen.shape[1]
         own = host.text_batch(pairs.ids, pairs.mask)
-        every = TextBatch(
-            self.candidates(own.ids, self.specials.pad),
-            self.candidates(own.mask, 0),
-            self.candidates(own.states, 0.0),
-        )
+        ids, mask = self.candidates(own.ids, self.specials.pad), self.candidates(own.mask, 0)
+        every = TextBatch(ids, mask, self.candidate_tokens(own.tokens))
         texts = every.select(chosen.flatten())
         if self.reducer.needs_text:
             images = self.encode_images(pairs.pixels.repeat_interleave(each, 0), texts)
         else:
-            images = self.encode_images(pairs.pixels, own).repeat_interleave(each, 0)
+            images = self.encode_images(pairs.pixels, own).repeated(each)
         scores = host.rank(texts, images).view(count, each).masked_fill(right, -torch.inf)
         return {"ranking": F.cross_entropy(scores, torch.zeros(count, dtype=torch.long, device=scores.device))}
 

@@ -1,0 +1,40 @@
+"""transformers' CLIP blocks, of its tower and of its text side alike, as a stack opens them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from harness.reduction import Stack
+
+
+class ClipBlocks(Stack):
+    """Pre-norm blocks with layer_norm1, self_attn, layer_norm2 and mlp. Shapes as in `harness.reduction.Stack`."""
+
+    layers: Any
+
+    def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        layer = self.layers[block]
+        normed, own = layer.layer_norm1(tokens), layer.self_attn
+        return (
+            self.heads_first(own.q_proj(normed)),
+            self.heads_first(own.k_proj(normed)),
+            self.heads_first(own.v_proj(normed)),
+        )
+
+    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        layer = self.layers[block]
+        normed, own = layer.layer_norm1(tokens), layer.self_attn
+        return self.heads_first(own.q_proj(normed[:, :1])), self.heads_first(own.k_proj(normed))
+
+    def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
+        return tokens + self.layers[block].self_attn.out_proj(attended)
+
+    def mlp(self, block: int, tokens: Tensor) -> Tensor:
+        layer = self.layers[block]
+        return tokens + layer.mlp(layer.layer_norm2(tokens))
+
+    def attention_dropout(self, block: int) -> float:
+        own = self.layers[block].self_attn
+        return float(own.dropout) if own.training else 0.0

@@ -1,0 +1,254 @@
+"""What a method is driven over: a stack of blocks that can be opened, and the one loop that drives it.
+
+A stack is a vision tower, a text encoder, a fusion encoder or a decoder. Shapes: B inputs, N tokens (prefix first),
+M queries, D channels, H heads, d = D / H.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from harness.kit import recompute
+from harness.reduction.kernels import attention, attention_map
+from harness.reduction.tokens import Tokens, TokenState, phase
+
+if TYPE_CHECKING:
+    from harness.reduction.method import Guide, TokenReducer
+
+
+@dataclass(frozen=True)
+class StackShape:
+    """What a method may know of a stack: blocks, n0 tokens that it may reduce, protected prefix tokens, channels.
+
+    `kind`: vision, text, fusion or decoder. `patches` of a text are those of the longest.
+    """
+
+    depth: int
+    patches: int
+    prefix: int
+    width: int
+    class_token: bool
+    name: str = "tower"
+    kind: str = "vision"
+    heads: int = 1
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a method asked of a block, computed beside fused attention; everything not asked for is None.
+
+    cls_attention: (B, P), head-mean attention of the class token to each token behind the prefix.
+    keys: (B, N, d), head-mean of the keys, prefix tokens included.
+    attention_received: (B, N), mean over heads and queries of the attention each token receives.
+    """
+
+    cls_attention: Tensor | None = None
+    keys: Tensor | None = None
+    attention_received: Tensor | None = None
+
+
+EVIDENCE_KINDS = frozenset(Evidence.__dataclass_fields__)
+NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass
+class Trace:
+    """What one pass did: tokens entering each attention and each MLP, prefix included; origins if asked for.
+
+    `standing`: of an adaptive method, tokens that stand in each MLP, (B,) a block.
+    """
+
+    origins_wanted: bool = False
+    attention: list[int] = field(default_factory=list)
+    mlp: list[int] = field(default_factory=list)
+    origins: list[Tensor] = field(default_factory=list)
+    standing: list[Tensor] = field(default_factory=list)
+    sizes: Tensor | None = None
+
+
+class Stack(ABC):
+    """One loop's view of some blocks, which it neither copies nor changes."""
+
+    def __init__(self, shape: StackShape) -> None:
+        self.shape = shape
+
+    @abstractmethod
+    def open(self, inputs: Any) -> TokenState:
+        """Inputs (images (B, C, H, W), or `Tokens` of texts) -> the state entering block 0."""
+
+    @abstractmethod
+    def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, N, D) as they enter the block -> q, k, v of its self-attention, each (B, H, N, d), unscaled."""
+
+    @abstractmethod
+    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """As above, but only the first token's q (B, H, 1, d) and all k (B, H, N, d): nothing else is computed."""
+
+    @abstractmethod
+    def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
+        """Project the heads' outputs (B, N, D) and add them to the residual stream (B, N, D)."""
+
+    @abstractmethod
+    def mlp(self, block: int, tokens: Tensor) -> Tensor:
+        """The MLP with its norm and residual on tokens (B, N, D)."""
+
+    @abstractmethod
+    def close(self, state: TokenState) -> Tokens:
+        """What leaves the stack, after its last norm where it has one."""
+
+    def attention_dropout(self, block: int) -> float:
+        """Dropout on the attention map, 0 in evaluation."""
+        return 0.0
+
+    def bias(self, state: TokenState, proportional: bool) -> Tensor | None:
+        """What is added to the logits of self-attention, broadcasting to (B, H, M, N)."""
+        return state.bias(proportional)
+
+    def softmax_attention(
+        self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, proportional: bool = False
+    ) -> Tensor:
+        """The stack's own attention, heads' outputs (B, H, M, d); `proportional`: log sizes are added (ToMe)."""
+        return attention(q, k, v, self.bias(state, proportional), self.attention_dropout(block))
+
+    def cross(self, block: int, state: TokenState, reducer: TokenReducer[Any] | None) -> TokenState:
+        """Read another stack's tokens, between self-attention and MLP; here: nothing."""
+        return state
+
+    def attend(
+        self,
+        block: int,
+        state: TokenState,
+        wants: frozenset[str] = NOTHING,
+        reducer: TokenReducer[Any] | None = None,
+    ) -> tuple[TokenState, Evidence]:
+        """Attention and residual of one block, with the evidence wanted; by `reducer`'s own attention where it has one.
+
+        Without a reducer: the stack's plain attention, as look-ahead scoring runs it.
+        """
+        q, k, v = self.queries_keys_values(block, state.tokens)
+        proportional = reducer is not None and reducer.proportional_attention
+        evidence = self._evidence(q, k, wants, state.prefix, self.bias(state, proportional) if wants else None)
+        if reducer is None:
+            attended, left = self.softmax_attention(block, q, k, v, state), state
+        else:
+            attended, left = reducer.attention(block, q, k, v, state, self)
+        heads_last = attended.transpose(1, 2).flatten(2)
+        state = replace(left, tokens=self.close_attention(block, left.tokens, heads_last))
+        return self.cross(block, state, reducer), evidence
+
+    def feed_forward(self, block: int, state: TokenState) -> TokenState:
+        """Norm, MLP and residual of one block."""
+        return replace(state, tokens=self.mlp(block, state.tokens))
+
+    def observe(self, block: int, state: TokenState, wants: frozenset[str]) -> Evidence:
+        """The evidence of a block that is not run: for cls_attention and keys, one query and the keys only."""
+        if "attention_received" in wants:
+            q, k, _ = self.queries_keys_values(block, state.tokens)
+        else:
+            q, k = self.query_and_keys(block, state.tokens)
+        return self._evidence(q, k, wants, state.prefix, self.bias(state, False))
+
+    def step(
+        self, block: int, state: TokenState, reducer: TokenReducer[Any], guide: Guide | None, trace: Trace | None
+    ) -> TokenState:
+        """One block with the method's hooks around its parts."""
+        with phase(reducer.scoring_phase):
+            state = reducer.before_block(block, state, self, guide)
+        entering = state.tokens.shape[1]
+        state, evidence = recompute.block(self.attend, block, state, reducer.evidence(block), reducer)
+        with phase("matching"):
+            state = reducer.between(block, state, evidence)
+        if trace is not None:
+            record(trace, entering, state)
+        return recompute.block(self.feed_forward, block, state)
+
+    def _evidence(self, q: Tensor, k: Tensor, wants: frozenset[str], prefix: int, bias: Tensor | None) -> Evidence:
+        if not wants:
+            return Evidence()
+        found: dict[str, Tensor] = {}
+        with phase("scoring"):
+            if "cls_attention" in wants:
+                found["cls_attention"] = attention_map(q[:, :, :1], k, bias)[:, :, 0, prefix:].mean(1)
+            if "keys" in wants:
+                found["keys"] = k.mean(1)
+            if "attention_received" in wants:
+                found["attention_received"] = attention_map(q, k, bias).mean((1, 2))
+        return Evidence(**found)
+
+    def heads_first(self, projected: Tensor) -> Tensor:
+        """(B, N, D) -> (B, H, N, d)."""
+        return projected.unflatten(-1, (self.shape.heads, -1)).transpose(1, 2)
+
+
+def record(trace: Trace, entering: int, state: TokenState) -> None:
+    """Put into a trace what a block's attention was entered with and what its MLP is."""
+    trace.attention.append(entering)
+    trace.mlp.append(state.tokens.shape[1])
+    if state.origin is not None:
+        trace.origins.append(state.origin)
+    standing = state.standing
+    full = torch.full((len(state.tokens),), state.tokens.shape[1], device=state.tokens.device)
+    trace.standing.append(full if standing is None else standing.sum(dim=1))
+
+
+def drive(
+    stack: Stack,
+    state: TokenState,
+    reducer: TokenReducer[Any],
+    guide: Guide | None = None,
+    trace: Trace | None = None,
+) -> Tokens:
+    """Run an opened state through a stack with a method: what leaves the stack."""
+    if trace is not None and trace.origins_wanted:
+        state = state.traced()
+    state = reducer.opened(state, stack, guide)
+    for block in range(stack.shape.depth):
+        state = stack.step(block, state, reducer, guide, trace)
+    if trace is not None:
+        trace.sizes = state.sizes
+    return stack.close(state)
+
+
+def encode(
+    stack: Stack, reducer: TokenReducer[Any], images: Tensor, guide: Guide | None = None, trace: Trace | None = None
+) -> Tokens:
+    """Run images (B, C, H, W) through a tower with a method: tokens after the final norm."""
+    state = stack.open(images)
+    if reducer.stochastic:
+        state = replace(state, sample_keys=sample_keys(images))
+    return drive(stack, state, reducer, guide, trace)
+
+
+def sample_keys(images: Tensor) -> Tensor:
+    """One int64 per image from its bits alone, so that random methods do not depend on batch or order."""
+    bits = images.contiguous().view(
+        torch.int32 if images.element_size() == 4 else torch.int64 if images.element_size() == 8 else torch.int16
+    )
+    return bits.flatten(1).long().sum(1)
+
+
+_working: ContextVar[TokenReducer[Any] | None] = ContextVar("working", default=None)
+
+
+@contextmanager
+def reducing(reducer: TokenReducer[Any] | None) -> Iterator[None]:
+    """Let a method work in the text, fusion and decoder stacks that hosts drive inside, as far as it says it does."""
+    token = _working.set(reducer)
+    try:
+        yield
+    finally:
+        _working.reset(token)
+
+
+def working_in(kind: str) -> TokenReducer[Any] | None:
+    """The method that works in stacks of a kind now, or None."""
+    reducer = _working.get()
+    return reducer if reducer is not None and kind in reducer.stacks else None
