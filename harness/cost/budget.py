@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -45,18 +47,25 @@ def tower_macs(
     """MACs of one image through a reduced tower, counted on meta tensors unless a device is named.
 
     `with_head`: the model's pooling and classifier count too. `trace` gets the tokens of each block.
-    The method's own trainable parameters take part in the training step.
+    The method's own trainable parameters take part in the training step, for which a method that learns is in training
+    mode: where it only hides tokens then, all of them count.
     """
 
-    def attempt(where: str) -> Counts:
-        copy, method = skeleton(model, where).eval(), skeleton(reducer, where).eval()
+    def attempt(where: str, training: bool = False) -> Counts:
+        copy, method = skeleton(model, where).eval(), skeleton(reducer, where).train(training)
         images, guide = tower_inputs(copy, method, 1, where, _dtype(copy))
-        if trace is not None:
-            trace.attention.clear()
-            trace.mlp.clear()
-        return count(tower_call(copy, method, images, guide, trace, with_head), train_step=train_step)
+        seen = Trace()
+        counts = count(tower_call(copy, method, images, guide, seen, with_head), train_step=train_step)
+        if trace is not None and not training:
+            trace.attention, trace.mlp = seen.attention, seen.mlp
+        return counts
 
-    return without_data(attempt) if device is None else attempt(device)
+    def counted(training: bool) -> Counts:
+        run = partial(attempt, training=training)
+        return without_data(run) if device is None else run(device)
+
+    counts = counted(False)
+    return replace(counts, train_step=counted(True).train_step) if train_step and reducer.learns else counts
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

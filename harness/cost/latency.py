@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from harness.cost.flops import MacCounter
-from harness.cost.probe import mode_of, tower_call, tower_inputs
+from harness.cost.probe import Sample, mode_of, tower_call, tower_inputs
 from harness.kit.allocator import keep_freed_memory
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Bar, Progress
@@ -32,12 +32,13 @@ def measure_latency(
     runs: int = 30,
     seconds: float = 5.0,
     attention: str = "fused",
+    sample: Sample | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Forward latency of a batch, in evaluation mode and without gradients, on the model's device.
 
     Method and dense run in turns, each first every other time; at most `runs` pairs, and none begins after
-    `seconds` once five are done. `ratio` is the median over pairs of method / dense. CUDA events time a GPU,
+    `seconds` once five are done. `sample`: the images for an adaptive method. `ratio` is the median over pairs of method / dense. CUDA events time a GPU,
     perf_counter a CPU. Raises HarnessError for fewer than 5 runs or a batch below 1.
     """
     if runs < 5 or batch_size < 1:
@@ -45,7 +46,7 @@ def measure_latency(
     keep_freed_memory()
     parameter = next(model.parameters())
     device = parameter.device
-    images, guide = tower_inputs(model, reducer, batch_size, device, parameter.dtype, "rand")
+    images, guide = tower_inputs(model, reducer, batch_size, device, parameter.dtype, "rand", sample)
     dense = make_reducer("dense", reducer.shape)
     reduced_call, dense_call = (tower_call(model, method, images, guide) for method in (reducer, dense))
     clock = _cuda_ms if device.type == "cuda" else _cpu_ms

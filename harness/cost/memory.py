@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from harness.cost.flops import MacCounter, scalar
-from harness.cost.probe import mode_of, skeleton, tower_call, tower_inputs
+from harness.cost.probe import Sample, mode_of, skeleton, tower_call, tower_inputs
 from harness.kit.errors import HarnessError
 from harness.reduction import TokenReducer
 from harness.reduction.kernels import attention_path
@@ -90,8 +90,8 @@ def estimate_memory(
 ) -> MemoryFit:
     """Training memory without running anything, for attention `fused` or `math`.
 
-    A method whose token counts depend on values is run on zeros instead. Raises HarnessError when the
-    attention path named is not the one that torch takes.
+    A method that looks at values is run on zeros instead; an adaptive one needs images (`measure_memory`). Raises
+    HarnessError when the attention path named is not the one that torch takes.
     """
     try:
         with FakeTensorMode():
@@ -109,16 +109,21 @@ def estimate_memory(
 
 
 def measure_memory(
-    model: nn.Module, reducer: TokenReducer[Any], attention: str = "fused", source: str = "measured"
+    model: nn.Module,
+    reducer: TokenReducer[Any],
+    attention: str = "fused",
+    source: str = "measured",
+    sample: Sample | None = None,
 ) -> MemoryFit:
     """The same accounting on the model's own tensors; on a GPU also the slope of the allocator's peak.
 
+    `sample`: the images on which adaptive methods run.
     Raises HarnessError as `estimate_memory`. On a GPU the parameters' gradients are used and set to None.
     """
-    saved = [_saved(model, reducer, batch, attention) for batch in BATCHES]
+    saved = [_saved(model, reducer, batch, attention, sample) for batch in BATCHES]
     growth = None
     if _device(model).type == "cuda":
-        growth = peak_growth([_cuda_step(model, reducer, batch, attention) for batch in BATCHES])
+        growth = peak_growth([_cuda_step(model, reducer, batch, attention, sample) for batch in BATCHES])
     return _fit(saved, model, reducer, attention, source, growth)
 
 
@@ -163,10 +168,12 @@ def _storage(tensor: Tensor) -> StorageWeakRef:
     return StorageWeakRef(tensor.untyped_storage())
 
 
-def _saved(model: nn.Module, reducer: TokenReducer[Any], batch: int, attention: str) -> int:
+def _saved(
+    model: nn.Module, reducer: TokenReducer[Any], batch: int, attention: str, sample: Sample | None = None
+) -> int:
     """Bytes that one training forward of a batch saves, having checked which attention was taken."""
     device, counter = _device(model), MacCounter()
-    images, guide = tower_inputs(model, reducer, batch, device, next(model.parameters()).dtype)
+    images, guide = tower_inputs(model, reducer, batch, device, next(model.parameters()).dtype, sample=sample)
     call = tower_call(model, reducer, images, guide)
     both = nn.ModuleList([model, reducer])
     with mode_of(model, True), torch.enable_grad(), attention_path(attention), counter:
@@ -188,10 +195,12 @@ def check_path(counter: MacCounter, attention: str, depth: int, device: torch.de
         )
 
 
-def _cuda_step(model: nn.Module, reducer: TokenReducer[Any], batch: int, attention: str) -> StepBytes:
+def _cuda_step(
+    model: nn.Module, reducer: TokenReducer[Any], batch: int, attention: str, sample: Sample | None
+) -> StepBytes:
     """Bytes allocated on the GPU in a training step, after one that warms up."""
     device = _device(model)
-    images, guide = tower_inputs(model, reducer, batch, device, next(model.parameters()).dtype)
+    images, guide = tower_inputs(model, reducer, batch, device, next(model.parameters()).dtype, sample=sample)
     call = tower_call(model, reducer, images, guide)
     both = nn.ModuleList([model, reducer])
     with mode_of(model, True), torch.enable_grad(), attention_path(attention):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -47,6 +48,18 @@ def image_shape(model: nn.Module) -> tuple[int, int, int]:
     return getattr(config, "num_channels", 3), height, width
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Real images (I, C, H, W) as a tower reads them, and the texts' guide for methods that use one."""
+
+    images: Tensor
+    guide: Guide | None = None
+
+    def rows(self, part: slice) -> Sample:
+        """Some of them."""
+        return Sample(self.images[part], None if self.guide is None else self.guide.rows(part))
+
+
 def tower_inputs(
     model: nn.Module,
     reducer: TokenReducer[Any],
@@ -54,8 +67,16 @@ def tower_inputs(
     device: str | torch.device,
     dtype: torch.dtype,
     fill: str = "zeros",
+    sample: Sample | None = None,
 ) -> tuple[Tensor, Guide | None]:
-    """Images (B, C, H, W) of `zeros` or `rand` values and, for methods that use a text, a guide as wide."""
+    """Images (B, C, H, W) of `zeros` or `rand` values and, for methods that use a text, a guide as wide.
+
+    For adaptive methods the first images of a `sample` instead, over and over where there are fewer than the batch.
+    """
+    if sample is not None and reducer.adaptive:
+        rows = torch.arange(batch) % len(sample.images)
+        guide = None if sample.guide is None else Guide(sample.guide.text_cls[rows].to(device, dtype))
+        return sample.images[rows].to(device, dtype), guide
     make = {"zeros": torch.zeros, "rand": torch.rand}[fill]
     images = make(batch, *image_shape(model), device=device, dtype=dtype)
     guide = Guide(make(batch, reducer.shape.width, device=device, dtype=dtype)) if reducer.needs_text else None
@@ -75,7 +96,9 @@ def tower_call(
 
     def run() -> Any:
         tokens = encode(tower, reducer, images, guide, trace)
-        return tower.output(tokens) if with_head else tokens
+        output = tower.output(tokens) if with_head else tokens.states
+        # What a method noted is what its own losses come from: a training step goes through it too.
+        return [output, *tokens.notes.values()] if tokens.notes else output
 
     return run
 

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.cost.adaptive import image_counts, mean_macs, ratio_on, spread, token_ratios
 from harness.cost.budget import reducer_at_macs, tower_macs
+from harness.cost.flops import GIGA, Counts
 from harness.cost.latency import measure_latency
 from harness.cost.memory import EXPLAINED_GAP, MemoryFit, estimate_memory, largest_batch, measure_memory
-from harness.cost.probe import image_shape
+from harness.cost.probe import Sample, image_shape
 from harness.cost.vits import build_vit
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
@@ -40,14 +42,15 @@ def cost_report(
     match: str = "tokens",
     dtype: torch.dtype = torch.float32,
     name: str | None = None,
+    sample: Sample | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The `cost --json` object of a timm ViT by name, or of a ViT already built (a host's tower).
 
     MACs are per image at batch 1, in evaluation mode; `batch_size` is latency's. `match`: whether `ratio` is
     of tokens or of forward MACs. `gib` adds memory.largest_batch. `name` is printed for a built model. On
-    `device` "cpu" memory is estimated; on "cuda" it is measured. Raises HarnessError for what cannot be built
-    or reached.
+    `device` "cpu" memory is estimated; on "cuda" it is measured. `sample`: real images, on which adaptive methods are
+    counted, in a model with its weights. Raises HarnessError for what cannot be built or reached.
     """
     _check(attention, match, device)
     label = name or (model if isinstance(model, str) else type(model).__name__)
@@ -59,7 +62,12 @@ def cost_report(
     if match == "macs" and ratio is not None:
         reducer = reducer_at_macs(method, vit, ratio, schedule, settings)
     else:
-        reducer = make_reducer(method, shape, ratio=ratio, schedule=schedule, settings=settings)
+        measured = None if sample is None else ratio_on(open_tower(vit), sample)
+        reducer = make_reducer(method, shape, ratio=ratio, schedule=schedule, settings=settings, measured=measured)
+    if reducer.adaptive and sample is None:
+        raise HarnessError(
+            f"method {method} is adaptive: what it costs is measured on images; name a host with weights"
+        )
     runnable = None
     if latency or device.startswith("cuda"):
         runnable = build_vit(model, image_size, device) if isinstance(model, str) else _on(model, device)
@@ -70,15 +78,21 @@ def cost_report(
         "config": reducer.config.model_dump(mode="json"),
         "image_size": height,
         "params_m": sum(parameter.numel() for module in (vit, reducer) for parameter in module.parameters()) / 1e6,
-        "ratio": realised_ratio(reducer),
-        **_macs(vit, reducer),
+        **(_macs(vit, reducer) if sample is None or not reducer.adaptive else _macs_on(vit, reducer, sample)),
         "parts": None,
-        "memory": memory_part(vit, runnable if device.startswith("cuda") else None, reducer, attention, dtype, gib),
+        "memory": memory_part(
+            vit, runnable if device.startswith("cuda") else None, reducer, attention, dtype, gib, sample
+        ),
         "latency": None,
     }
     if latency and runnable is not None:
         report["latency"] = measure_latency(
-            runnable, reducer.to(device), batch_size=batch_size, attention=attention, progress=progress
+            runnable,
+            reducer.to(device),
+            batch_size=batch_size,
+            attention=attention,
+            sample=sample,
+            progress=progress,
         )
     return report
 
@@ -106,13 +120,33 @@ def _macs(model: nn.Module, reducer: TokenReducer[Any]) -> dict[str, Any]:
     counts = tower_macs(model, reducer, trace=trace)
     dense = tower_macs(model, make_reducer("dense", reducer.shape))
     return {
+        "ratio": realised_ratio(reducer),
         "tokens_per_block": list(trace.attention),
         "tokens_per_mlp": list(trace.mlp),
         **counts.gmacs(),
-        "dense": {
-            "forward_gmacs": dense.forward_total / 1e9,
-            "train_step_gmacs": dense.train_step_total / 1e9,
-        },
+        "dense": _dense(dense),
+    }
+
+
+def _macs_on(model: nn.Module, reducer: TokenReducer[Any], sample: Sample) -> dict[str, Any]:
+    """The same of an adaptive method: means over images, and how these differ."""
+    tower = open_tower(model)
+    counts = image_counts(tower, reducer, sample)
+    per_block, per_mlp = (part.double().mean(dim=0).tolist() for part in (counts.attention, counts.mlp))
+    return {
+        "ratio": float(token_ratios(tower, counts).mean()),
+        "tokens_per_block": per_block,
+        "tokens_per_mlp": per_mlp,
+        "spread": spread(tower, counts),
+        **mean_macs(copy.deepcopy(model).eval(), copy.deepcopy(reducer).eval(), sample).gmacs(),
+        "dense": _dense(tower_macs(model, make_reducer("dense", reducer.shape))),
+    }
+
+
+def _dense(counts: Counts) -> dict[str, float]:
+    return {
+        "forward_gmacs": counts.forward_total / GIGA,
+        "train_step_gmacs": counts.train_step_total / GIGA,
     }
 
 
@@ -123,14 +157,19 @@ def memory_part(
     attention: str = "fused",
     dtype: torch.dtype = torch.float32,
     gib: float | None = None,
+    sample: Sample | None = None,
 ) -> dict[str, Any]:
-    """The `memory` object: estimated from `model`'s shapes, or measured on `measured_on`."""
-    if measured_on is None:
-        fit = estimate_memory(model, reducer, attention, dtype)
+    """The `memory` object: estimated from `model`'s shapes (of an adaptive method: on real images), or measured on
+    `measured_on`.
+    """
+    if measured_on is not None:
+        method = copy.deepcopy(reducer).to(next(measured_on.parameters()).device, dtype)
+        fit = measure_memory(measured_on, method, attention, sample=sample)
+    elif reducer.adaptive:
+        vit, method = copy.deepcopy(model).to(dtype), copy.deepcopy(reducer).to(dtype)
+        fit = measure_memory(vit, method, attention, "estimated", sample)
     else:
-        fit = measure_memory(
-            measured_on, copy.deepcopy(reducer).to(next(measured_on.parameters()).device, dtype), attention
-        )
+        fit = estimate_memory(model, reducer, attention, dtype)
     return memory_json(fit, gib)
 
 

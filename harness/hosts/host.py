@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -17,9 +17,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from harness.hosts.parts.tokenizer import Tokenizer
+from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.released import Lacking, NotAWeight, Part, Translation
 from harness.kit.errors import HarnessError
-from harness.reduction import Guide, Tokens
+from harness.reduction import Guide, Stack, StackShape, Tokens
 
 TaskName = Literal["retrieval", "vqa", "entailment", "nlvr2", "captioning"]
 
@@ -89,7 +90,7 @@ class TextBatch:
 
 
 class HostModel(nn.Module, ABC):
-    """Base class. `ABILITIES` names which of the questions below a host can be asked.
+    """Base class. `heads` says which of the questions below a model has tensors for, `abilities` which it can be asked.
 
     `EXTRA_WORDS`: words that a vocabulary must hold beside BERT's. `PAPER_SETTINGS`: by method, the settings of its
     paper for this host, where they differ from the method's own defaults. `OPTIONAL`: which of its tensors a released
@@ -98,7 +99,6 @@ class HostModel(nn.Module, ABC):
 
     KIND: ClassVar[str] = "host"
     Config: ClassVar[type[HostConfig]]
-    ABILITIES: ClassVar[frozenset[str]] = frozenset()
     EXTRA_WORDS: ClassVar[tuple[str, ...]] = ()
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {}
     OPTIONAL: ClassVar[Lacking] = ()
@@ -111,14 +111,40 @@ class HostModel(nn.Module, ABC):
         return {"vocab_size": len(vocabulary)}
 
     @property
+    def shape(self) -> StackShape:
+        """That of the vision tower, with the shapes of the other stacks that a method may work in beside it."""
+        beside = {stack.shape.kind: stack.shape for stack in self.text_stacks()}
+        return replace(open_tower(self.vision).shape, beside=beside)
+
+    @abstractmethod
+    def text_stacks(self) -> Sequence[Stack]:
+        """The text and fusion stacks, one of a kind, as far as this model has them; nothing is read in them."""
+
+    @property
     def masked_questions(self) -> bool:
         """Whether a question is read with [MASK] where its answer would stand."""
         return False
 
+    # What `filled` started from other tensors of the file, as the paper does.
+    derived: frozenset[str] = frozenset()
+    # Tensors that the weights in use did not hold: they are as they were drawn.
+    absent: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def heads(self) -> dict[str, str]:
+        """By question that this model has heads for (contrast, match, answer, entail, compare, caption): the pattern of
+        the tensors that answer it.
+        """
+
     @property
     def abilities(self) -> frozenset[str]:
-        """Which questions this model answers with the heads it has."""
-        return self.ABILITIES
+        """Which questions this model can be asked: those all of whose tensors came with its weights."""
+        return frozenset(ability for ability in self.heads() if not self.lacks(ability))
+
+    def lacks(self, ability: str) -> list[str]:
+        """The tensors of a question that did not come with the weights, by name."""
+        pattern = re.compile(self.heads()[ability])
+        return sorted(name for name in self.absent if pattern.fullmatch(name))
 
     @abstractmethod
     def released(self, name: str) -> Translation:
@@ -239,7 +265,12 @@ class HostModel(nn.Module, ABC):
     def cannot(self, ability: str) -> HarnessError:
         """The error of a host that is asked what it cannot do."""
         able = ", ".join(sorted(self.abilities)) or "nothing"
-        return HarnessError(f"{type(self).__name__} cannot {ability}: it can {able}")
+        missing = [name for asked in ability.split(" or ") if asked in self.heads() for name in self.lacks(asked)]
+        if not missing:
+            return HarnessError(f"{type(self).__name__} cannot {ability}: it can {able}")
+        rest = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
+        lacking = f"its weights hold no {missing[0]}{rest}"
+        return HarnessError(f"{type(self).__name__} cannot {ability}: {lacking}; they are for: {able}")
 
 
 def vision_transformer(config: HostConfig) -> VisionTransformer:

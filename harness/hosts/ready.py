@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from harness.hosts.build import split_name
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.hosts.weights.own import load_model
+from harness.hosts.weights.own import LearnedMethod, load_model
 from harness.hosts.weights.released import LoadReport
 from harness.kit.errors import HarnessError, warn_on_stderr
+from harness.kit.registry import methods
+from harness.kit.settings import validated
+from harness.reduction import MethodConfig, TokenReducer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 REASONS_TOLD = 3
@@ -23,8 +27,8 @@ REASONS_TOLD = 3
 
 @dataclass(frozen=True)
 class Host:
-    """A host model ready to evaluate: its module, tokenizer, closed answer list, where and how it runs, and the prompt
-    that its captions were trained to begin with.
+    """A host model ready to evaluate: its module, tokenizer, closed answer list, where and how it runs, the prompt that
+    its captions were trained to begin with, and what a method has learned with it.
     """
 
     name: str
@@ -34,6 +38,52 @@ class Host:
     device: torch.device
     dtype: torch.dtype
     prompt: str = ""
+    learned: LearnedMethod | None = None
+
+    def method(self, name: str, config: Mapping[str, Any] | MethodConfig) -> TokenReducer[Any]:
+        """A method by its resolved config, on the host's device, with what it learned if it is one that learns.
+
+        HarnessError where such a method has no trained weights, or was trained with another setting.
+        """
+        kind = methods.get(name)
+        settings = (
+            config if isinstance(config, MethodConfig) else validated(kind.Config, dict(config), f"method {name}")
+        )
+        reducer: TokenReducer[Any] = kind(settings, self.model.shape)
+        if reducer.learns:
+            learned = self.learned
+            stated = None if learned is None else (learned.name, learned.config)
+            check_learned(name, settings.model_dump(mode="json"), stated)
+            assert learned is not None
+            fill_method(reducer, learned)
+        return reducer.to(self.device, self.dtype).eval()
+
+
+def check_learned(name: str, config: Mapping[str, Any], learned: tuple[str, Mapping[str, Any]] | None) -> None:
+    """HarnessError unless the weights' method is this one with this config; `learned`: its name and config."""
+    if learned is None:
+        raise HarnessError(
+            f"method {name} learns, and these weights hold none of it: train it with its host by "
+            f"`finetune --method {name}`, and name that folder with --weights"
+        )
+    if learned[0] != name:
+        raise HarnessError(f"method {name}: these weights hold what {learned[0]} has learned; name its own weights")
+    differing = sorted(key for key in config if config[key] != learned[1].get(key) and key != "seed")
+    if differing:
+        key = differing[0]
+        raise HarnessError(
+            f"method {name}: learned with {key} {learned[1].get(key)}, asked for with {config[key]}; leave out "
+            "--ratios, --schedule and --set, or train it with this setting"
+        )
+
+
+def fill_method(reducer: TokenReducer[Any], learned: LearnedMethod) -> None:
+    """Give a method the parameters it has learned; HarnessError where they do not fit."""
+    try:
+        reducer.load_state_dict({name: tensor.float() for name, tensor in learned.tensors.items()})
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise HarnessError(f"method {learned.name}: its weights do not fit this host: {reason}") from error
 
 
 def pick_device(name: str) -> torch.device:
@@ -77,7 +127,7 @@ def load_host(
     if loaded.report is not None:
         warn(f"weights {loaded.weights}: {account(loaded.report)}")
     model = loaded.model.to(place, kind).eval()
-    return Host(name, model, loaded.tokenizer, loaded.answers, place, kind, loaded.prompt)
+    return Host(name, model, loaded.tokenizer, loaded.answers, place, kind, loaded.prompt, loaded.learned)
 
 
 def account(report: LoadReport) -> str:

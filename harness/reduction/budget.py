@@ -29,11 +29,13 @@ def make_reducer(
     ratio: float | None = None,
     schedule: Any = None,
     settings: Mapping[str, Any] | None = None,
+    measured: Callable[[TokenReducer[Any]], float] | None = None,
 ) -> TokenReducer[Any]:
     """The reducer of a method on a tower; with `ratio`, its config bent to that token ratio (nearest reachable).
 
-    Raises HarnessError for unknown names or settings, impossible schedules, unreachable ratios, and methods that
-    need a class token on a tower without one.
+    `measured`: the token ratio of a reducer on images, for adaptive methods, whose counts nothing else tells.
+    Raises HarnessError for unknown names or settings, impossible schedules, unreachable ratios, and methods that need a
+    class token, or a stack, that is not there.
     """
     if ratio is not None:
         check_ratio(ratio)
@@ -42,12 +44,21 @@ def make_reducer(
         raise HarnessError(
             f"method {method} needs a class token and {shape.name} has none: choose another method or tower"
         )
+    missing = sorted(kind.stacks - shape.kinds)
+    if missing:
+        raise HarnessError(
+            f"method {method} works in {' and '.join(missing)}, which {shape.name} has not: choose another method or "
+            "host"
+        )
     at = bender(method, shape, schedule, settings)
     as_set = at(None)  # refuses settings that cannot be, also where a ratio bends them
     if ratio is None:
         return as_set
+    if kind.adaptive and ratio < 1 and measured is None:
+        raise HarnessError(f"method {method} is adaptive: a ratio of it is measured on images, and there are none here")
+    realised = realised_ratio if measured is None or not kind.adaptive else measured
     step = 1 / (shape.depth * shape.patches)
-    return at(solve(lambda gamma: realised_ratio(at(gamma)), ratio, step=step))
+    return at(0.0) if kind.adaptive and ratio == 1 else at(solve(lambda gamma: realised(at(gamma)), ratio, step=step))
 
 
 def bender(

@@ -27,6 +27,13 @@ class Guide:
     text_states: Tensor | None = None
     text_mask: Tensor | None = None
 
+    def rows(self, part: slice) -> Guide:
+        """That of some texts."""
+        states, mask = self.text_states, self.text_mask
+        return Guide(
+            self.text_cls[part], None if states is None else states[part], None if mask is None else mask[part]
+        )
+
 
 class MethodConfig(BaseModel):
     """Settings of a method; the defaults are its paper's. Every field is reachable by `--set name=value`."""

@@ -7,7 +7,7 @@ M queries, D channels, H heads, d = D / H.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class StackShape:
     """What a method may know of a stack: blocks, n0 tokens that it may reduce, protected prefix tokens, channels.
 
-    `kind`: vision, text, fusion or decoder. `patches` of a text are those of the longest.
+    `kind`: vision, text, fusion or decoder. `patches` of a text depend on it and are 0 here. `beside`: the other stacks
+    of the host that a method may work in, by kind.
     """
 
     depth: int
@@ -39,6 +40,12 @@ class StackShape:
     name: str = "tower"
     kind: str = "vision"
     heads: int = 1
+    beside: Mapping[str, StackShape] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of stacks that are there, this one's included."""
+        return frozenset({self.kind, *self.beside})
 
 
 @dataclass(frozen=True)
@@ -63,14 +70,15 @@ NOTHING: frozenset[str] = frozenset()
 class Trace:
     """What one pass did: tokens entering each attention and each MLP, prefix included; origins if asked for.
 
-    `standing`: of an adaptive method, tokens that stand in each MLP, (B,) a block.
+    Where images keep different numbers of tokens these are the longest's; `standing` has each block's own, of each
+    image (B,): in its attention and in its MLP.
     """
 
     origins_wanted: bool = False
     attention: list[int] = field(default_factory=list)
     mlp: list[int] = field(default_factory=list)
     origins: list[Tensor] = field(default_factory=list)
-    standing: list[Tensor] = field(default_factory=list)
+    standing: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     sizes: Tensor | None = None
 
 
@@ -162,7 +170,7 @@ class Stack(ABC):
         """One block with the method's hooks around its parts."""
         with phase(reducer.scoring_phase):
             state = reducer.before_block(block, state, self, guide)
-        entering = state.tokens.shape[1]
+        entering = state
         state, evidence = recompute.block(self.attend, block, state, reducer.evidence(block), reducer)
         with phase("matching"):
             state = reducer.between(block, state, evidence)
@@ -188,15 +196,13 @@ class Stack(ABC):
         return projected.unflatten(-1, (self.shape.heads, -1)).transpose(1, 2)
 
 
-def record(trace: Trace, entering: int, state: TokenState) -> None:
-    """Put into a trace what a block's attention was entered with and what its MLP is."""
-    trace.attention.append(entering)
+def record(trace: Trace, entering: TokenState, state: TokenState) -> None:
+    """Put into a trace what a block's attention and its MLP were entered with."""
+    trace.attention.append(entering.tokens.shape[1])
     trace.mlp.append(state.tokens.shape[1])
     if state.origin is not None:
         trace.origins.append(state.origin)
-    standing = state.standing
-    full = torch.full((len(state.tokens),), state.tokens.shape[1], device=state.tokens.device)
-    trace.standing.append(full if standing is None else standing.sum(dim=1))
+    trace.standing.append((entering.count(), state.count()))
 
 
 def drive(

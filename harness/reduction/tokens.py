@@ -174,6 +174,13 @@ class TokenState:
             return self.mask
         return self.mask.detach() > 0.5
 
+    def count(self) -> Tensor:
+        """(B,), how many tokens stand, prefix included."""
+        standing = self.standing
+        if standing is None:
+            return torch.full((len(self.tokens),), self.tokens.shape[1], device=self.tokens.device)
+        return standing.sum(dim=1)
+
     def bias(self, proportional: bool = False) -> Tensor | None:
         """What is added to the logits of this state's keys, (B, 1, 1, N): a mask where not all tokens stand, and log
         sizes if `proportional` (ToMe); None where that is nothing.

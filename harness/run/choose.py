@@ -7,9 +7,7 @@ from pathlib import Path
 from harness.data.formats.kinds import Kind
 from harness.data.formats.source import Source
 from harness.data.scenes import BUILT_IN_WORLD, WORLD_HOLDS
-from harness.hosts.build import host_class, skeleton
-from harness.hosts.weights.own import assets_of, read_answers, stated_sizes
-from harness.hosts.weights.released_files import is_released, read_released
+from harness.hosts.weights.own import abilities_in, assets_of, read_answers
 from harness.hosts.weights.sets import shipped, stated_model, tasks_of
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.registry import models, tasks
@@ -102,8 +100,7 @@ def able_tasks(
 
 def abilities_of(model: str, path: Path) -> frozenset[str]:
     """What a host can be asked with the heads that a file of weights has, and with the answers beside it."""
-    sizes = host_class(model).sizes_for(read_released(path)) if is_released(path) else stated_sizes(model, path)
-    abilities = skeleton(model, sizes=sizes).abilities
+    abilities = abilities_in(model, path)
     answers = read_answers(path.parent) or read_answers(assets_of(model))
     return abilities if answers else abilities - {"answer"}
 

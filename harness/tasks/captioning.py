@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.data.formats import ImageTextSet, load_captions
 from harness.evaluate.encoder import VisionEncoder
 from harness.evaluate.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
-from harness.hosts.build import host_class
+from harness.hosts.build import skeleton
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.kit.errors import HarnessError
 from harness.kit.parallel import by_first
@@ -108,5 +108,5 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> Tensor | None:
 
 def cannot_caption(name: str) -> HarnessError:
     """The error of a host without a text decoder, with the hosts that have one."""
-    able = [host for host in models.names() if "caption" in host_class(host).ABILITIES]
+    able = [host for host in models.names() if "caption" in skeleton(host).heads()]
     return HarnessError(f"captioning: {name} writes no text; hosts that do: {', '.join(able)}")

@@ -29,7 +29,7 @@ from harness.hosts.parts.text_stacks import BertStack, through
 from harness.hosts.parts.tokenizer import MASK, TextTokenizer, Tokenizer
 from harness.hosts.weights.released import Part, Translation, of_bert
 from harness.kit.errors import HarnessError
-from harness.reduction import Tokens
+from harness.reduction import Stack, Tokens
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -99,7 +99,6 @@ class Albef(HostModel):
 
     Config = AlbefConfig
     vision: VisionTransformer
-    ABILITIES = frozenset({"contrast", "match", "answer"})
     OPTIONAL = OPTIONAL
 
     def __init__(self, config: AlbefConfig) -> None:
@@ -125,9 +124,16 @@ class Albef(HostModel):
     def masked_questions(self) -> bool:
         return self.config.task != "vqa"
 
-    @property
-    def abilities(self) -> frozenset[str]:
-        return frozenset({"contrast", "match", ASKED.get(self.config.task or "", "answer")})
+    def heads(self) -> dict[str, str]:
+        both = r"(vision|embeddings|text)\..+"
+        fused = rf"{both}|fusion\..+"
+        task = self.config.task or ""
+        own = {"vqa": r"decoder\..+", "entailment": r"task_head\..+", "nlvr2": r"task_head\..+"}.get(task, r"mlm_.+")
+        return {
+            "contrast": rf"{both}|(image|text)_projection\..+",
+            "match": rf"{fused}|match_head\..+",
+            ASKED.get(task, "answer"): rf"{fused}|{own}",
+        }
 
     def released(self, name: str) -> Translation:
         return released_name(name, self.config.text_layers, self.config.task)
@@ -197,6 +203,9 @@ class Albef(HostModel):
 
     def encode_image(self, images_BCHW: Tensor) -> Tokens:
         return Tokens(self.vision.forward_features(images_BCHW))
+
+    def text_stacks(self) -> Sequence[Stack]:
+        return BertStack(self.text), BertStack(self.fusion, "fusion")
 
     def fuse(self, texts: Tokens, image: Tokens) -> Tokens:
         """Text tokens that have read the image's, those that stand.

@@ -88,7 +88,6 @@ class Blip(BlipText):
     """Vision tower, text side, and the heads: contrast and matching, or pairs of images."""
 
     Config = BlipConfig
-    ABILITIES = frozenset({"contrast", "match", "answer", "caption"})
     EXTRA_WORDS = ("[DEC]", "[ENC]")
     OPTIONAL = OPTIONAL
     vision: VisionTransformer
@@ -104,9 +103,21 @@ class Blip(BlipText):
         self.temperature = nn.Parameter(torch.tensor(0.07))
         self.match_head = nn.Linear(config.width, 2)
 
-    @property
-    def abilities(self) -> frozenset[str]:
-        return frozenset({"compare"}) if self.config.pairs else self.ABILITIES
+    def heads(self) -> dict[str, str]:
+        grounded, written = (
+            r"(vision|embeddings|encoder)\..+",
+            r"(decoder|decoder_embeddings|word_transform)\..+|word_bias",
+        )
+        if self.config.pairs:
+            return {"compare": rf"{grounded}|pair_head\..+"}
+        # Encoder and decoder share all but self-attention: a captioner's file holds the rest of the encoder.
+        lent = r"(vision|embeddings)\..+|encoder\.\d+\.(?!attention\.).+" if self.config.tied else r"vision\..+"
+        return {
+            "contrast": r"(vision|embeddings)\..+|encoder\.\d+\.(?!crossattention\.).+|(image|text)_projection\..+",
+            "match": rf"{grounded}|match_head\..+",
+            "answer": rf"{grounded}|{written}",
+            "caption": rf"{lent}|{written}",
+        }
 
     def _check(self, ability: str) -> None:
         if ability not in self.abilities:

@@ -8,6 +8,8 @@ Shapes: B texts, L tokens, N image tokens with the class token, M states that a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +19,7 @@ from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.parts.answers import IGNORED, token_losses
 from harness.hosts.parts.bert import TextEmbeddings, bert_layers, word_transform
 from harness.hosts.parts.text_stacks import BertStack, PairStack, through
-from harness.reduction import Tokens
+from harness.reduction import Stack, Tokens
 
 LABEL_SMOOTHING = 0.1  # released models/med.py, in training and in ranking answers
 
@@ -101,6 +103,9 @@ class BlipText(HostModel):
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tokens:
         """Text tokens of ids (B, L) that begin with [CLS]; the layers' cross-attention is skipped."""
         return through(BertStack(self.encoder), Tokens(self.embeddings(ids_BL), mask_BL.bool()))
+
+    def text_stacks(self) -> Sequence[Stack]:
+        return BertStack(self.encoder), BertStack(self.encoder, "fusion")
 
     def ground(self, ids_BL: Tensor, mask_BL: Tensor, image: Tokens) -> Tokens:
         """Tokens of texts that have read the image's, those that stand; [ENC] takes the first place."""

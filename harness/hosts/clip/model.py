@@ -8,6 +8,7 @@ D vision width, T text width, P size of the shared space.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +23,7 @@ from harness.hosts.parts.clip_vision import block_names, clip_vision, draw_block
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.text_stacks import ClipTextStack, through
 from harness.hosts.weights.released import Lacking, NotAWeight, Part, Split, Table, Translation, Transposed, translate
-from harness.reduction import Guide, Tokens
+from harness.reduction import Guide, Stack, Tokens
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -126,7 +127,6 @@ class Clip(HostModel):
     """
 
     Config = ClipConfig
-    ABILITIES = frozenset({"contrast"})
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {"elip": {"count_class_token": True}}
 
     def __init__(self, config: ClipConfig) -> None:
@@ -144,6 +144,9 @@ class Clip(HostModel):
         nn.init.normal_(self.positions.weight, std=0.01)
         nn.init.normal_(self.image_projection.weight, std=config.width**-0.5)
         nn.init.normal_(self.text_projection.weight, std=config.text_width**-0.5)
+
+    def heads(self) -> dict[str, str]:
+        return {"contrast": r".+"}
 
     @classmethod
     def vocabulary_sizes(cls, vocabulary: dict[str, int]) -> dict[str, int]:
@@ -170,14 +173,18 @@ class Clip(HostModel):
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tokens:
         """Text tokens after the final norm; a token has read itself and what stands before it."""
         embedded_BLT = self.words(ids_BL) + self.positions.weight[: ids_BL.shape[1]]
-        config = self.config
-        stack = ClipTextStack(self.text, config.text_heads, config.text_width)
-        read = through(stack, Tokens(embedded_BLT, mask_BL.bool()))
+        read = through(self._text_stack(), Tokens(embedded_BLT, mask_BL.bool()))
         return read.with_states(self.text_norm(read.states))
 
     def encode_image(self, images_BCHW: Tensor) -> Tokens:
         """Image tokens before the tower's last norm, class token first, with every patch."""
         return Tokens(self.vision(images_BCHW).last_hidden_state)
+
+    def text_stacks(self) -> Sequence[Stack]:
+        return () if not self.config.text_layers else (self._text_stack(),)
+
+    def _text_stack(self) -> Stack:
+        return ClipTextStack(self.text, self.config.text_heads, self.config.text_width)
 
     def normed(self, image: Tokens) -> Tensor:
         return post_norm(self.vision, image.states)

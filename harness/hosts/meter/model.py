@@ -27,7 +27,7 @@ from harness.hosts.parts.text_stacks import BertStack, CoAttentionStack, through
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.weights.released import NotAWeight, Part, Translation, of_bert, translate
 from harness.kit.errors import HarnessError
-from harness.reduction import Tokens
+from harness.reduction import Stack, Tokens
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -106,10 +106,11 @@ TASK_HEADS = {
     "entailment": "snli_classifier.3.bias",
     "nlvr2": "nlvr2_classifier.3.bias",
 }
-TASK_ABILITIES = {
-    "vqa": frozenset({"answer"}),
-    "entailment": frozenset({"entail"}),
-    "nlvr2": frozenset({"compare"}),
+# By task that a METER is fine-tuned on: what it can then be asked, and the head that says it.
+TASK_HEADS_HERE = {
+    "vqa": ("answer", "answer_head"),
+    "entailment": ("entail", "entailment_head"),
+    "nlvr2": ("compare", "pair_head"),
 }
 
 
@@ -120,16 +121,18 @@ class Meter(HostModel):
     """
 
     Config = MeterConfig
-    ABILITIES = frozenset({"match"})
     OPTIONAL = OPTIONAL
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {
         "elip": {"schedule": {"begin": [2, 4, 9], "keep": [0.9, 0.7, 0.45], "lookahead": [2, 5, 2]}},
     }
 
-    @property
-    def abilities(self) -> frozenset[str]:
+    def heads(self) -> dict[str, str]:
         """Matching, and what it is fine-tuned for: the heads of other tasks are there, but have learnt nothing."""
-        return self.ABILITIES | TASK_ABILITIES.get(self.config.task or "", frozenset())
+        body = r"(vision|embeddings|text|text_transform|image_transform|(text|image)_(fusion|pooler))\..+"
+        ranking = "rank_head" if self.config.task == "retrieval" else "match_head"
+        own = TASK_HEADS_HERE.get(self.config.task or "")
+        found = {"match": rf"{body}|{ranking}\..+"}
+        return found | ({} if own is None else {own[0]: rf"{body}|{own[1]}\..+"})
 
     def __init__(self, config: MeterConfig) -> None:
         super().__init__()
@@ -221,7 +224,8 @@ class Meter(HostModel):
         `missing`: names that a file lacked (LoadReport.missing).
         """
         heirs = inherited(self.state_dict())
-        for name in heirs.keys() & set(missing):
+        self.derived = frozenset(heirs.keys() & set(missing))
+        for name in self.derived:
             self.get_parameter(name).copy_(heirs[name])
 
     def started_from(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -240,6 +244,9 @@ class Meter(HostModel):
     def encode_image(self, images_BCHW: Tensor) -> Tokens:
         """Image tokens before the tower's last norm, class token first, with every patch."""
         return Tokens(self.vision(images_BCHW).last_hidden_state)
+
+    def text_stacks(self) -> Sequence[Stack]:
+        return BertStack(self.text), CoAttentionStack(self.text_fusion, self.image_fusion)
 
     def co_attend(self, texts: TextBatch, image: Tokens, image_type: str = "image") -> CoAttended:
         """Texts and image tokens, those that stand, after having read each other.

@@ -151,7 +151,7 @@ class CoAttentionStack(BertStack):
     ) -> TokenState:
         with phase(reducer.scoring_phase):
             state = reducer.before_block(block, state, self, guide)
-        entering, image = state.tokens.shape[1], state.beside
+        entering, image = state, state.beside
         assert image is not None
         text_stack = self.reading(self.layers, image)
         attended, evidence = recompute.block(text_stack.attend, block, state, reducer.evidence(block), reducer)

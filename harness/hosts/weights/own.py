@@ -16,17 +16,19 @@ from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import save
 from torch import Tensor
 
-from harness.hosts.build import build_host, host_class, split_name
+from harness.hosts.build import build_host, host_class, skeleton, split_name
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, Tokenizer, holds_tokenizer, open_tokenizer
 from harness.hosts.weights.released import POSITION_TABLES, LoadReport, interpolate_positions, load_released
 from harness.hosts.weights.released_files import TORCH_SUFFIXES, is_released, read_released
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
+from harness.reduction import TokenReducer
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+METHOD = "method."  # before the names of a method's tensors in a file of its host's weights
 # In folders and in the Hugging Face cache: ours, transformers', timm's and open_clip's.
 WEIGHTS_FILES = (WEIGHTS_FILE, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -38,7 +40,7 @@ class LoadedModel:
 
     `answers` is the closed list that question answering ranks; empty where none comes with the weights. `report`
     accounts for every tensor of a released file, and is None for our own. `prompt`: what a captioner was trained to
-    begin with.
+    begin with. `learned`: the method that was trained with the host, where one was that learns.
     """
 
     name: str
@@ -49,6 +51,7 @@ class LoadedModel:
     weights_digest: str
     report: LoadReport | None = None
     prompt: str = ""
+    learned: LearnedMethod | None = None
 
 
 def assets_of(name: str) -> Path:
@@ -124,9 +127,31 @@ def tensors_digest(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_weights(model: HostModel, path: Path, name: str, dtype: torch.dtype = torch.float16) -> str:
-    """Write a model's weights whole or not at all, and return their digest (of the stored dtype)."""
-    tensors = {key: value.detach().cpu().to(dtype).contiguous() for key, value in model.state_dict().items()}
+@dataclass(frozen=True)
+class LearnedMethod:
+    """What a method has learned, as it lies beside the weights of its host: its name, config and parameters."""
+
+    name: str
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def save_weights(
+    model: HostModel,
+    path: Path,
+    name: str,
+    dtype: torch.dtype = torch.float16,
+    method: tuple[str, TokenReducer[Any]] | None = None,
+) -> str:
+    """Write a model's weights whole or not at all, and return their digest (of the stored dtype).
+
+    `method`: the name and the module of a method that was trained with the host; its parameters lie beside the host's.
+    """
+    state = model.state_dict()
+    learned = method if method is not None and method[1].learns else None
+    if learned is not None:
+        state |= {f"{METHOD}{key}": value for key, value in learned[1].state_dict().items()}
+    tensors = {key: value.detach().cpu().to(dtype).contiguous() for key, value in state.items()}
     digest = tensors_digest(tensors)
     family, preset = split_name(name)
     metadata = {
@@ -135,6 +160,9 @@ def save_weights(model: HostModel, path: Path, name: str, dtype: torch.dtype = t
         "config": model.config.model_dump_json(),
         "sha256": digest,
     }
+    if learned is not None:
+        config = learned[1].config.model_dump(mode="json")
+        metadata["method"] = json.dumps({"name": learned[0], "config": config})
     write_atomically(path, save(tensors, metadata))
     return digest
 
@@ -146,12 +174,40 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             names: list[str] = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            tensors, metadata = {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise HarnessError(
             f"weights {path}: not a whole safetensors file ({reason}); save or fetch it again"
         ) from error
+    if metadata.get("sha256", tensors_digest(tensors)) != tensors_digest(tensors):
+        raise HarnessError(
+            f"weights {path}: changed since they were saved (their digest does not fit); fetch them again"
+        )
+    return tensors, metadata
+
+
+def split_method(
+    tensors: dict[str, Tensor], metadata: Mapping[str, str], path: Path
+) -> tuple[dict[str, Tensor], LearnedMethod | None]:
+    """A host's tensors, and what a method has learned beside them; HarnessError for a file that says it badly."""
+    own = {name: tensor for name, tensor in tensors.items() if not name.startswith(METHOD)}
+    stated = stated_method(metadata, path)
+    if stated is None:
+        return own, None
+    learned = {name.removeprefix(METHOD): value for name, value in tensors.items() if name.startswith(METHOD)}
+    return own, LearnedMethod(*stated, learned)
+
+
+def stated_method(metadata: Mapping[str, str], path: Path) -> tuple[str, dict[str, Any]] | None:
+    """The name and config of the method that learned with the weights, as their file states them; None for none."""
+    if "method" not in metadata:
+        return None
+    try:
+        stated = json.loads(metadata["method"])
+        return str(stated["name"]), dict(stated["config"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise HarnessError(f"weights {path}: name their method in no JSON object; save or fetch them again") from error
 
 
 def load_state(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
@@ -211,15 +267,33 @@ def load_model(
         tensors = read_released(path)
         sizes = host_class(name).sizes_for(tensors) | _known(name, _activation(path.parent))
         model = build_host(name, image_size=image_size, **sizes)
-        report: LoadReport | None = load_released(model, tensors, str(path))
+        report: LoadReport | None
+        report, learned = load_released(model, tensors, str(path)), None
+        model.absent = absent_after(model, report)
     else:
         tensors, metadata = read_weights(path)
-        model, report = own_model(name, tensors, metadata, path, image_size), None
+        own, learned = split_method(tensors, metadata, path)
+        model, report = own_model(name, own, metadata, path, image_size), None
     folder = path.parent if holds_tokenizer(path.parent) else assets_of(name)
     reader = open_tokenizer(model.config.tokenizer, folder / VOCABULARY_FILE, model.config.text_length, tokenizer)
     answers = read_answers(path.parent) or read_answers(assets_of(name))
     prompt = str(_read_config(path.parent).get("prompt", ""))
-    return LoadedModel(name, model.eval(), reader, answers, path, tensors_digest(tensors), report, prompt)
+    return LoadedModel(name, model.eval(), reader, answers, path, tensors_digest(tensors), report, prompt, learned)
+
+
+def absent_after(model: HostModel, report: LoadReport) -> frozenset[str]:
+    """The tensors that a released file did not hold, but for those that start from others as the papers start them."""
+    return frozenset(report.missing) - frozenset(model.derived)
+
+
+def abilities_in(name: str, path: Path) -> frozenset[str]:
+    """What a host can be asked with a file of weights, found from the names of its tensors; nothing is filled in."""
+    if not is_released(path):
+        return skeleton(name, sizes=stated_sizes(name, path)).abilities
+    tensors = read_released(path)
+    model = skeleton(name, sizes=host_class(name).sizes_for(tensors))
+    model.absent = absent_after(model, load_released(model, tensors, str(path)))
+    return model.abilities
 
 
 def own_model(
