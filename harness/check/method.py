@@ -10,16 +10,21 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CLIPVisionModel
 
+from harness.cost.adaptive import ratio_on
+from harness.cost.probe import Sample
+from harness.hosts.build import build_host
+from harness.hosts.host import HostModel
 from harness.hosts.parts.towers import VisionTower, open_tower
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods
-from harness.reduction import Guide, TokenReducer, Trace, encode
+from harness.reduction import Guide, TokenReducer, Tokens, Trace, encode, join, reducing
 from harness.reduction.budget import make_reducer, realised_ratio
 from harness.reduction.plan import token_counts
 
 DEPTH, SIDE, PATCH, WIDTH, HEADS = 12, 64, 8, 24, 3
 RATIOS = (0.9, 0.7, 0.5)
 TOLERANCE = 1e-10
+TINY_HOSTS = ("albef-tiny", "blip-tiny", "meter-tiny", "clip-tiny")
 
 
 class Fault(Exception):
@@ -46,14 +51,29 @@ def _images(batch: int = 3) -> tuple[Tensor, Guide]:
     return images, Guide(torch.randn(batch, WIDTH, generator=generator, dtype=torch.float64))
 
 
+def _made(name: str, tower: VisionTower, ratio: float | None) -> TokenReducer[Any]:
+    """The method at a ratio, an adaptive one as measured on a few images; its parameters, if any, drawn at random."""
+    torch.manual_seed(2)
+    sample = Sample(*_images(8))
+    measured = ratio_on(tower, sample)
+    return make_reducer(name, tower.shape, ratio=ratio, measured=lambda made: measured(made.double())).double().eval()
+
+
 def _reduced(name: str, tower: VisionTower) -> tuple[TokenReducer[Any], float]:
     """The method at the largest ratio of RATIOS below 1 that it reaches."""
     for ratio in sorted(RATIOS, key=lambda ratio: abs(ratio - 0.7)):
         try:
-            return make_reducer(name, tower.shape, ratio=ratio).double().eval(), ratio
+            return _made(name, tower, ratio), ratio
         except HarnessError:
             continue
-    return make_reducer(name, tower.shape).double().eval(), 1.0
+    return _made(name, tower, None), 1.0
+
+
+def _run(
+    tower: VisionTower, reducer: TokenReducer[Any], images: Tensor, guide: Guide, trace: Trace | None = None
+) -> Tokens:
+    with torch.no_grad():
+        return encode(tower, reducer, images, guide, trace)
 
 
 def identity(name: str) -> str:
@@ -62,11 +82,8 @@ def identity(name: str) -> str:
     tower = open_tower(model)
     images, guide = _images()
     with torch.no_grad():
-        ours, dense = (
-            encode(tower, make_reducer(name, tower.shape, ratio=1.0).double(), images, guide).states,
-            model.forward_features(images),
-        )
-    if not torch.equal(ours, dense):
+        dense = model.forward_features(images)
+    if not torch.equal(_run(tower, _made(name, tower, 1.0), images, guide).states, dense):
         raise Fault("ratio 1.0 changes the output: it must be the dense model bit for bit")
     return "ratio 1.0 is the dense model, bit for bit"
 
@@ -77,17 +94,21 @@ def batch_order(name: str) -> str:
     reducer, _ = _reduced(name, tower)
     images, guide = _images()
     order = torch.tensor([2, 0, 1])
-    with torch.no_grad():
-        together = encode(tower, reducer, images, guide).states
-        permuted = encode(tower, reducer, images[order], Guide(guide.text_cls[order])).states
-        alone = encode(tower, reducer, images[:1], Guide(guide.text_cls[:1])).states
-    for what, found, expected in (
-        ("its order", permuted, together[order]),
-        ("its other images", alone, together[:1]),
-    ):
-        if found.shape != expected.shape or float((found - expected).abs().max()) > TOLERANCE:
+    together = _run(tower, reducer, images, guide)
+    permuted = _run(tower, reducer, images[order], Guide(guide.text_cls[order]))
+    alone = [_run(tower, reducer, images[[row]], guide.rows(slice(row, row + 1))) for row in range(3)]
+    for what, found in (("its order", permuted.rows(order.argsort())), ("its other images", join(alone))):
+        if not _same(found, together):
             raise Fault(f"an image's output depends on {what} in the batch")
     return "an image's output does not depend on its batch"
+
+
+def _same(found: Tokens, expected: Tokens) -> bool:
+    """Whether the tokens that stand are the same; what stands at padding does not matter."""
+    if found.states.shape != expected.states.shape or not torch.equal(found.standing, expected.standing):
+        return False
+    here = expected.standing
+    return float((found.states[here] - expected.states[here]).abs().max()) <= TOLERANCE
 
 
 def planned_counts(name: str) -> str:
@@ -96,27 +117,33 @@ def planned_counts(name: str) -> str:
     reducer, _ = _reduced(name, tower)
     images, guide = _images()
     trace = Trace(origins_wanted=True)
-    with torch.no_grad():
-        encode(tower, reducer, images, guide, trace)
-    plan = token_counts(reducer)
-    if (trace.attention, trace.mlp) != (plan.attention, plan.mlp):
-        raise Fault(f"tokens per block {trace.mlp} are not the planned {plan.mlp}")
+    _run(tower, reducer, images, guide, trace)
     for block, origin in enumerate(trace.origins):
         if int(origin.max()) >= trace.mlp[block] - tower.shape.prefix:
             raise Fault(f"block {block}: a patch is said to live in a token that is not there")
+    if reducer.adaptive:
+        each = torch.stack([mlp for _, mlp in trace.standing], dim=1).double().mean(dim=1)
+        return f"tokens per MLP, mean over blocks, of three images: {', '.join(f'{count:.1f}' for count in each)}"
+    plan = token_counts(reducer)
+    if (trace.attention, trace.mlp) != (plan.attention, plan.mlp):
+        raise Fault(
+            f"tokens per block {trace.mlp} are not the planned {plan.mlp}; if they depend on the image, set adaptive"
+        )
     return f"tokens per MLP as planned: {trace.mlp}"
 
 
 def reachable(name: str) -> str:
     """Ratios are met within 0.01, or refused with the reachable range."""
     tower = open_tower(small_vit())
+    measured = ratio_on(tower, Sample(*_images(8)))
     said = []
     for ratio in RATIOS:
         try:
-            found = realised_ratio(make_reducer(name, tower.shape, ratio=ratio))
+            reducer = _made(name, tower, ratio)
         except HarnessError as error:
             said.append(f"{ratio:g} refused ({error})")
             continue
+        found = measured(reducer) if reducer.adaptive else realised_ratio(reducer)
         if abs(found - ratio) > 0.01:
             raise Fault(f"ratio {ratio:g} came out as {found:.3f}")
         said.append(f"{ratio:g} -> {found:.3f}")
@@ -124,16 +151,44 @@ def reachable(name: str) -> str:
 
 
 def gradients(name: str) -> str:
-    """Training through the method gives finite gradients to the patch embedding."""
+    """Training through the method gives finite gradients to the patch embedding, and to the method's parameters."""
     model = small_vit()
     tower = open_tower(model)
     reducer, _ = _reduced(name, tower)
     images, guide = _images(2)
-    encode(tower, reducer, images, guide).states.square().mean().backward()
+    with torch.no_grad():
+        dense = encode(tower, make_reducer("dense", tower.shape), images) if reducer.needs_dense else None
+    tokens = encode(tower, reducer.train(), images, guide)
+    losses = [tokens.states.square().mean(), *reducer.losses(tokens, dense).values()]
+    torch.stack(losses).sum().backward()
     gradient = model.patch_embed.proj.weight.grad
-    if gradient is None or not bool(gradient.isfinite().all()) or float(gradient.abs().max()) == 0:
+    if not _reaches(gradient):
         raise Fault("no finite gradient reaches the patch embedding")
-    return "finite gradients reach the patch embedding"
+    idle = [name for name, parameter in reducer.named_parameters() if not _reaches(parameter.grad)]
+    if idle:
+        raise Fault(f"no finite, non-zero gradient reaches its own {idle[0]}: give it a loss, or a gate on the tokens")
+    own = sum(parameter.numel() for parameter in reducer.parameters())
+    return "finite gradients reach the patch embedding" + (f" and its own {own:,} parameters" if own else "")
+
+
+def _reaches(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool(gradient.isfinite().all()) and float(gradient.abs().max()) > 0
+
+
+def saving(name: str) -> str:
+    """What a method has learned is saved and loaded as it is; nothing but its parameters and buffers decides."""
+    tower = open_tower(small_vit())
+    reducer, _ = _reduced(name, tower)
+    images, guide = _images()
+    if not reducer.learns:
+        return "has no parameters: nothing to save"
+    again = type(reducer)(reducer.config, reducer.shape).double().eval()
+    again.load_state_dict(reducer.state_dict())
+    if not torch.equal(_run(tower, again, images, guide).states, _run(tower, reducer, images, guide).states):
+        raise Fault(
+            "loaded again from its state_dict, it reduces otherwise: keep what it learns in parameters or buffers"
+        )
+    return "saved and loaded again it is the same, bit for bit"
 
 
 def towers(name: str) -> str:
@@ -155,18 +210,93 @@ def towers(name: str) -> str:
     for model in models:
         tower = open_tower(model)
         reducer, _ = _reduced(name, tower)
-        with torch.no_grad():
-            tokens = encode(tower, reducer, images, guide).states
-        if not bool(tokens.isfinite().all()) or tokens.shape[1] != token_counts(reducer).mlp[-1]:
+        tokens = _run(tower, reducer, images, guide)
+        as_planned = reducer.adaptive or tokens.states.shape[1] == token_counts(reducer).mlp[-1]
+        if not bool(tokens.states[tokens.standing].isfinite().all()) or not as_planned:
             raise Fault(f"fails in {type(model).__name__} with {tower.shape.prefix} prefix tokens")
     tower = open_tower(small_vit(class_token=False, global_pool="avg"))
     try:
         reducer, _ = _reduced(name, tower)
-        with torch.no_grad():
-            encode(tower, reducer, images, guide)
+        _run(tower, reducer, images, guide)
     except HarnessError as error:
         return f"runs with registers, in CLIP and BLIP; without a class token: {error}"
     return "runs with registers, without a class token, in CLIP and BLIP"
+
+
+def text(name: str) -> str:
+    """A method that is guided by texts says what it does without one, and really uses the text."""
+    kind = methods.get(name)
+    tower = open_tower(small_vit())
+    reducer, ratio = _reduced(name, tower)
+    if not reducer.needs_text:
+        return "uses no text"
+    if kind.without_text is None:
+        raise Fault("needs_text, but without_text does not say what it does where no text is given")
+    images, guide = _images()
+    first, second = (_run(tower, reducer, images, each).states for each in (guide, Guide(guide.text_cls.flip(0))))
+    if ratio < 1 and first.shape == second.shape and torch.equal(first, second):
+        raise Fault("needs_text, but another text gives the same tokens")
+    return f"follows the text; without one: {kind.without_text}"
+
+
+def hosts(name: str) -> str:
+    """It runs in every host that has the stacks it works in, where a pair's scores depend on no other pair."""
+    kind, ran = methods.get(name), []
+    for host in TINY_HOSTS:
+        model = _small_host(host)
+        if kind.stacks - model.shape.kinds:
+            continue
+        reducer = _in_host(name, model)
+        images, ids = _pairs_of(model)
+        together = _scores(model, reducer, images, ids)
+        alone = torch.cat([_scores(model, reducer, images[[row]], ids[[row]]) for row in range(len(ids))])
+        if not bool(together.isfinite().all()) or float((together - alone).abs().max()) > TOLERANCE:
+            raise Fault(f"{host}: a pair's scores depend on the other pairs of its batch")
+        ran.append(host.partition("-")[0])
+    if not ran:
+        raise Fault(f"no host has all of {', '.join(sorted(kind.stacks))}")
+    return f"runs in {', '.join(ran)}; a pair's scores depend on no other pair"
+
+
+def _small_host(name: str) -> HostModel:
+    torch.manual_seed(0)
+    return build_host(name, depth=DEPTH, width=WIDTH, heads=HEADS, image_size=SIDE).double().eval()
+
+
+def _pairs_of(model: HostModel) -> tuple[Tensor, Tensor]:
+    """Three images and texts of one length, ids (3, L), that end as the host's texts end."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(10, 60, (3, 6), generator=generator)
+    ids[:, 0], ids[:, -1] = 2, getattr(model.config, "end_id", 3)
+    return torch.randn(3, 3, SIDE, SIDE, generator=generator, dtype=torch.float64), ids
+
+
+def _in_host(name: str, model: HostModel) -> TokenReducer[Any]:
+    """The method in a host at a ratio near .7 where it has one there."""
+    images, ids = _pairs_of(model)
+    with torch.no_grad():
+        sample = Sample(images, model.guide(model.text_batch(ids, torch.ones_like(ids, dtype=torch.bool))))
+    measured = ratio_on(open_tower(model.vision), sample)
+    for ratio in (0.7, None):
+        torch.manual_seed(2)
+        try:
+            made = make_reducer(name, model.shape, ratio=ratio, measured=lambda made: measured(made.double()))
+        except HarnessError:
+            if ratio is None:
+                raise
+            continue
+        return made.double().eval()
+    raise AssertionError
+
+
+def _scores(model: HostModel, reducer: TokenReducer[Any], images: Tensor, ids: Tensor) -> Tensor:
+    """What a host says of pairs under a method, (B, S): matching, or the features of both sides."""
+    with torch.no_grad(), reducing(reducer):
+        texts = model.text_batch(ids, torch.ones_like(ids, dtype=torch.bool))
+        seen = encode(open_tower(model.vision), reducer, images, model.guide(texts))
+        if "match" in model.abilities:
+            return model.match(texts, seen)
+        return torch.cat([model.embed_image(seen), model.embed_text(texts)], dim=1)
 
 
 PROPERTIES: tuple[Callable[[str], str], ...] = (
@@ -175,8 +305,13 @@ PROPERTIES: tuple[Callable[[str], str], ...] = (
     planned_counts,
     reachable,
     gradients,
+    saving,
+    text,
     towers,
+    hosts,
 )
+# Of a method that leaves the vision tower alone.
+ELSEWHERE = (hosts,)
 
 
 def lines(name: str) -> list[tuple[str, bool]]:
@@ -186,7 +321,8 @@ def lines(name: str) -> list[tuple[str, bool]]:
 
 
 def _checked(name: str) -> Iterator[tuple[str, bool]]:
-    for check in PROPERTIES:
+    checks = PROPERTIES if "vision" in methods.get(name).stacks else ELSEWHERE
+    for check in checks:
         try:
             yield f"{check.__name__:<16}ok    {check(name)}", True
         except Fault as fault:

@@ -38,8 +38,9 @@ def measure_latency(
     """Forward latency of a batch, in evaluation mode and without gradients, on the model's device.
 
     Method and dense run in turns, each first every other time; at most `runs` pairs, and none begins after
-    `seconds` once five are done. `sample`: the images for an adaptive method. `ratio` is the median over pairs of method / dense. CUDA events time a GPU,
-    perf_counter a CPU. Raises HarnessError for fewer than 5 runs or a batch below 1.
+    `seconds` once five are done. `ratio` is the median over pairs of method / dense. CUDA events time a GPU,
+    perf_counter a CPU. `sample`: the images for an adaptive method. Raises HarnessError for fewer than 5 runs or a
+    batch below 1.
     """
     if runs < 5 or batch_size < 1:
         raise HarnessError(f"latency with {runs} runs of batch {batch_size}: expected at least 5 runs and 1 image")

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from harness.reduction.kernels import attention as attention
     from harness.reduction.kernels import attention_map as attention_map
     from harness.reduction.kernels import policy_map as policy_map
+    from harness.reduction.method import PLAIN as PLAIN
     from harness.reduction.method import Guide as Guide
     from harness.reduction.method import MethodConfig as MethodConfig
     from harness.reduction.method import TokenReducer as TokenReducer
+    from harness.reduction.method import encode as encode
     from harness.reduction.schedule import Ratio as Ratio
     from harness.reduction.schedule import Schedule as Schedule
     from harness.reduction.stack import EVIDENCE_KINDS as EVIDENCE_KINDS
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from harness.reduction.stack import StackShape as StackShape
     from harness.reduction.stack import Trace as Trace
     from harness.reduction.stack import drive as drive
-    from harness.reduction.stack import encode as encode
     from harness.reduction.stack import reducing as reducing
     from harness.reduction.stack import sample_keys as sample_keys
     from harness.reduction.stack import working_in as working_in
@@ -41,10 +42,10 @@ _HOMES = {
     "harness.kit.errors": ("HarnessError",),
     "harness.kit.settings": ("validated",),
     "harness.reduction.kernels": ("attention", "attention_map", "policy_map"),
-    "harness.reduction.method": ("Guide", "MethodConfig", "TokenReducer"),
+    "harness.reduction.method": ("PLAIN", "Guide", "MethodConfig", "TokenReducer", "encode"),
     "harness.reduction.schedule": ("Ratio", "Schedule"),
     "harness.reduction.stack": (
-        *("EVIDENCE_KINDS", "Evidence", "Stack", "StackShape", "Trace", "drive", "encode", "reducing"),
+        *("EVIDENCE_KINDS", "Evidence", "Stack", "StackShape", "Trace", "drive", "reducing"),
         *("sample_keys", "working_in"),
     ),
     "harness.reduction.tokens": (

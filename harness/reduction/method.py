@@ -7,7 +7,7 @@ that a method may reduce, D channels, H heads, d = D / H, n0 patch tokens at the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from harness.kit.errors import HarnessError
 from harness.reduction.kernels import attention
-from harness.reduction.stack import Evidence, Stack, StackShape
+from harness.reduction.stack import Evidence, Stack, StackShape, Trace, drive, sample_keys
 from harness.reduction.tokens import Tokens, TokenState
 
 
@@ -142,3 +142,19 @@ class TokenReducer(nn.Module, Generic[C]):
         `dense`: what the unreduced tower gives for the same images, without gradient, if `needs_dense`.
         """
         return {}
+
+
+# Nothing is reduced: what stacks run with in which no method works.
+PLAIN: TokenReducer[Any] = TokenReducer(MethodConfig(), StackShape(0, 0, 1, 1, True))
+
+
+def encode(
+    stack: Stack, reducer: TokenReducer[Any], images: Tensor, guide: Guide | None = None, trace: Trace | None = None
+) -> Tokens:
+    """Run images (B, C, H, W) through a tower, reduced by a method if it is one that works there: its last tokens."""
+    state = stack.open(images)
+    if stack.shape.kind not in reducer.stacks:
+        return drive(stack, state, PLAIN, trace=trace)
+    if reducer.stochastic:
+        state = replace(state, sample_keys=sample_keys(images))
+    return drive(stack, state, reducer, guide, trace)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from harness.kit.errors import HarnessError
-from harness.reduction.method import Guide, TokenReducer
-from harness.reduction.stack import Evidence, Stack, StackShape, Trace, encode
+from harness.reduction.method import Guide, TokenReducer, encode
+from harness.reduction.stack import Evidence, Stack, StackShape, Trace
 from harness.reduction.tokens import Tokens, TokenState
 
 

@@ -223,16 +223,6 @@ def drive(
     return stack.close(state)
 
 
-def encode(
-    stack: Stack, reducer: TokenReducer[Any], images: Tensor, guide: Guide | None = None, trace: Trace | None = None
-) -> Tokens:
-    """Run images (B, C, H, W) through a tower with a method: tokens after the final norm."""
-    state = stack.open(images)
-    if reducer.stochastic:
-        state = replace(state, sample_keys=sample_keys(images))
-    return drive(stack, state, reducer, guide, trace)
-
-
 def sample_keys(images: Tensor) -> Tensor:
     """One int64 per image from its bits alone, so that random methods do not depend on batch or order."""
     bits = images.contiguous().view(

@@ -174,6 +174,14 @@ class TokenState:
             return self.mask
         return self.mask.detach() > 0.5
 
+    @property
+    def patch_standing(self) -> Tensor:
+        """(B, P) bool, which of the patch-derived tokens stand."""
+        standing = self.standing
+        if standing is None:
+            return torch.ones(len(self.tokens), self.patches, dtype=torch.bool, device=self.tokens.device)
+        return standing[:, self.prefix :]
+
     def count(self) -> Tensor:
         """(B,), how many tokens stand, prefix included."""
         standing = self.standing
@@ -197,6 +205,10 @@ class TokenState:
         """What leaves the stack: these tokens with their final states (B, N, D)."""
         beside = None if self.beside is None else self.beside.left(self.beside.tokens)
         return Tokens(states, self.standing, self.sizes, self.origin, self.prefix, self.notes, beside)
+
+    def with_patch_tokens(self, patch_tokens: Tensor) -> TokenState:
+        """The same state with other tokens (B, P, D) behind the prefix."""
+        return replace(self, tokens=torch.cat([self.tokens[:, : self.prefix], patch_tokens], dim=1))
 
     def noted(self, **notes: Tensor) -> TokenState:
         """The same state with something noted for the method's losses."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from harness.hosts.parts.clip_blocks import ClipBlocks
 from harness.kit import recompute
 from harness.reduction import (
+    PLAIN,
     Guide,
-    MethodConfig,
     Stack,
     StackShape,
     TokenReducer,
@@ -28,8 +28,6 @@ from harness.reduction import (
     working_in,
 )
 from harness.reduction.stack import record
-
-PLAIN: TokenReducer[Any] = TokenReducer(MethodConfig(), StackShape(0, 0, 1, 1, True))
 
 
 def through(stack: Stack, inputs: Any, guide: Guide | None = None) -> Tokens:
