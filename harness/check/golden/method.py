@@ -5,66 +5,28 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from timm.models.vision_transformer import VisionTransformer
-
-from harness.check.golden.file import Golden, difference, elip_settings, read_golden
-from harness.hosts.parts.towers import open_tower
+from harness.check.golden.file import Golden, read_golden
+from harness.check.golden.vit import check_vit, of_tower
 from harness.kit.errors import HarnessError
-from harness.reduction import Guide, Trace, encode
-from harness.reduction.budget import make_reducer
+from harness.kit.registry import package_files
 
 TOLERANCE = 1e-8
 
 
-def method_settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a method's config from a golden file's words for them."""
-    method = config["method"]
-    if method == "elip":
-        return elip_settings(config)
-    if method == "evit":
-        return {"blocks": config["drop_layers"], "keep_rate": config["keep_rate"], "fuse": config["fuse"]}
-    if method == "tome":
-        settings = {"proportional_attention": config["proportional_attention"]}
-        if "r_per_layer" in config:
-            return {"r_per_block": config["r_per_layer"], **settings}
-        if (
-            isinstance(config["r"], list)
-            and len(config["r"]) == 2
-            and (config["r"][1] < 0 or isinstance(config["r"][1], float))
-        ):
-            return {"r": config["r"][0], "inflect": config["r"][1], **settings}
-        return {"r_per_block" if isinstance(config["r"], list) else "r": config["r"], **settings}
-    raise HarnessError(f"golden of method {method!r}: expected elip, evit or tome")
-
-
-def check_method(golden: Golden) -> float:
-    """Largest absolute error of a method's tokens, sizes and gradients against the released program's."""
-    config = golden.config
-    fields = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")
-    norm = partial(torch.nn.LayerNorm, eps=config["norm_eps"])
-    model = VisionTransformer(**{name: config[name] for name in fields}, num_classes=0, norm_layer=norm).double()
-    model.load_state_dict(golden.part("weight"))
-    tower = open_tower(model.eval())
-    reducer = make_reducer(config["method"], tower.shape, settings=method_settings(config))
-    inputs, outputs = golden.part("input"), golden.part("output")
-    guide = Guide(inputs["text_cls"]) if "text_cls" in inputs else None
-    trace = Trace()
-    tokens = encode(tower, reducer, inputs["image"], guide, trace)
-    errors = [difference(tokens.states, outputs["tokens"])]
-    if "expected_size" in inputs:
-        sizes = trace.sizes if trace.sizes is not None else tokens.states.new_ones(tokens.states.shape[:2])
-        errors.append(difference(sizes.unsqueeze(-1), inputs["expected_size"]))
-    tokens.states.square().mean().backward()
-    parameters = dict(model.named_parameters())
-    for name, expected in golden.part("grad").items():
-        gradient = parameters[name].grad
-        errors.append(difference(torch.zeros_like(expected) if gradient is None else gradient, expected))
-    return max(errors)
+def check_method(golden: Golden) -> dict[str, float]:
+    """Largest absolute error by output, as the method's file in harness/check/golden/methods/ reads it."""
+    name = golden.config["method"]
+    module_name = f"harness.check.golden.methods.{name}"
+    known = sorted(path.stem for path in package_files("harness.check.golden.methods", "*.py"))
+    if name not in known:
+        raise HarnessError(f"golden of method {name!r}: expected {', '.join(known)}")
+    module = importlib.import_module(module_name)
+    if hasattr(module, "check"):
+        found: dict[str, float] = module.check(golden)
+        return found
+    return check_vit(golden, module.settings(golden.config), getattr(module, "parameter", of_tower))
 
 
 @dataclass(frozen=True)
@@ -88,7 +50,7 @@ def check_file(path: Path) -> float:
     golden = read_golden(path)
     try:
         if "method" in golden.config:
-            return check_method(golden)
+            return max(check_method(golden).values())
         for kind in HOST_KINDS.values():
             if kind.key in golden.config:
                 module, _, function = kind.check.partition(":")
