@@ -58,7 +58,7 @@ class Run:
 
 
 def run_vit(golden: Golden, settings: dict[str, Any], parameter: Parameter = of_tower, **inputs: Any) -> Run:
-    """Run a file's images through its ViT with the method; `inputs`: attributes of the reducer (its draws)."""
+    """Run a file's images through its ViT with the method; `inputs`: attributes it is given (draws)."""
     config = golden.config
     norm = partial(torch.nn.LayerNorm, eps=config["norm_eps"])
     sizes = {name: config[name] for name in SIZES}
