@@ -4,15 +4,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.hosts.reduced import reduce as reduce
+    from harness.reduction import Guide as Guide
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "reduce"]
+__all__ = ["Guide", "__version__", "reduce"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import `reduce` (and with it torch) only when it is used, so that the command line starts at once."""
+    """Import what needs torch only when it is used, so that the command line starts at once."""
     if name == "reduce":
         from harness.hosts.reduced import reduce
 
         return reduce
+    if name == "Guide":
+        from harness.reduction import Guide
+
+        return Guide
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

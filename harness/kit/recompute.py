@@ -24,6 +24,11 @@ def recomputing(wanted: bool = True) -> Iterator[None]:
         _recomputing.reset(token)
 
 
+def wanted() -> bool:
+    """Whether blocks are recomputed now."""
+    return _recomputing.get()
+
+
 def block(run: Callable[..., R], *args: Any) -> R:
     """run(*args), whose inner tensors are dropped and computed again in backward where `recomputing` says so.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.kit.errors import HarnessError
@@ -54,11 +54,21 @@ def make_reducer(
     as_set = at(None)  # refuses settings that cannot be, also where a ratio bends them
     if ratio is None:
         return as_set
+    _check_one_budget(method, settings or {}, [as_set, at(0.5), at(2.0)], ratio)
     if kind.adaptive and ratio < 1 and measured is None:
         raise HarnessError(f"method {method} is adaptive: a ratio of it is measured on images, and there are none here")
     realised = realised_ratio if measured is None or not kind.adaptive else measured
     step = 1 / (shape.depth * shape.patches)
     return at(0.0) if kind.adaptive and ratio == 1 else at(solve(lambda gamma: realised(at(gamma)), ratio, step=step))
+
+
+def _check_one_budget(method: str, given: Mapping[str, Any], bends: Sequence[TokenReducer[Any]], ratio: float) -> None:
+    """HarnessError where a setting that is given sets the budget that a ratio sets too: it differs from bend to bend."""
+    for name in given:
+        if name != "schedule" and any(getattr(made.config, name) != getattr(bends[0].config, name) for made in bends):
+            raise HarnessError(
+                f"method {method}: {name}={given[name]} and ratio {ratio:g} both set its budget; leave one of them out"
+            )
 
 
 def bender(

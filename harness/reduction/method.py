@@ -155,6 +155,11 @@ def encode(
     state = stack.open(images)
     if stack.shape.kind not in reducer.stacks:
         return drive(stack, state, PLAIN, trace=trace)
+    if state.patches != reducer.shape.patches:
+        raise HarnessError(
+            f"{type(reducer).__name__} was made for {reducer.shape.patches} patches and got {state.patches}: make it "
+            "for the tower at this image size"
+        )
     if reducer.stochastic:
         state = replace(state, sample_keys=sample_keys(images))
     return drive(stack, state, reducer, guide, trace)

@@ -7,6 +7,7 @@ D channels, H heads, d = D / H. Blocks are sequential and pre-norm; anything els
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any
 
 from timm.layers.attention import Attention as TimmAttention
@@ -40,6 +41,19 @@ class VisionTower(Stack):
     @abstractmethod
     def output(self, tokens: Tokens) -> Any:
         """What the model's own forward returns, from what left the tower."""
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether the model asks for gradient checkpointing."""
+        return False
+
+    def patches_of(self, images: Tensor) -> int:
+        """How many patches images (B, C, H, W) have, where the model takes other sizes than its own."""
+        return self.shape.patches
+
+    def sized(self, patches: int) -> StackShape:
+        """The tower's shape with another number of patches."""
+        return replace(self.shape, patches=patches)
 
     def open(self, inputs: Tensor) -> TokenState:
         return TokenState(self.embed(inputs), prefix=self.shape.prefix)
@@ -126,6 +140,17 @@ class TimmTower(VisionTower):
             )
         return model.head(model.head_drop(model.fc_norm(pooled)))
 
+    @property
+    def recomputes(self) -> bool:
+        return bool(self.model.grad_checkpointing)
+
+    def patches_of(self, images: Tensor) -> int:
+        embedding = self.model.patch_embed
+        if not (self.model.dynamic_img_size or not embedding.strict_img_size):
+            return self.shape.patches
+        height, width = embedding.dynamic_feat_size(tuple(images.shape[-2:]))
+        return int(height * width)
+
     def attention_dropout(self, block: int) -> float:
         return self.model.blocks[block].attn.attn_drop.p if self.model.training else 0.0
 
@@ -154,6 +179,10 @@ class TransformersTower(VisionTower):
             heads=config.num_attention_heads,
         )
         super().__init__(model, shape)
+
+    @property
+    def recomputes(self) -> bool:
+        return bool(getattr(self.core.encoder, "gradient_checkpointing", False))
 
     def output(self, tokens: Tokens) -> BaseModelOutputWithPooling:
         pooled = self.core.post_layernorm(tokens.states[:, 0])
