@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -64,3 +65,26 @@ def test_what_is_not_wanted_again_takes_no_room() -> None:
 def test_the_order_of_first_use() -> None:
     assert in_first_order(torch.tensor([3, 1, 3, 0, 1])).tolist() == [3, 1, 0]
     assert in_first_order(torch.tensor([], dtype=torch.int64)).tolist() == []
+
+
+def of_own_width(number: int) -> Tokens:
+    """One image's tokens of an adaptive method: as many as its number, and merged where that is odd."""
+    states = torch.full((1, number, 3), float(number), dtype=torch.float64)
+    return Tokens(states, sizes=2 * torch.ones(1, number, dtype=torch.float64) if number % 2 else None)
+
+
+@pytest.mark.parametrize("order", [(2, 3, 4, 5), (5, 4, 3, 2)])
+@pytest.mark.parametrize("room", [0, 2, 6])
+def test_images_keep_their_own_numbers_of_tokens_and_sizes(room: int, order: tuple[int, ...]) -> None:
+    each = 5 * (3 * 8 + 8 + 1)  # states, sizes and mask
+    states = ImageTokens(6, room * each, widest=5)
+    asked = torch.tensor(order)
+    for number in order:
+        states.add(torch.tensor([number]), of_own_width(number), asked)
+    for number, row in zip(order, range(4), strict=True):
+        found = states.take(asked)
+        stands = found.standing[row]
+        assert stands.tolist() == [place < number for place in range(5)]
+        assert (found.states[row][stands] == number).all()
+        assert found.sizes is not None
+        assert found.sizes[row][stands].tolist() == [2 if number % 2 else 1] * number
