@@ -83,7 +83,7 @@ class ImageTokens:
 
 
 def padded_to(tokens: Tokens, width: int) -> Tokens:
-    """The same tokens with as many behind them, which do not stand, as make `width`; with sizes, ones if there were none.
+    """The same tokens with as many behind them, which do not stand, as make `width`; with sizes, even if all are one.
 
     A method that merges as many tokens as it likes may merge none in one batch, and some in the next.
     """
