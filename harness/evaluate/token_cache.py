@@ -83,10 +83,13 @@ class ImageTokens:
 
 
 def padded_to(tokens: Tokens, width: int) -> Tokens:
-    """The same tokens with as many behind them, which do not stand, as make `width`."""
+    """The same tokens with as many behind them, which do not stand, as make `width`; with sizes, even if all are one.
+
+    A method that merges as many tokens as it likes may merge none in one batch, and some in the next.
+    """
     wide = tokens.states.new_zeros(1, width, tokens.states.shape[2])
     wanted = torch.arange(len(tokens), device=tokens.states.device)
-    joined = join([tokens, Tokens(wide, sizes=None if tokens.sizes is None else wide[..., 0])]).rows(wanted)
+    joined = join([tokens, Tokens(wide, sizes=wide[..., 0])]).rows(wanted)
     return replace(joined, mask=joined.standing)
 
 

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from harness.hosts.albef.model import PRESETS, Albef
 from harness.hosts.build import build_host
-from harness.hosts.host import TextBatch
 from harness.hosts.parts.tokenizer import MASK, PAD, SEP, TextTokenizer
 from harness.hosts.weights.own import VOCABULARY_FILE, assets_of
 from harness.kit.errors import HarnessError
@@ -44,27 +43,27 @@ def test_size_fits_the_package(model: Albef) -> None:
 def test_shapes(model: Albef, tokenizer: TextTokenizer, images: Tensor) -> None:
     ids, mask, positions = tokenizer.questions(TEXTS)
     width, length = model.config.width, ids.shape[1]
-    texts, states = model.encode_text(ids, mask), model.encode_image(images)
-    assert texts.shape == (3, length, width)
-    assert states.shape == (3, 65, width)
-    for projected in (model.project_image(states), model.project_text(texts)):
+    texts, image = model.text_batch(ids, mask), model.encode_image(images)
+    assert texts.states.shape == (3, length, width)
+    assert image.states.shape == (3, 65, width)
+    for projected in (model.embed_image(image), model.embed_text(texts)):
         torch.testing.assert_close(projected.norm(dim=-1), torch.ones(3, dtype=torch.float64))
-    fused = model.fuse(texts, mask, states)
-    assert fused.shape == (3, length, width)
+    fused = model.fuse(texts.tokens, image)
+    assert fused.states.shape == (3, length, width)
     assert model.match_logits(fused).shape == (3, 2)
-    assert model.mlm_logits(fused).shape == (3, length, model.config.vocab_size)
+    assert model.mlm_logits(fused.states).shape == (3, length, model.config.vocab_size)
     answers = tokenizer.answer_ids(("red", "yes"))
-    scores = model.answer_scores(TextBatch(ids, mask, texts), states, answers)
-    torch.testing.assert_close(scores[1], model.mlm_logits(fused)[1, positions[1], answers])
+    scores = model.answer_scores(texts, image, answers)
+    torch.testing.assert_close(scores[1], model.mlm_logits(fused.states)[1, positions[1], answers])
 
 
 @torch.no_grad()
 def test_neither_padding_nor_neighbours_change_a_result(model: Albef, tokenizer: TextTokenizer, images: Tensor) -> None:
     ids, mask = tokenizer(TEXTS)
-    together = model.fuse(model.encode_text(ids, mask), mask, model.encode_image(images))
+    together = model.fuse(model.encode_text(ids, mask), model.encode_image(images)).states
     for row, text in enumerate(TEXTS):
         one_ids, one_mask = tokenizer([text])
-        alone = model.fuse(model.encode_text(one_ids, one_mask), one_mask, model.encode_image(images[row : row + 1]))
+        alone = model.fuse(model.encode_text(one_ids, one_mask), model.encode_image(images[row : row + 1])).states
         torch.testing.assert_close(together[row : row + 1, : alone.shape[1]], alone, rtol=0, atol=1e-12)
 
 
@@ -73,14 +72,14 @@ def test_fusion_reads_both_ways_and_the_image(model: Albef, tokenizer: TextToken
     ids, mask = tokenizer(TEXTS[:1])
     changed = ids.clone()
     changed[0, -2] = tokenizer.vocabulary["right"]
-    states = model.encode_image(images)
+    first, second = (model.encode_image(images[row : row + 1]) for row in (0, 1))
     texts = model.encode_text(ids, mask)
-    fused = model.fuse(texts, mask, states[:1])
-    late = texts.clone()
+    fused = model.fuse(texts, first).states
+    late = texts.states.clone()
     late[:, -1] += 1
-    assert (model.fuse(late, mask, states[:1])[:, 0] - fused[:, 0]).abs().max() > 1e-6
-    assert (model.encode_text(changed, mask)[:, 0] - texts[:, 0]).abs().max() > 1e-6
-    assert (model.fuse(texts, mask, states[1:2])[:, 0] - fused[:, 0]).abs().max() > 1e-6
+    assert (model.fuse(texts.with_states(late), first).states[:, 0] - fused[:, 0]).abs().max() > 1e-6
+    assert (model.encode_text(changed, mask).states[:, 0] - texts.states[:, 0]).abs().max() > 1e-6
+    assert (model.fuse(texts, second).states[:, 0] - fused[:, 0]).abs().max() > 1e-6
 
 
 def test_output_words_are_tied_to_input_words(model: Albef) -> None:

@@ -19,7 +19,7 @@ from harness.hosts.weights.own import load_model, save_weights
 from harness.kit.errors import HarnessError
 from harness.kit.recompute import recomputing
 from harness.objectives.momentum import Twin
-from harness.reduction import encode
+from harness.reduction import Tokens, encode
 from harness.reduction.budget import make_reducer
 
 SMALL: dict[str, Any] = {
@@ -60,7 +60,7 @@ def read(model: Albef, ids: Tensor, mask: Tensor) -> TextBatch:
     return model.text_batch(ids, mask)
 
 
-def states(model: Albef, seed: int = 5, count: int = 3) -> Tensor:
+def states(model: Albef, seed: int = 5, count: int = 3) -> Tokens:
     generator = torch.Generator().manual_seed(seed)
     return model.encode_image(torch.randn(count, 3, 32, 32, dtype=torch.float64, generator=generator))
 
@@ -83,7 +83,7 @@ def test_an_answer_is_told_by_its_own_question_alone() -> None:
         asked = questions.rows(torch.tensor([question]))
         ids, mask = one.ids[answer : answer + 1, :length], one.mask[answer : answer + 1, :length]
         lone = AnswerTargets(torch.tensor([0]), ids, mask, one.weights[:1], one.scores[:1])
-        alone = model.answer_outputs(asked, images[question : question + 1], lone)
+        alone = model.answer_outputs(asked, images.rows(torch.tensor([question])), lone)
         torch.testing.assert_close(together[answer : answer + 1, :length], alone, rtol=0, atol=1e-12)
 
 
@@ -105,14 +105,14 @@ def test_the_decoder_reads_the_question_s_words_and_the_image_but_no_padding() -
     model, one = small("vqa"), targets()
     assert model.decoder is not None
     fused = torch.randn(5, 6, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    mask = torch.arange(6) < 4
-    before = model.decoder(one.ids, one.mask, fused, mask.expand(5, -1))
+    questions = Tokens(fused, (torch.arange(6) < 4).expand(5, -1))
+    before = model.decoder(one.ids, one.mask, questions)
     fused[:, 4:] += 7
-    assert torch.equal(model.decoder(one.ids, one.mask, fused, mask.expand(5, -1)), before)
+    assert torch.equal(model.decoder(one.ids, one.mask, questions), before)
     fused[:, 3] += 1
-    assert ((model.decoder(one.ids, one.mask, fused, mask.expand(5, -1)) - before).abs().amax((1, 2)) > 1e-6).all()
-    questions = read(model, *worded(7, 5, 4, seed=1))
-    outputs = [model.answer_outputs(questions, states(model, seed), one) for seed in (5, 6)]
+    assert ((model.decoder(one.ids, one.mask, questions) - before).abs().amax((1, 2)) > 1e-6).all()
+    asked = read(model, *worded(7, 5, 4, seed=1))
+    outputs = [model.answer_outputs(asked, states(model, seed), one) for seed in (5, 6)]
     assert (outputs[0] - outputs[1]).abs().max() > 1e-6
 
 
@@ -138,17 +138,16 @@ def test_answers_are_ranked_by_the_log_probability_of_their_words() -> None:
     questions, images = read(model, *worded(7, 5, 4, seed=1)), states(model)
     ids, mask = worded(3, 4, 6, 3, 5, 4, 3, seed=4)
     scores = model.answer_scores(questions, images, (ids, mask))
-    fused = model.fuse(questions.states, questions.mask, images)
+    fused = model.fuse(questions.tokens, images)
     assert model.decoder is not None
     for question in range(3):
         for answer in range(7):
             length = int(mask[answer].sum())
             one = ids[answer : answer + 1, :length]
-            read_mask = questions.mask[question : question + 1]
-            told = model.decoder(one, torch.ones_like(one), fused[question : question + 1], read_mask)
+            told = model.decoder(one, torch.ones_like(one), fused.rows(torch.tensor([question])))
             costs = [told[0, place].log_softmax(0)[one[0, place + 1]] for place in range(length - 1)]
             torch.testing.assert_close(scores[question, answer], sum(costs) + costs[0], rtol=0, atol=1e-12)
-    few = model.decoder.scores(fused, questions.mask, (ids, mask), candidates=2)
+    few = model.decoder.scores(fused, (ids, mask), candidates=2)
     assert few.isfinite().sum(1).tolist() == [2, 2, 2]
     assert torch.allclose(few[few.isfinite()], scores[few.isfinite()], rtol=0, atol=1e-12)
 
@@ -188,7 +187,7 @@ def test_entailment_is_told_by_the_fused_class_token() -> None:
     before, model = tuned("entailment")
     texts, images = read(model, *worded(7, 5, 4, seed=1)), states(model)
     found, weights = model.entail(texts, images), model.state_dict()
-    fused = before.fuse(texts.states, texts.mask, images)[:, 0]
+    fused = before.fuse(texts.tokens, images).states[:, 0]
     hidden = (fused @ weights["task_head.0.weight"].T + weights["task_head.0.bias"]).clamp(min=0)
     assert found.shape == (3, 3)
     torch.testing.assert_close(found, hidden @ weights["task_head.2.weight"].T + weights["task_head.2.bias"])
@@ -201,7 +200,7 @@ def test_of_a_pair_of_layers_one_reads_the_first_image_and_one_the_second() -> N
     texts, first, second = read(model, *worded(7, 5, 4, seed=1)), states(model), states(model, 6)
     expected, mask = texts.states, texts.mask[:, None, None, :]
     for layer in before.fusion:
-        expected = layer(layer(expected, mask, first), mask, second)
+        expected = layer(layer(expected, mask, first.states), mask, second.states)
     found = model.compare(texts, first, second)
     assert found.shape == (3, 2)
     assert torch.equal(found, model.task_head(expected[:, 0]))
@@ -212,7 +211,7 @@ def test_of_a_pair_of_layers_one_reads_the_first_image_and_one_the_second() -> N
 def test_images_of_different_numbers_of_tokens_can_be_compared() -> None:
     model = small("nlvr2")
     texts, first, second = read(model, *worded(7, 5, 4, seed=1)), states(model), states(model, 6)
-    assert model.compare(texts, first, second[:, :9]).isfinite().all()
+    assert model.compare(texts, first, Tokens(second.states[:, :9])).isfinite().all()
 
 
 def test_the_layers_of_a_pair_share_keys_and_values() -> None:
@@ -263,12 +262,12 @@ def test_reduced_images_are_read_by_student_and_twin(task: str, method: str) -> 
     reducer = make_reducer(method, tower.shape)
     pixels = torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     reduced = encode(tower, reducer, pixels, model.guide(texts))
-    assert reduced.shape[1] < 17
+    assert reduced.states.shape[1] < 17
     for one in (model, Twin(model).model):
         found = {
             "vqa": lambda one=one: one.answer_outputs(texts, reduced, targets()),
             "entailment": lambda one=one: one.entail(texts, reduced),
-            "nlvr2": lambda one=one: one.compare(texts, reduced, reduced.flip(0)),
+            "nlvr2": lambda one=one: one.compare(texts, reduced, reduced.rows(torch.tensor([2, 1, 0]))),
         }[task]()
         assert found.isfinite().all()
 

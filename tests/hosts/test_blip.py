@@ -24,7 +24,7 @@ from harness.hosts.weights.own import assets_of
 from harness.hosts.weights.released import LoadReport, load_released
 from harness.kit.errors import HarnessError
 from harness.kit.recompute import recomputing
-from harness.reduction import encode
+from harness.reduction import Tokens, encode
 from harness.reduction.budget import make_reducer
 
 SMALL = {
@@ -47,7 +47,7 @@ def small(**changes: object) -> Blip:
     return Blip(BlipConfig.model_validate({**SMALL, **changes})).double().eval()
 
 
-def mean_loss(model: Blip, *read: Tensor, **settings: object) -> Tensor:
+def mean_loss(model: Blip, *read: Tensor | Tokens, **settings: object) -> Tensor:
     """Loss of a caption's next words, a mean over the words."""
     total, count = model.lm_loss_sum(*read, **settings)
     return total / count
@@ -110,7 +110,7 @@ def test_base_has_the_released_sizes():
 def test_shapes(model, texts, images, answers):
     batch, states = model.text_batch(*texts), model.encode_image(images)
     assert batch.states.shape == (3, 7, 24)
-    assert states.shape == (3, 5, 24)
+    assert states.states.shape == (3, 5, 24)
     for place in (model.embed_image(states), model.embed_text(batch)):
         assert place.shape == (3, 16)
         torch.testing.assert_close(place.norm(dim=1), torch.ones(3, dtype=torch.float64))
@@ -126,7 +126,7 @@ def test_a_ratio_of_one_is_the_dense_model_bit_for_bit(model, texts, images):
     schedule = {"begin": [1], "keep": [0.5], "lookahead": [1]}
     reducer = make_reducer("elip", tower.shape, ratio=1.0, settings={"schedule": schedule})
     kept = encode(tower, reducer, images, model.guide(model.text_batch(*texts)))
-    assert torch.equal(kept, model.encode_image(images))
+    assert torch.equal(kept.states, model.encode_image(images).states)
 
 
 @torch.no_grad()
@@ -182,7 +182,8 @@ def test_a_step_on_a_tensor_changes_those_who_hold_it(texts, images, part, encod
 
     def outputs() -> list[Tensor]:
         states = model.encode_image(images)
-        return [model.encode_text(*texts), model.ground(*texts, states), model.decode(*texts, states)]
+        read = model.encode_text(*texts), model.ground(*texts, states)
+        return [*(tokens.states for tokens in read), model.decode(*texts, states)]
 
     before = outputs()
     model.get_parameter(part).add_(torch.randn_like(model.get_parameter(part)))
@@ -218,18 +219,19 @@ def test_the_decoder_looks_back_and_the_encoder_both_ways(model, texts, images):
     before, after = (model.decode(each, mask, states) for each in (ids, changed))
     assert torch.equal(before[:, :3], after[:, :3])
     assert (before[:, 3:] != after[:, 3:]).any(-1)[mask[:, 3:]].all()
-    before, after = (model.ground(each, mask, states) for each in (ids, changed))
+    before, after = (model.ground(each, mask, states).states for each in (ids, changed))
     assert (before != after).any(-1)[mask].all()
 
 
 @torch.no_grad()
 def test_what_is_read_counts_and_masked_states_do_not(model, texts, images):
-    states = model.encode_image(images)
-    assert not torch.allclose(model.decode(*texts, states), model.decode(*texts, states.flip(0)))
+    states = model.encode_image(images).states
+    whole, turned = (model.decode(*texts, Tokens(each)) for each in (states, states.flip(0)))
+    assert not torch.allclose(whole, turned)
     keep = torch.ones(states.shape[:2], dtype=torch.bool)
     keep[:, -2:] = False
-    masked = model.decode(*texts, states, keep)
-    torch.testing.assert_close(masked, model.decode(*texts, states[:, :-2]), rtol=0, atol=1e-12)
+    masked = model.decode(*texts, Tokens(states, keep))
+    torch.testing.assert_close(masked, model.decode(*texts, Tokens(states[:, :-2])), rtol=0, atol=1e-12)
 
 
 @torch.no_grad()
@@ -237,9 +239,9 @@ def test_the_first_token_says_who_reads(model, texts, images):
     ids, mask = texts
     states = model.encode_image(images)
     other = begun(ids, 9)
-    assert torch.equal(model.ground(ids, mask, states), model.ground(other, mask, states))
+    assert torch.equal(model.ground(ids, mask, states).states, model.ground(other, mask, states).states)
     assert torch.equal(mean_loss(model, ids, mask, states), mean_loss(model, other, mask, states))
-    batch = TextBatch(ids, mask, torch.full((3, 7, 24), torch.nan))
+    batch = TextBatch(ids, mask, Tokens(torch.full((3, 7, 24), torch.nan), mask))
     assert model.match(batch, states).isfinite().all()
 
 
@@ -274,7 +276,7 @@ def test_an_answer_is_scored_by_its_losses_given_the_question(model, texts, imag
     question = model.ground(*texts, states)
     for index in range(4):
         ids, mask = (part[index : index + 1].expand(3, -1) for part in answers)
-        losses, _ = model.lm_losses(ids, mask, question, read_mask_BM=batch.mask)
+        losses, _ = model.lm_losses(ids, mask, question)
         torch.testing.assert_close(scores[:, index], -losses.sum(1), rtol=0, atol=1e-12)
 
 
@@ -283,7 +285,7 @@ def test_only_answers_with_a_likely_first_word_are_scored(model, texts, images, 
     batch, states = model.text_batch(*texts), model.encode_image(images)
     every, few = (model.answer_scores(batch, states, answers, candidates=count) for count in (9, 2))
     opening = torch.full((3, 1), SMALL["dec_id"])
-    first = model.decode(opening, torch.ones_like(opening), model.ground(*texts, states), batch.mask)[:, 0]
+    first = model.decode(opening, torch.ones_like(opening), model.ground(*texts, states))[:, 0]
     chosen = first[:, answers[0][:, 1]].argsort(dim=1, descending=True, stable=True)[:, :2]
     assert every.isfinite().all()
     assert torch.equal(few.isfinite(), torch.zeros(3, 4, dtype=torch.bool).scatter(1, chosen, True))
@@ -366,7 +368,7 @@ def test_transformers_captioner_says_the_same(texts, images):
     labels = model.labels(ids, mask)
     expected = other(pixel_values=images, input_ids=ids, attention_mask=mask.long(), labels=labels)
     states = model.encode_image(images)
-    torch.testing.assert_close(states, expected.image_embeds, rtol=0, atol=1e-10)
+    torch.testing.assert_close(states.states, expected.image_embeds, rtol=0, atol=1e-10)
     torch.testing.assert_close(model.decode(ids, mask, states), expected.logits, rtol=0, atol=1e-10)
     torch.testing.assert_close(mean_loss(model, ids, mask, states), expected.loss, rtol=0, atol=1e-10)
 
@@ -399,7 +401,7 @@ def test_transformers_retriever_says_the_same(texts, images):
     batch, states = model.text_batch(ids, mask), model.encode_image(images)
     read = begun(ids, SMALL["enc_id"])
     expected = other(pixel_values=images, input_ids=read, attention_mask=mask.long())
-    torch.testing.assert_close(model.ground(*texts, states), expected.question_embeds, rtol=0, atol=1e-10)
+    torch.testing.assert_close(model.ground(*texts, states).states, expected.question_embeds, rtol=0, atol=1e-10)
     torch.testing.assert_close(model.match(batch, states), expected.itm_score, rtol=0, atol=1e-10)
     expected = other(pixel_values=images, input_ids=ids, attention_mask=mask.long(), use_itm_head=False)
     similarity = model.embed_image(states) @ model.embed_text(batch).T
@@ -422,7 +424,7 @@ def test_transformers_answerer_says_the_same_and_shares_nothing(texts, images, a
         labels=model.labels(written, written_mask),
     )
     question = model.ground(ids, mask, model.encode_image(images))
-    loss = mean_loss(model, written, written_mask, question, read_mask_BM=mask)
+    loss = mean_loss(model, written, written_mask, question)
     torch.testing.assert_close(loss, expected.loss, rtol=0, atol=1e-10)
     assert report.missing == HEADS
     with pytest.raises(HarnessError, match=r"differs from .*, to which it is tied"):
@@ -443,7 +445,7 @@ def test_transformers_search_finds_the_same_answers(images, bias, beams):
     expected = other.generate(
         begun(ids, SMALL["enc_id"]), images, mask.long(), num_beams=beams, do_sample=False, **search
     )
-    texts = TextBatch(begun(ids, 2), mask, torch.full((3, 7, 24), torch.nan))
+    texts = TextBatch(begun(ids, 2), mask, Tokens(torch.full((3, 7, 24), torch.nan), mask))
     answers = model.say_answers(texts, model.encode_image(images), beams=beams, **search)
     for ours, their in zip(answers.tolist(), expected[:, 1:].tolist(), strict=True):
         end = ours.index(SMALL["sep_id"]) + 1 if SMALL["sep_id"] in ours else len(ours)
@@ -460,7 +462,7 @@ def test_a_generated_answer_depends_on_no_batch_mate(model, images, texts):
     assert len({tuple(row) for row in together.tolist()}) > 1
     for row, length in enumerate(mask.sum(1).tolist()):
         alone = model.text_batch(ids[row : row + 1, :length], mask[row : row + 1, :length])
-        assert torch.equal(model.say_answers(alone, states[row : row + 1]), together[row : row + 1])
+        assert torch.equal(model.say_answers(alone, states.rows(torch.tensor([row]))), together[row : row + 1])
     with pytest.raises(HarnessError, match="answers of 13 tokens: expected at most 12"):
         model.say_answers(model.text_batch(ids, mask), states, max_length=13)
 

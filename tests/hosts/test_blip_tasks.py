@@ -18,6 +18,7 @@ from harness.hosts.host import AnswerTargets, TextBatch
 from harness.hosts.weights.released import load_released
 from harness.kit.errors import HarnessError
 from harness.kit.recompute import recomputing
+from harness.reduction import Tokens
 
 SMALL = {
     **PRESETS["tiny"],
@@ -65,14 +66,14 @@ def texts() -> TextBatch:
     lengths, places = torch.tensor([[7], [5], [4]]), torch.arange(7)
     ids = ids.masked_fill(places == lengths - 1, 3).masked_fill(places >= lengths, 0)
     ids[:, 0] = 2
-    return TextBatch(ids, places < lengths, torch.full((3, 7, 24), torch.nan))
+    return TextBatch(ids, places < lengths, Tokens(torch.full((3, 7, 24), torch.nan), places < lengths))
 
 
 @pytest.fixture(scope="module")
-def images() -> tuple[Tensor, Tensor]:
+def images() -> tuple[Tokens, Tokens]:
     """Tokens of two times three images; the second ones were reduced."""
     drawn = torch.randn(2, 3, 5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    return drawn[0], drawn[1, :, :3]
+    return Tokens(drawn[0]), Tokens(drawn[1, :, :3])
 
 
 @torch.no_grad()
@@ -82,8 +83,8 @@ def test_an_answer_s_loss_is_that_of_its_words_times_its_weight(before, texts, i
     by_hand = [0.0, 0.0, 0.0]
     for answer, question in enumerate(TARGETS.rows.tolist()):
         length = int(texts.mask[question].sum())
-        row = slice(question, question + 1)
-        read = before.ground(texts.ids[row, :length], texts.mask[row, :length], images[0][row])
+        row = torch.tensor([question])
+        read = before.ground(texts.ids[row, :length], texts.mask[row, :length], images[0].rows(row))
         for place in range(int(TARGETS.mask[answer].sum()) - 1):
             said = torch.tensor([[SMALL["dec_id"], *TARGETS.ids[answer, 1 : place + 1].tolist()]])
             log_probs = before.decode(said, torch.ones_like(said), read)[0, -1].log_softmax(-1)
@@ -145,11 +146,11 @@ def test_two_equal_images_are_one_where_they_are_averaged(before, texts, images)
     after = started(before, task="nlvr2")
     merge = after.encoder[1].crossattention.output.merge_layer
     merge.weight.copy_(torch.eye(24, dtype=torch.float64).repeat(1, 2) / 2)
-    two = after.ground_in_two(texts.ids, texts.mask, images[0], images[0])
-    one = before.ground(texts.ids, texts.mask, images[0])
+    two = after.ground_in_two(texts.ids, texts.mask, images[0], images[0]).states
+    one = before.ground(texts.ids, texts.mask, images[0]).states
     torch.testing.assert_close(two, one, rtol=0, atol=1e-12)
     merge.weight.mul_(1.01)
-    assert not torch.allclose(after.ground_in_two(texts.ids, texts.mask, images[0], images[0]), one)
+    assert not torch.allclose(after.ground_in_two(texts.ids, texts.mask, images[0], images[0]).states, one)
 
 
 @pytest.mark.parametrize(("merged", "share"), [(False, 0.5), (True, 0.25)])
@@ -161,7 +162,7 @@ def test_each_image_is_read_by_its_own_attention(before, images, merged, share):
     hook = single.output.dropout.register_forward_hook(lambda module, given, output: outputs.append(output))
     states = torch.randn(3, 7, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     for image in images:
-        single(states, encoder_hidden_states=image)
+        single(states, encoder_hidden_states=image.states)
     hook.remove()
     pair = PairAttention(single, merged, None).double()
     if merged:
@@ -177,7 +178,7 @@ def test_a_statement_is_judged_alone_whatever_stands_beside_it(before, texts, im
     together = model.compare(texts, *images)
     assert together.shape == (3, 2)
     for row in range(3):
-        alone = model.compare(texts.rows(torch.tensor([row])), *(part[row : row + 1] for part in images))
+        alone = model.compare(texts.rows(torch.tensor([row])), *(part.rows(torch.tensor([row])) for part in images))
         torch.testing.assert_close(alone, together[row : row + 1], rtol=0, atol=1e-12)
     assert not torch.allclose(together, model.compare(texts, *reversed(images)))
 
@@ -205,7 +206,7 @@ def test_every_text_parameter_of_pairs_learns_and_recomputing_changes_nothing(te
     ],
 )
 def test_a_model_of_pairs_refuses_all_else(
-    texts: TextBatch, images: tuple[Tensor, Tensor], ask: Callable[[Blip, TextBatch, Tensor], Tensor], ability: str
+    texts: TextBatch, images: tuple[Tokens, Tokens], ask: Callable[[Blip, TextBatch, Tokens], Tensor], ability: str
 ) -> None:
     with pytest.raises(HarnessError, match=f"Blip cannot {ability}: it can compare"):
         ask(small(task="nlvr2"), texts, images[0])

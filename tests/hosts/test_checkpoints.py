@@ -133,7 +133,7 @@ def test_positions_of_our_own_file_are_interpolated(saved: tuple[Albef, Path, st
     expected = resized(before.pop("vision.pos_embed"), side)
     torch.testing.assert_close(after.pop("vision.pos_embed"), expected, rtol=0, atol=1e-6)
     assert all(torch.equal(after[name], before[name]) for name in before)
-    assert other.encode_image(torch.zeros(1, 3, image_size, image_size)).shape[1] == 1 + side**2
+    assert other.encode_image(torch.zeros(1, 3, image_size, image_size)).states.shape[1] == 1 + side**2
 
 
 def test_positions_at_the_same_resolution_stay_bit_for_bit(saved: tuple[Albef, Path, str]) -> None:

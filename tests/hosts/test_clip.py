@@ -17,7 +17,7 @@ from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.own import VOCABULARY_FILE, assets_of
 from harness.hosts.weights.released import LoadReport, load_released
 from harness.kit.errors import HarnessError
-from harness.reduction import encode
+from harness.reduction import encode, kernels, stack
 from harness.reduction.budget import make_reducer
 
 TEXTS = ("a red ring at top left", "what color is the moon at bottom right?", "yes")
@@ -141,7 +141,7 @@ def load(weights: dict[str, Tensor], **changes: Any) -> tuple[Clip, LoadReport]:
 def test_shapes(model: Clip, tokenizer: TextTokenizer, images: Tensor) -> None:
     texts = model.text_batch(*tokenizer(TEXTS))
     states = model.encode_image(images)
-    assert states.shape == (3, 65, 96)
+    assert states.states.shape == (3, 65, 96)
     for embedded in (model.embed_image(states), model.embed_text(texts)):
         assert embedded.shape == (3, 96)
         torch.testing.assert_close(embedded.norm(dim=-1), torch.ones(3, dtype=torch.float64))
@@ -171,8 +171,8 @@ def test_neither_padding_nor_neighbours_change_a_result(model: Clip, tokenizer: 
 def test_every_token_kept_is_the_dense_model_bit_for_bit(model: Clip, tokenizer: TextTokenizer, images: Tensor) -> None:
     tower, guide = open_tower(model.vision), model.guide(model.text_batch(*tokenizer(TEXTS)))
     kept = encode(tower, make_reducer("elip", tower.shape, ratio=1.0), images, guide)
-    assert torch.equal(kept, encode(tower, make_reducer("dense", tower.shape), images))
-    assert torch.equal(kept, model.encode_image(images))
+    assert torch.equal(kept.states, encode(tower, make_reducer("dense", tower.shape), images).states)
+    assert torch.equal(kept.states, model.encode_image(images).states)
 
 
 @torch.no_grad()
@@ -180,7 +180,7 @@ def test_a_token_reads_only_what_stands_before_it(model: Clip, tokenizer: TextTo
     ids, mask = tokenizer(TEXTS[:1])
     changed = ids.clone()
     changed[0, 4] = tokenizer.vocabulary["moon"]
-    before, after = model.encode_text(ids, mask), model.encode_text(changed, mask)
+    before, after = (model.encode_text(each, mask).states for each in (ids, changed))
     assert torch.equal(before[:, :4], after[:, :4])
     assert ((before - after)[:, 4:].abs().amax(-1) > 1e-6).all()
 
@@ -190,8 +190,9 @@ def test_attention_of_both_sides_is_the_harness_own(
     model: Clip, tokenizer: TextTokenizer, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    original = attention.attention
-    monkeypatch.setattr(attention, "attention", lambda *given: calls.append(1) or original(*given))
+    original = kernels.attention
+    for opened in (stack, attention):
+        monkeypatch.setattr(opened, "attention", lambda *given: calls.append(1) or original(*given))
     model.encode_text(*tokenizer(TEXTS))
     assert len(calls) == 3
     model.encode_image(images)

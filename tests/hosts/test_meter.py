@@ -18,7 +18,7 @@ from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.own import VOCABULARY_FILE, assets_of
 from harness.hosts.weights.released import LoadReport, load_released
 from harness.kit.errors import HarnessError
-from harness.reduction import encode
+from harness.reduction import Tokens, encode
 from harness.reduction.budget import make_reducer
 
 TEXTS = ("a red ring at top left", "what color is the moon at bottom right?", "yes")
@@ -58,7 +58,7 @@ def load(golden: Golden, weights: dict[str, Tensor], **changes: int) -> tuple[Me
 
 
 @torch.no_grad()
-def reduced(model: Meter, texts: TextBatch, images: Tensor) -> Tensor:
+def reduced(model: Meter, texts: TextBatch, images: Tensor) -> Tokens:
     tower = open_tower(model.vision)
     return encode(
         tower, make_reducer("elip", tower.shape, settings=Meter.PAPER_SETTINGS["elip"]), images, model.guide(texts)
@@ -70,13 +70,13 @@ def test_shapes(model: Meter, tokenizer: TextTokenizer, images: Tensor) -> None:
     texts = model.text_batch(*tokenizer(TEXTS))
     length, width = texts.ids.shape[1], model.config.width
     states = reduced(model, texts, images)
-    assert states.shape == (3, 1 + 28 + 1, width)
+    assert states.states.shape == (3, 1 + 28 + 1, width)
     found = model.co_attend(texts, states)
-    assert found.text.shape == (3, length, width)
-    assert found.image.shape == states.shape
+    assert found.text.states.shape == (3, length, width)
+    assert found.image.states.shape == states.states.shape
     assert found.cls.shape == (3, 2 * width)
     assert model.match(texts, states).shape == (3, 2)
-    assert model.mlm_logits(found.text).shape == (3, length, model.config.vocab_size)
+    assert model.mlm_logits(found.text.states).shape == (3, length, model.config.vocab_size)
     assert model.entailment_logits(found.cls).shape == (3, 3)
     assert model.compare(texts, states, states).shape == (3, 2)
     chosen = torch.tensor([4, 0])
@@ -105,8 +105,12 @@ def test_neither_padding_nor_neighbours_change_a_result(model: Meter, tokenizer:
     for row, text in enumerate(TEXTS):
         own = model.text_batch(*tokenizer([text]))
         alone = model.co_attend(own, reduced(model, own, images[row : row + 1]))
-        for name in ("cls", "image", "text"):
-            ours, expected = getattr(together, name)[row : row + 1], getattr(alone, name)
+        for ours, expected in (
+            (together.cls, alone.cls),
+            (together.image.states, alone.image.states),
+            (together.text.states, alone.text.states),
+        ):
+            ours = ours[row : row + 1]
             torch.testing.assert_close(ours[:, : expected.shape[1]], expected, rtol=0, atol=1e-12)
 
 
@@ -117,8 +121,8 @@ def test_every_token_kept_is_the_dense_model_bit_for_bit(
     tower, guide = open_tower(model.vision), model.guide(model.text_batch(*tokenizer(TEXTS)))
     reducer = make_reducer("elip", tower.shape, ratio=1.0, settings=Meter.PAPER_SETTINGS["elip"])
     kept = encode(tower, reducer, images, guide)
-    assert torch.equal(kept, encode(tower, make_reducer("dense", tower.shape), images))
-    assert torch.equal(kept, model.encode_image(images))
+    assert torch.equal(kept.states, encode(tower, make_reducer("dense", tower.shape), images).states)
+    assert torch.equal(kept.states, model.encode_image(images).states)
 
 
 def test_the_guide_is_the_text_side_alone_without_gradient(model: Meter, tokenizer: TextTokenizer) -> None:
@@ -140,8 +144,8 @@ def test_each_stream_reads_what_the_other_was_before_the_layer(tokenizer: TextTo
         for parameter in changed.get_submodule(f"{stream}_fusion").parameters():
             parameter.zero_()
         after = changed.co_attend(texts, states)
-        assert not torch.equal(getattr(after, stream), getattr(before, stream))
-        assert torch.equal(getattr(after, other), getattr(before, other))
+        assert not torch.equal(getattr(after, stream).states, getattr(before, stream).states)
+        assert torch.equal(getattr(after, other).states, getattr(before, other).states)
 
 
 @torch.no_grad()
@@ -201,14 +205,14 @@ def test_the_last_block_of_clip_is_left_out_and_named(golden: Golden) -> None:
     plain, _ = load(golden, weights)
     image = golden.part("input")["image"]
     with torch.no_grad():
-        assert torch.equal(model.encode_image(image), plain.encode_image(image))
+        assert torch.equal(model.encode_image(image).states, plain.encode_image(image).states)
 
 
 def test_positions_are_interpolated_to_another_resolution(golden: Golden) -> None:
     model, report = load(golden, golden.part("weight"), image_size=96)
     assert report.resized == ["vision.embeddings.position_embedding.weight (65, 24) -> (145, 24)"]
     with torch.no_grad():
-        assert model.encode_image(torch.zeros(1, 3, 96, 96, dtype=torch.float64)).isfinite().all()
+        assert model.encode_image(torch.zeros(1, 3, 96, 96, dtype=torch.float64)).states.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_another_image_size_resizes_the_position_table(their_clip: Path) -> None
     told: list[str] = []
     host = load_host("clip-tiny", their_clip, "cpu", "float32", image_size=96, warn=told.append)
     assert host.model.config.image_size == 96
-    assert host.model.encode_image(torch.zeros(1, 3, 96, 96)).shape == (1, 1 + 12 * 12, 96)
+    assert host.model.encode_image(torch.zeros(1, 3, 96, 96)).states.shape == (1, 1 + 12 * 12, 96)
     assert [line.rpartition(", ")[2] for line in told] == ["1 of them resized"]
 
 

@@ -103,11 +103,12 @@ def test_cls_attention_is_a_row_of_the_attention_map():
 def test_proportional_attention_equals_repeated_tokens():
     """A token of size 2 attends and is attended to as two equal tokens would be."""
     tower = open_tower(small_vit())
+    tome = make_reducer("tome", tower.shape)
     tokens = torch.randn(1, 5, 24, dtype=torch.float64)
     sizes = torch.tensor([[1.0, 1, 2, 1, 1]], dtype=torch.float64)
     for path in ("fused", "math"):
         with torch.no_grad(), attention_path(path):
-            sized, _ = tower.attend(0, TokenState(tokens, sizes=sizes), frozenset(), proportional=True)
+            sized, _ = tower.attend(0, TokenState(tokens, sizes=sizes), frozenset(), tome)
             repeated, _ = tower.attend(0, TokenState(tokens[:, [0, 1, 2, 2, 3, 4]]), frozenset())
         assert torch.allclose(sized.tokens, repeated.tokens[:, [0, 1, 2, 4, 5]], atol=1e-12)
 

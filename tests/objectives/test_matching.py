@@ -15,7 +15,7 @@ from harness.hosts.parts.towers import open_tower
 from harness.objectives import make_objective
 from harness.objectives.objective import Moment, Objective, Pairs
 from harness.objectives.recipe import recipe_of
-from harness.reduction import encode
+from harness.reduction import Tokens, encode
 from harness.reduction.budget import make_reducer
 
 COUNT, LENGTH = 7, 9
@@ -66,17 +66,17 @@ def text_of(pairs: Pairs, row: int) -> tuple[Tensor, Tensor]:
     return pairs.ids[row : row + 1, :length], pairs.mask[row : row + 1, :length]
 
 
-def image_of(objective: Objective[Any], pairs: Pairs, row: int) -> Tensor:
+def image_of(objective: Objective[Any], pairs: Pairs, row: int) -> Tokens:
     """One image's tokens (1, N, D), reduced for its own caption."""
     guide = objective.host.guide(objective.host.text_batch(*text_of(pairs, row)))
     tokens = encode(open_tower(objective.host.vision), objective.reducer, pairs.pixels[row : row + 1], guide)
-    assert tokens.shape[1] == 1 + 8 + 1
+    assert tokens.states.shape[1] == 1 + 8 + 1
     return tokens
 
 
 def by_albef(objective: Objective[Any], pairs: Pairs, text: int, image: int) -> Tensor:
     host, (ids, mask) = objective.host, text_of(pairs, text)
-    logits: Tensor = host.match_logits(host.fuse(host.encode_text(ids, mask), mask, image_of(objective, pairs, image)))
+    logits: Tensor = host.match_logits(host.fuse(host.encode_text(ids, mask), image_of(objective, pairs, image)))
     return logits[0]
 
 

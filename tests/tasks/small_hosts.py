@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from harness.data.formats import ImageTextSet
 from harness.data.image_store import ImageStore
@@ -23,7 +22,7 @@ from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import Host
 from harness.hosts.weights.own import assets_of
 from harness.kit.progress import SILENT
-from harness.reduction import encode
+from harness.reduction import Tokens, encode
 from harness.reduction.budget import make_reducer
 
 TOWER: dict[str, Any] = {"depth": 3, "width": 24, "heads": 3, "image_size": 32}
@@ -79,7 +78,7 @@ def measured(task: Any, encoder: VisionEncoder, annotations: ImageTextSet, **opt
     return found
 
 
-def one_pair(encoder: VisionEncoder, image: int, text: str) -> tuple[TextBatch, Tensor]:
+def one_pair(encoder: VisionEncoder, image: int, text: str) -> tuple[TextBatch, Tokens]:
     """A text alone, and the tokens of an image alone reduced for it."""
     host = encoder.host
     asked = host.model.text_batch(*host.tokenizer([text]))

@@ -70,7 +70,7 @@ def test_lengths_count_the_first_token_and_the_prompt(host):
     """Ids of at most 9 with [DEC] and two words of prompt: six words of one's own, word pieces joined."""
     lengths = {"max_length": 9, "min_length": 9}
     prompt = prompt_ids(host.tokenizer, "a red ")
-    ids = host.model.caption(encoder_of(host, 5).states(torch.arange(5)), prompt, **lengths)
+    ids = host.model.caption(encoder_of(host, 5).tokens(torch.arange(5)), prompt, **lengths)
     assert ids.shape == (5, 6)
     captions = written(encoder_of(host, 5), CaptioningOptions(**lengths, prompt="a red "))
     assert captions == [host.tokenizer.decode(row) for row in ids.tolist()]

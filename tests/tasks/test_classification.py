@@ -18,7 +18,7 @@ from harness.evaluate.encoder import VisionEncoder
 from harness.evaluate.linear_probe import fit_probe
 from harness.kit.errors import HarnessError
 from harness.metrics.stats import quality
-from harness.reduction import encode
+from harness.reduction import Tokens, encode
 from harness.tasks.classification import Classification, ClassificationOptions, accuracies
 from tests.tasks.small_hosts import by_sample, encoder_of, measured, noise, small_host, turned
 
@@ -56,7 +56,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def states_alone(encoder: VisionEncoder, pixels: Tensor) -> Tensor:
+def tokens_alone(encoder: VisionEncoder, pixels: Tensor) -> Tokens:
     return encode(encoder.tower, encoder.reducer, pixels[None].double())
 
 
@@ -71,7 +71,7 @@ def ranks_alone(encoder: VisionEncoder, annotations: ImageTextSet) -> dict[str, 
         classes.append(mean / mean.norm())
     found = {}
     for one, pixels in zip(annotations.classified, encoder.images[:], strict=True):
-        feature = host.model.embed_image(states_alone(encoder, pixels))[0]
+        feature = host.model.embed_image(tokens_alone(encoder, pixels))[0]
         scores = [float(feature @ other) for other in classes]
         found[one.id] = sorted(range(len(classes)), key=lambda label: (-scores[label], label)).index(one.label)
     return found
@@ -172,7 +172,7 @@ def test_the_probe_rests_on_class_tokens_under_the_method(folder: Path, family: 
     features = []
     for data in (train, annotations):
         encoder = encoder_of(host, data, method)
-        tokens = torch.cat([states_alone(encoder, pixels)[:, 0] for pixels in encoder.images[:]])
+        tokens = torch.cat([tokens_alone(encoder, pixels).states[:, 0] for pixels in encoder.images[:]])
         features.append(tower.post_layernorm(tokens) if family == "clip" else tokens)
     labels = torch.tensor([one.label for one in train.classified])
     scores = fit_probe(features[0], labels, 7, 0.1).scores(features[1])

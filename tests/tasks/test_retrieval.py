@@ -28,7 +28,7 @@ from harness.kit.errors import HarnessError
 from harness.kit.parallel import over
 from harness.kit.progress import SILENT
 from harness.metrics.ranking import Shortlist
-from harness.reduction import encode
+from harness.reduction import MethodConfig, StackShape, TokenReducer, Tokens, encode
 from harness.reduction.budget import make_reducer
 from harness.tasks import retrieval
 from harness.tasks.retrieval import Retrieval, RetrievalOptions
@@ -254,7 +254,7 @@ class Oracle:
     def __init__(self, similarity: Tensor, matching: Tensor) -> None:
         self.similarity, self.matching = similarity, matching
         self.images = ImageStore.of(torch.zeros(similarity.shape[1], 3, 1, 1))
-        self.text_guided = False
+        self.text_guided, self.reducer = False, TokenReducer(MethodConfig(), StackShape(1, 1, 1, 1, True))
         self.asked: list[tuple[int, int]] = []
         self.host = SimpleNamespace(model=self, tokenizer=self, device=torch.device("cpu"), dtype=torch.float32)
         self.batch_size = 2
@@ -265,23 +265,23 @@ class Oracle:
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         return torch.arange(len(texts))[:, None], torch.ones(len(texts), 1, dtype=torch.bool)
 
-    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
-        return ids[:, :, None].float()
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tokens:
+        return Tokens(ids[:, :, None].float(), mask)
 
-    def states(self, index: Tensor, keep: bool) -> Tensor:
-        return index.view(-1, 1, 1).float()
+    def tokens(self, index: Tensor, keep: bool) -> Tokens:
+        return Tokens(index.view(-1, 1, 1).float())
 
-    def pair_states(self, index: Tensor, texts: TextBatch) -> Tensor:
-        return self.states(index, True)
+    def pair_tokens(self, index: Tensor, texts: TextBatch) -> Tokens:
+        return self.tokens(index, True)
 
-    def embed_image(self, states: Tensor) -> Tensor:
-        return torch.eye(self.similarity.shape[1])[states.flatten().long()]
+    def embed_image(self, image: Tokens) -> Tensor:
+        return torch.eye(self.similarity.shape[1])[image.states.flatten().long()]
 
     def embed_text(self, texts: TextBatch) -> Tensor:
         return self.similarity[texts.states.flatten().long()]
 
-    def rank(self, texts: TextBatch, image_states: Tensor) -> Tensor:
-        text, image = texts.states[:, 0, 0].long(), image_states[:, 0, 0].long()
+    def rank(self, texts: TextBatch, tokens: Tokens) -> Tensor:
+        text, image = texts.states[:, 0, 0].long(), tokens.states[:, 0, 0].long()
         self.asked += list(zip(text.tolist(), image.tolist(), strict=True))
         return self.matching[text, image]
 

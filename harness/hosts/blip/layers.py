@@ -60,12 +60,15 @@ class PairAttention(nn.Module):
 
     def forward(self, states_BLD: Tensor, first: Tokens, second: Tokens) -> Tensor:
         """States (B, L, D) that have read both images; their numbers of tokens may differ."""
-        read0_BLD, read1_BLD = (
-            attention(states_BLD, None, image.states, None if image.mask is None else image.mask[:, None, None, :])[0]
-            for attention, image in ((self.self0, first), (self.self1, second))
-        )
+        read0_BLD, read1_BLD = _read(self.self0, states_BLD, first), _read(self.self1, states_BLD, second)
         output_BLD: Tensor = self.output(read0_BLD, read1_BLD, states_BLD)
         return output_BLD
+
+
+def _read(attention: Any, states_BLD: Tensor, image: Tokens) -> Tensor:
+    mask = None if image.mask is None else image.mask[:, None, None, :]
+    read_BLD: Tensor = attention(states_BLD, encoder_hidden_states=image.states, attention_mask=mask)[0]
+    return read_BLD
 
 
 def read_pairs(layers: nn.ModuleList, std: float | None) -> None:
