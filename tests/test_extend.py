@@ -5,7 +5,6 @@ import torch
 
 from harness.check.method import lines
 from harness.cost.adaptive import image_counts, ratio_on, token_ratios
-from harness.cost.probe import Sample
 from harness.cost.report import cost_report
 from harness.hosts.build import build_host
 from harness.hosts.parts.towers import open_tower
@@ -13,6 +12,7 @@ from harness.kit.errors import HarnessError
 from harness.kit.registry import methods
 from harness.reduction import Guide, Trace, encode, reducing
 from harness.reduction.budget import make_reducer
+from harness.reduction.plan import Sample
 
 HOSTS = ("albef-tiny", "blip-tiny", "meter-tiny", "clip-tiny")
 

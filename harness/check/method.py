@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CLIPVisionModel
 
 from harness.cost.adaptive import ratio_on
-from harness.cost.probe import Sample
 from harness.hosts.build import build_host
 from harness.hosts.host import HostModel
 from harness.hosts.parts.towers import VisionTower, open_tower
@@ -19,7 +18,7 @@ from harness.kit.errors import HarnessError
 from harness.kit.registry import methods
 from harness.reduction import Guide, TokenReducer, Tokens, Trace, encode, join, reducing
 from harness.reduction.budget import make_reducer, realised_ratio
-from harness.reduction.plan import token_counts
+from harness.reduction.plan import Sample, token_counts
 
 DEPTH, SIDE, PATCH, WIDTH, HEADS = 12, 64, 8, 24, 3
 RATIOS = (0.9, 0.7, 0.5)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.cost.flops import Counts, Macs, count
-from harness.cost.probe import Sample, tower_call
+from harness.cost.probe import tower_call
 from harness.hosts.parts.towers import open_tower
 from harness.reduction import Stack, TokenReducer, Trace, encode
+from harness.reduction.plan import Sample
 
 AT_ONCE = 64
 # Products are counted image by image, as they run without padding; so many of them give the mean.

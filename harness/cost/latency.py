@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from harness.cost.flops import MacCounter
-from harness.cost.probe import Sample, mode_of, tower_call, tower_inputs
+from harness.cost.probe import mode_of, tower_call, tower_inputs
 from harness.kit.allocator import keep_freed_memory
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Bar, Progress
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
 from harness.reduction.kernels import attention_path
+from harness.reduction.plan import Sample
 
 WARM_UP = 3
 

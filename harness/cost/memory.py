@@ -20,10 +20,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from harness.cost.flops import MacCounter, scalar
-from harness.cost.probe import Sample, mode_of, skeleton, tower_call, tower_inputs
+from harness.cost.probe import mode_of, skeleton, tower_call, tower_inputs
 from harness.kit.errors import HarnessError
 from harness.reduction import TokenReducer
 from harness.reduction.kernels import attention_path
+from harness.reduction.plan import Sample
 
 MIB = 2**20
 BATCHES = (4, 8)

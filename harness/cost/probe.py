@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, TokenReducer, Trace, encode
+from harness.reduction.plan import Sample
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -46,18 +46,6 @@ def image_shape(model: nn.Module) -> tuple[int, int, int]:
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     return getattr(config, "num_channels", 3), height, width
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Real images (I, C, H, W) as a tower reads them, and the texts' guide for methods that use one."""
-
-    images: Tensor
-    guide: Guide | None = None
-
-    def rows(self, part: slice) -> Sample:
-        """Some of them."""
-        return Sample(self.images[part], None if self.guide is None else self.guide.rows(part))
 
 
 def tower_inputs(

@@ -14,7 +14,7 @@ from harness.cost.budget import reducer_at_macs, tower_macs
 from harness.cost.flops import GIGA, Counts
 from harness.cost.latency import measure_latency
 from harness.cost.memory import EXPLAINED_GAP, MemoryFit, estimate_memory, largest_batch, measure_memory
-from harness.cost.probe import Sample, image_shape
+from harness.cost.probe import image_shape
 from harness.cost.vits import build_vit
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
@@ -22,6 +22,7 @@ from harness.kit.progress import SILENT, Progress
 from harness.reduction import TokenReducer, Trace
 from harness.reduction.budget import make_reducer, realised_ratio
 from harness.reduction.kernels import ATTENTION_PATHS
+from harness.reduction.plan import Sample
 
 MATCHES = ("tokens", "macs")
 

@@ -63,7 +63,7 @@ def make_reducer(
 
 
 def _check_one_budget(method: str, given: Mapping[str, Any], bends: Sequence[TokenReducer[Any]], ratio: float) -> None:
-    """HarnessError where a setting that is given sets the budget that a ratio sets too: it differs from bend to bend."""
+    """HarnessError where a setting that is given sets the budget that a ratio sets too: it differs between bends."""
     for name in given:
         if name != "schedule" and any(getattr(made.config, name) != getattr(bends[0].config, name) for made in bends):
             raise HarnessError(

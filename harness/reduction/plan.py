@@ -1,8 +1,10 @@
-"""How many tokens a method leaves in every block, found by running it on a stack that computes nothing."""
+"""How many tokens a method leaves in every block, found by running it on a stack that computes nothing; and the real
+images that are taken where that depends on the image.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,6 +56,18 @@ class EmptyStack(Stack):
             "attention_received": k.new_full((batch, tokens), 1 / tokens),
         }
         return Evidence(**{name: made[name] for name in wants})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Real images (I, C, H, W) as a tower reads them, and the texts' guide for methods that use one."""
+
+    images: Tensor
+    guide: Guide | None = None
+
+    def rows(self, part: slice) -> Sample:
+        """Some of them."""
+        return Sample(self.images[part], None if self.guide is None else self.guide.rows(part))
 
 
 @torch.no_grad()
