@@ -197,7 +197,7 @@ def check_path(counter: MacCounter, attention: str, depth: int, device: torch.de
 
 
 def _cuda_step(
-    model: nn.Module, reducer: TokenReducer[Any], batch: int, attention: str, sample: Sample | None
+    model: nn.Module, reducer: TokenReducer[Any], batch: int, attention: str, sample: Sample | None = None
 ) -> StepBytes:
     """Bytes allocated on the GPU in a training step, after one that warms up."""
     device = _device(model)
