@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
@@ -29,15 +29,23 @@ PLAIN = (bool, int, float, str, Path)
 
 
 def command_of(
-    spec: type[BaseModel], run: Callable[..., None], *, defaults: Mapping[str, Any] | None = None
+    spec: type[BaseModel],
+    run: Callable[..., None],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    only: Collection[str] | None = None,
 ) -> Callable[..., None]:
     """A typer command that makes a `spec` of its flags and calls `run(the spec, **the rest)`.
 
     `run`'s first parameter takes the spec; its others are options or arguments of the command, in typer's own form,
-    and its docstring is the command's. `defaults`: by field, where the command's differ from the spec's. The command
-    raises HarnessError, naming the flag, for values that cannot be.
+    and its docstring is the command's. `defaults`: by field, where the command's differ from the spec's. `only`: the
+    fields that the command has flags for, by default all. The command raises HarnessError, naming the flag, for values
+    that cannot be.
     """
-    fields = {name: field for name, field in spec.model_fields.items() if _flag_of(field) is not NO_FLAG}
+    wanted = spec.model_fields if only is None else only
+    fields = {
+        name: field for name, field in spec.model_fields.items() if name in wanted and _flag_of(field) is not NO_FLAG
+    }
     given = dict(defaults or {})
     own = list(inspect.signature(run).parameters.values())[1:]
     hints = get_type_hints(run, include_extras=True)

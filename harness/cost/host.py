@@ -24,8 +24,8 @@ from harness.hosts.parts.attention import ATTENTION_PATHS, attention_path
 from harness.hosts.parts.tokenizer import Specials
 from harness.kit.errors import HarnessError
 from harness.objectives import make_objective
-from harness.objectives.objective import Moment, Objective, Pairs
-from harness.objectives.recipe import recipe_of
+from harness.objectives.parts.objective import Moment, Objective, Pairs
+from harness.objectives.parts.recipe import recipe_of
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
 

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.hosts.weights.released import Lacking, NotAWeight, Part, Translation
+from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide
 
@@ -153,6 +153,13 @@ class HostModel(nn.Module, ABC):
     def part(self, name: str) -> Part:
         """The part "vision" or "text", as files of other models initialise it; HarnessError for one that none can."""
         raise HarnessError(f"{type(self).__name__} cannot take its part {name!r} from another model's weights")
+
+    def start_text(self, family: str, tensors: dict[str, Tensor], source: str) -> LoadReport:
+        """Fill the text side from the tensors of a host of this program, its tower's left out.
+
+        HarnessError for a `family` that none of this host's weights start from, and for tensors that do not fit.
+        """
+        raise HarnessError(f"weights {source}: {type(self).__name__} cannot take its text side from a host of {family}")
 
     @abstractmethod
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:

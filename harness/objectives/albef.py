@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.hosts.albef.model import Albef
-from harness.objectives.momentum_contrast import Aligned, MomentumContrast
-from harness.objectives.objective import Losses, Moment, Pairs, mask_words, soft_word_loss, word_loss
+from harness.objectives.parts.momentum_contrast import Aligned, MomentumContrast
+from harness.objectives.parts.objective import Losses, Moment, Pairs, mask_words, soft_word_loss, word_loss
 
 
 class AlbefObjective(MomentumContrast[Albef]):
     """Contrast, matching and masked words, each a mean over the global batch."""
+
+    NEEDS = frozenset({"contrast", "match"})
+    PARTS = ("fuse", "match_logits", "mlm_logits", "temperature")
 
     def forward(self, pairs: Pairs, moment: Moment) -> Losses:
         found = self.align(pairs, moment)

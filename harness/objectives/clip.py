@@ -10,11 +10,15 @@ from torch.nn import functional as F
 
 from harness.hosts.clip.model import Clip
 from harness.kit import ranks
-from harness.objectives.objective import Losses, Moment, Objective, Pairs
+from harness.objectives.parts.objective import Losses, Moment, Objective, Pairs
 
 
 class ClipObjective(Objective[Clip]):
     """The mean of both directions' cross-entropies."""
+
+    NEEDS = frozenset({"contrast"})
+    PARTS = ("scale", "clamp_scale")
+    LEAST_PAIRS = 2
 
     def forward(self, pairs: Pairs, moment: Moment) -> Losses:
         host = self.host

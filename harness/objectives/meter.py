@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from harness.hosts.meter.model import Meter
 from harness.kit import ranks
 from harness.kit.draws import categorical, uniform
-from harness.objectives.objective import (
+from harness.objectives.parts.objective import (
     MISMATCHES,
     WRONG_IMAGES,
     Losses,
@@ -27,6 +27,10 @@ from harness.objectives.objective import (
 
 class MeterObjective(Objective[Meter]):
     """Masked words and matching, each a mean over the global batch."""
+
+    NEEDS = frozenset({"match"})
+    PARTS = ("co_attend", "match_logits", "mlm_logits")
+    LEAST_PAIRS = 2
 
     def prepare(self) -> None:
         for head in (self.host.answer_head, self.host.entailment_head, self.host.pair_head, self.host.rank_head):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from harness.data.formats.kinds import Kind
 from harness.data.formats.source import Source
-from harness.data.scenes import BUILT_IN_WORLD, WORLD_HOLDS
+from harness.data.scenes import WORLD_HOLDS
+from harness.data.world import BUILT_IN_WORLD
 from harness.hosts.build import host_class, skeleton
 from harness.hosts.weights.own import assets_of, read_answers, stated_sizes
 from harness.hosts.weights.released_files import is_released, read_released

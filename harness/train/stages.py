@@ -22,8 +22,11 @@ from harness.train.checkpoint import CHECKPOINTS
 from harness.train.finetune import finetune
 from harness.train.pretrain import pretrain
 from harness.train.protocol import Stage, stage_key, stage_name
-from harness.train.request import FinetuneRequest, PretrainRequest
+from harness.train.request import FinetuneRequest, PretrainRequest, TrainSpec
 from harness.train.session import DONE_FILE
+
+# Fields of a Stage that its request has by the same name, beside those of both specs.
+SAME_NAMES = ("model", "method", "config", "recipe", "seed")
 
 
 def trained(
@@ -82,9 +85,7 @@ def _take(lock: BaseFileLock, out: Path) -> None:
 
 def _train(stage: Stage, out: Path, start: str | None, key: str, device: str, quiet: bool) -> None:
     shared: dict[str, Any] = {
-        **{name: getattr(stage, name) for name in ("model", "data", "method", "config", "recipe", "steps", "seed")},
-        **{name: getattr(stage, name) for name in ("precision", "recompute", "workers", "save_every")},
-        "root": None if stage.root is None else Path(stage.root),
+        **{name: getattr(stage, name) for name in (*TrainSpec.model_fields, *SAME_NAMES)},
         "tokenizer": stage.files.get("tokenizer"),
         "init": start,
         "out": out,
@@ -93,13 +94,12 @@ def _train(stage: Stage, out: Path, start: str | None, key: str, device: str, qu
         "quiet": quiet,
     }
     if stage.stage == "pretrain":
-        sides: dict[str, Any] = {name: stage.files.get(name) for name in ("init_vision", "init_text")}
-        pretrain(PretrainRequest(**shared, **sides, vocabulary=stage.vocabulary))
+        shared |= {name: getattr(stage, name) for name in ("objective", "objective_settings", "vocabulary")}
+        shared |= {name: stage.files.get(name) for name in ("init_vision", "init_text")}
+        pretrain(PretrainRequest.model_validate(shared))
     else:
-        answers = stage.files.get("answers")
-        listed = None if answers is None else Path(answers)
-        assert stage.task is not None
-        finetune(FinetuneRequest(**shared, task=stage.task, split=stage.split, answers=listed))
+        shared |= {"task": stage.task, "split": stage.split, "answers": stage.files.get("answers")}
+        finetune(FinetuneRequest.model_validate(shared))
     gc.collect()  # The run's modules refer to each other: without this their memory stays taken for a while.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -20,8 +20,8 @@ from harness.hosts.host import HostModel
 from harness.hosts.parts.attention import ATTENTION_PATHS, attention_path
 from harness.hosts.parts.towers import open_tower
 from harness.objectives import make_objective
-from harness.objectives.objective import Moment, Objective, Pairs
-from harness.objectives.recipe import recipe_of
+from harness.objectives.parts.objective import Moment, Objective, Pairs
+from harness.objectives.parts.recipe import recipe_of
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
 from harness.reduction.plan import token_counts

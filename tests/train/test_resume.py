@@ -19,7 +19,7 @@ from torch import Tensor
 
 from harness.cli.main import main
 from harness.kit.errors import HarnessError
-from harness.objectives.objective import Pairs
+from harness.objectives.parts.objective import Pairs
 from harness.train.loop import Run
 from harness.train.pretrain import pretrain
 from harness.train.vocabulary import build_vocabulary

@@ -14,12 +14,12 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.cli.main import main
-from harness.cost import throughput
 from harness.cost.flops import operator_name, tensors
 from harness.hosts.build import build_host
 from harness.kit.errors import HarnessError
-from harness.objectives.recipe import recipe_of
+from harness.objectives.parts.recipe import recipe_of
 from harness.report.throughput_text import _loader_lines, read_throughput
+from harness.train import throughput
 from harness.train.request import PretrainRequest
 from harness.train.session import Session
 from harness.train.throughput import TimedRun, against_product, loader_part, measure_throughput, product_rate
@@ -56,7 +56,7 @@ def request(family: str = "albef", **changes: Any) -> PretrainRequest:
 
 
 def run_of(asked: PretrainRequest) -> TimedRun:
-    run = throughput._run(Session(asked, recipe_of(asked.model, asked.recipe)))
+    run = throughput._run(Session(asked, recipe_of(asked.model, asked.recipe)), asked)
     run.model.train()
     return run
 

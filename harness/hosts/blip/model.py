@@ -34,7 +34,7 @@ from harness.hosts.parts.answers import CANDIDATES, answer_word_losses, rank_ans
 from harness.hosts.parts.generation import generate
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.hosts.weights.released import Lacking, Part, Translation
+from harness.hosts.weights.released import Lacking, LoadReport, Part, Translation
 from harness.kit.errors import HarnessError
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -123,6 +123,13 @@ class Blip(BlipText):
 
     def on_differing_double(self) -> str:
         return ", as in files of question answering: those need shared=False" if self.config.tied else ""
+
+    def start_text(self, family: str, tensors: dict[str, Tensor], source: str) -> LoadReport:
+        if family != "albef":
+            return super().start_text(family, tensors, source)
+        from harness.hosts.blip.from_albef import start_text_from_albef
+
+        return start_text_from_albef(self, tensors, source)
 
     def part(self, name: str) -> Part:
         if name == "vision":

@@ -14,11 +14,8 @@ import torch
 from torch import Tensor
 
 from harness.hosts.host import HostModel, TextBatch
-from harness.hosts.parts.tokenizer import Specials
-from harness.objectives.momentum import Twin
-from harness.objectives.objective import Losses, Moment, Objective, Pairs
-from harness.objectives.recipe import Recipe
-from harness.reduction import TokenReducer
+from harness.objectives.parts.momentum import Twin
+from harness.objectives.parts.objective import Losses, Moment, Objective, Pairs
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -28,9 +25,9 @@ class DistilledObjective(Objective[HostModel]):
 
     NAME: ClassVar[str]
 
-    def __init__(self, host: HostModel, reducer: TokenReducer[Any], specials: Specials, recipe: Recipe) -> None:
-        super().__init__(host, reducer, specials, recipe)
-        self.twin: Twin[HostModel] | None = Twin(host) if recipe.alpha else None
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.twin: Twin[HostModel] | None = Twin(self.host) if self.recipe.alpha else None
 
     @abstractmethod
     def logits(self, host: HostModel, texts: TextBatch, encode: Encode, pairs: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""The pre-training losses of ALBEF: image-text contrast, image-text matching, masked words.
+"""The losses of the curriculum beside the facts: contrast, matching, claims, masked words and answers.
 
 Source: Li et al. 2021, arXiv 2107.07651, 3.2, without momentum distillation and queue.
 Shapes: B images with one caption each, P shared space, L text tokens, D width, V vocabulary.
@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.hosts.albef.model import Albef
+from harness.hosts.parts.answers import IGNORED
 from harness.hosts.parts.tokenizer import CLS, MASK, PAD, SEP
 
-IGNORE_INDEX = -100
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.01, 0.5
 
 
@@ -29,7 +29,7 @@ def hard_negatives(similarity_BB: Tensor, temperature: Tensor, generator: torch.
     logits = similarity_BB.detach() / temperature.detach().clamp(TEMPERATURE_LOW, TEMPERATURE_HIGH)
     own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     weights = logits.masked_fill(own, -torch.inf).softmax(dim=1)
-    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+    return torch.multinomial(weights.cpu(), 1, generator=generator)[:, 0].to(logits.device)
 
 
 def matching_pairs(similarity_BB: Tensor, temperature: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -38,9 +38,9 @@ def matching_pairs(similarity_BB: Tensor, temperature: Tensor, generator: torch.
     Texts are B captions followed by their B foils; rows of `similarity_BB` are images. A quarter each: image with its
     caption, with its foil, with a hard negative caption, and caption with any other image.
     """
-    own = torch.arange(len(similarity_BB))
+    own = torch.arange(len(similarity_BB), device=similarity_BB.device)
     wrong_text = hard_negatives(similarity_BB, temperature, generator)
-    shift = torch.randint(1, len(own), own.shape, generator=generator)
+    shift = torch.randint(1, len(own), own.shape, generator=generator).to(own.device)
     return torch.cat([own, own + len(own), wrong_text, own]), torch.cat([own, own, own, (own + shift) % len(own)])
 
 
@@ -63,11 +63,11 @@ def claim_loss(logits_P3: Tensor, claimed_P3: Tensor, facts_PK: Tensor) -> Tenso
 def mask_words(ids_BL: Tensor, rate: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Hide words: ids with [MASK] at a share `rate` of the ordinary tokens, and the targets (B, L).
 
-    Targets hold the hidden ids and IGNORE_INDEX elsewhere. Unlike BERT's, hidden words are always replaced by [MASK].
+    Targets hold the hidden ids and IGNORED elsewhere. Unlike BERT's, hidden words are always replaced by [MASK].
     """
-    drawn = torch.rand(ids_BL.shape, generator=generator) < rate
+    drawn = (torch.rand(ids_BL.shape, generator=generator) < rate).to(ids_BL.device)
     hidden = drawn & (ids_BL != PAD) & (ids_BL != CLS) & (ids_BL != SEP)
-    return ids_BL.masked_fill(hidden, MASK), ids_BL.masked_fill(~hidden, IGNORE_INDEX)
+    return ids_BL.masked_fill(hidden, MASK), ids_BL.masked_fill(~hidden, IGNORED)
 
 
 def masked_word_loss(
@@ -77,7 +77,7 @@ def masked_word_loss(
     hidden_ids, target = mask_words(ids_BL, rate, generator)
     mask = ids_BL != PAD
     fused = model.fuse(model.encode_text(hidden_ids, mask), mask, image_states_BND)
-    return F.cross_entropy(model.mlm_logits(fused).flatten(0, 1), target.flatten(), ignore_index=IGNORE_INDEX)
+    return F.cross_entropy(model.mlm_logits(fused).flatten(0, 1), target.flatten(), ignore_index=IGNORED)
 
 
 def answer_loss(

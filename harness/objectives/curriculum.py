@@ -1,0 +1,319 @@
+"""How albef-tiny's weights are made: the built-in world taught in three phases, from its patches to its texts.
+
+Supervised warm-ups of the vision tower, then of the text encoder, then all losses together, each with an optimizer of
+its own. What a patch shows comes before what surrounds it: patches that tell of their neighbours from the start leave
+the fusion encoder near chance, since it cannot tell whose colour it reads. So the surroundings, and the harder masking
+that needs them, join at `surroundings_from_step`, once words find their patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.data.scene_layout import PATCHES_PER_SIDE
+from harness.data.scene_text import ANSWERS
+from harness.data.transforms import normalise
+from harness.data.world import BUILT_IN_WORLD, TRAINING_SCENES
+from harness.hosts.albef.model import Albef
+from harness.hosts.parts.tokenizer import PAD, TextTokenizer, Tokenizer
+from harness.kit.errors import HarnessError
+from harness.objectives.parts.batches import Asked, Batches
+from harness.objectives.parts.objective import Batch, Losses, Moment, Objective, ObjectiveConfig
+from harness.objectives.parts.scenes import losses
+from harness.objectives.parts.scenes.corpus import OPEN, Corpus, build_corpus
+from harness.objectives.parts.scenes.facts import SupervisedHeads, facts_loss, patch_loss, surroundings_loss
+
+PHASES = ("vision", "text", "joint")
+
+
+class CurriculumConfig(ObjectiveConfig):
+    """Steps named `from` count within the joint phase, which lasts until the run ends.
+
+    Questions are the world's own mix, mostly of colours and shapes, until `late_questions_from_step`, then mostly of
+    places. The learning rate rises over `ramp_steps`, stays, and falls linearly to zero over the last `decay_share` of
+    the joint phase. Each scene of a batch is encoded once and shared by its texts.
+    """
+
+    training_scenes: PositiveInt = TRAINING_SCENES
+    captions_per_scene: PositiveInt = 5
+    questions_per_scene: PositiveInt = 8
+    questions_per_step: PositiveInt = 4
+    vision_steps: int = Field(default=2400, ge=0)
+    text_steps: int = Field(default=800, ge=0)
+    joint_steps: PositiveInt = 2000
+    matching_from_step: int = Field(default=300, ge=0)
+    surroundings_from_step: int = Field(default=750, ge=0)
+    claims_from_step: int = Field(default=750, ge=0)
+    late_questions_from_step: int = Field(default=1250, ge=0)
+    masked_word_scenes: PositiveInt = 32
+    vision_learning_rate: float = 1e-3
+    text_learning_rate: float = 2e-3
+    joint_learning_rate: float = 8e-4
+    ramp_steps: PositiveInt = 100
+    decay_share: float = Field(default=0.4, ge=0, le=1)
+    early_mask_rate: float = 0.15
+    mask_rate: float = 0.25
+    answer_weight: float = 2.0
+    early_masked_word_weight: float = 0.5
+    masked_word_weight: float = 1.0
+    matching_weight: float = 1.0
+    claims_weight: float = 1.0
+    contrast_weight: float = 1.0
+    patch_weight: float = 0.5
+    facts_weight: float = 0.5
+
+    def place(self, step: int) -> tuple[str, int]:
+        """The phase of an optimizer step, and which of that phase's steps it is."""
+        for phase, count in (("vision", self.vision_steps), ("text", self.text_steps)):
+            if step < count:
+                return phase, step
+            step -= count
+        return "joint", step
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of optimizer step `step`, 0 .. `steps` - 1."""
+        phase, within = self.place(step)
+        ramp = min(1.0, (within + 1) / self.ramp_steps)
+        if phase != "joint":
+            return ramp * (self.vision_learning_rate if phase == "vision" else self.text_learning_rate)
+        joint_steps = steps - self.vision_steps - self.text_steps
+        falling = max(1, round(self.decay_share * joint_steps))
+        return self.joint_learning_rate * ramp * min(1.0, (joint_steps - within) / falling)
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """The numbers of a step's scenes (B,), the seed of their world, and the one that the step's draws come from."""
+
+    scenes: Tensor
+    world: int
+    seed: int
+    bad: int = 0
+
+
+@dataclass(frozen=True)
+class Taught(Batch):
+    """Scenes as the losses read them: pixels (B, 3, H, W); the rest are rows of a Corpus. `seed`: of further draws."""
+
+    pixels: Tensor
+    patch_types: Tensor
+    image_facts: Tensor
+    captions: Tensor
+    foils: Tensor
+    caption_facts: Tensor
+    nouns: Tensor
+    claimed: Tensor
+    questions: Tensor
+    mask_positions: Tensor
+    answers: Tensor
+    seed: int
+
+
+class SceneBatches:
+    """Draws each step's scenes; an epoch is as many steps as there are batches of scenes."""
+
+    def __init__(self, config: CurriculumConfig, batch_size: int, seed: int) -> None:
+        self.config, self.batch_size, self.seed = config, batch_size, seed
+        self.samples = config.training_scenes
+        self.steps_per_epoch = max(1, self.samples // batch_size)
+
+    def epoch(self, epoch: int, skip_steps: int = 0) -> Iterator[SceneBatch]:
+        """The steps of an epoch, whose seeds depend on the run's seed, the phase and the step in it."""
+        for at in range(skip_steps, self.steps_per_epoch):
+            phase, step = self.config.place(epoch * self.steps_per_epoch + at)
+            seed = (self.seed * len(PHASES) + PHASES.index(phase)) * 1_000_003 + step
+            scenes, _ = drawn_scenes(seed, self.samples, self.batch_size)
+            yield SceneBatch(scenes, self.seed, seed)
+
+    def some_captions(self, most: int) -> list[str]:
+        """None: the world's words come with the program."""
+        return []
+
+
+def drawn_scenes(seed: int, scenes: int, batch_size: int) -> tuple[Tensor, torch.Generator]:
+    """The numbers of a step's scenes (B,), and the generator that the step's other draws go on with."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(scenes, (batch_size,), generator=generator), generator
+
+
+class CurriculumObjective(Objective[Albef]):
+    """What patches show, facts, contrast, matching, claims, masked words and answers, as the phase has them."""
+
+    NEEDS = frozenset({"contrast", "match", "answer"})
+    PARTS = ("embeddings", "text", "fuse", "match_logits", "mlm_logits", "project_image", "project_text", "temperature")
+    Config = CurriculumConfig
+    LEAST_PAIRS = 2
+    LEAVES_UNUSED = True
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.heads = SupervisedHeads(self.host.config.width)
+        self._corpus: Corpus | None = None
+
+    @classmethod
+    def batches(cls, asked: Asked, config: Any) -> Batches:
+        if asked.sources != (BUILT_IN_WORLD,) or asked.more:
+            raise HarnessError(f"objective curriculum: teaches the built-in world; take --data {BUILT_IN_WORLD} alone")
+        if asked.world > 1:
+            raise HarnessError(f"objective curriculum: works in one process, not in {asked.world}; start one")
+        return SceneBatches(config, asked.batch_size, asked.seed)
+
+    def prepare(self) -> None:
+        sizes = self.host.config
+        if sizes.image_size != PATCHES_PER_SIDE * sizes.patch_size:
+            raise HarnessError(
+                f"objective curriculum: a scene has {PATCHES_PER_SIDE} patches a side; take image_size "
+                f"{PATCHES_PER_SIDE * sizes.patch_size}"
+            )
+        if self.recipe.accumulate > 1:
+            raise HarnessError("objective curriculum: counts its steps in batches; leave the recipe's accumulate at 1")
+
+    def default_steps(self, steps_per_epoch: int) -> int:
+        return self.config.vision_steps + self.config.text_steps + self.config.joint_steps
+
+    def phase(self, step: int) -> str:
+        return self.config.place(step)[0]
+
+    def enter(self, phase: str) -> None:
+        host = self.host
+        parts = {"vision": [host.vision, self.heads], "text": [host.embeddings, host.text], "joint": [host, self.heads]}
+        self.requires_grad_(False)
+        for part in parts[phase]:
+            part.requires_grad_(True)
+
+    def rate(self, step: int, steps: int, steps_per_epoch: int) -> float:
+        return self.config.rate(step, steps)
+
+    def decays(self, parameter: nn.Parameter) -> bool:
+        return True
+
+    def config_entries(self) -> dict[str, Any]:
+        return {"answers": list(ANSWERS)}
+
+    def read(self, batch: Any, tokenizer: Tokenizer) -> Any:
+        corpus, rows = self.corpus(tokenizer, batch.world), batch.scenes
+        sizes = self.host.config
+        return Taught(
+            pixels=normalise(corpus.images_SHWC[rows.numpy()], sizes.mean, sizes.std),
+            patch_types=corpus.patch_types_SN[rows],
+            image_facts=corpus.image_facts_SK[rows],
+            captions=corpus.captions_SCL[rows],
+            foils=corpus.foils_SCL[rows],
+            caption_facts=corpus.caption_facts_SCK[rows],
+            nouns=corpus.nouns_S2C3[rows],
+            claimed=corpus.claimed_S2C3[rows],
+            questions=corpus.questions_SQL[rows],
+            mask_positions=corpus.mask_positions_SQ[rows],
+            answers=corpus.answers_SQ[rows],
+            seed=batch.seed,
+        )
+
+    def corpus(self, tokenizer: Tokenizer, seed: int) -> Corpus:
+        """All training scenes of a seed, drawn at the first step; HarnessError for other words than the world's."""
+        if self._corpus is None:
+            if not isinstance(tokenizer, TextTokenizer):
+                raise HarnessError("objective curriculum: reads whole words; leave --tokenizer out")
+            sizes = self.config.training_scenes, self.config.captions_per_scene, self.config.questions_per_scene
+            self._corpus = build_corpus(tokenizer.vocabulary, *sizes, seed)
+        return self._corpus
+
+    def forward(self, pairs: Taught, moment: Moment) -> Losses:
+        phase, step = self.config.place(moment.step)
+        if phase == "vision":
+            return self.supervised(pairs, self.every_patch(pairs), (1.0, 0.0, 1.0))
+        if phase == "text":
+            ids = pairs.captions.flatten(0, 1)
+            states = self.host.encode_text(ids, ids != PAD)
+            return {"text_facts": self.text_facts(states, pairs.caption_facts.flatten(0, 1))}
+        return self.joint(pairs, step)
+
+    def joint(self, pairs: Taught, step: int) -> Losses:
+        """All losses on one encoding of the images, weighted; some start at a step of their own."""
+        config, host, count = self.config, self.host, len(pairs.pixels)
+        _, generator = drawn_scenes(pairs.seed, config.training_scenes, count)
+        states = self.every_patch(pairs)
+        late = step >= config.surroundings_from_step
+        around = config.patch_weight if late else 0.0
+        found = self.supervised(pairs, states, (config.patch_weight, around, config.facts_weight))
+        own = torch.arange(count, device=states.device)
+        chosen = torch.randint(pairs.captions.shape[1], (count,), generator=generator).to(states.device)
+        ids = pairs.captions[own, chosen]
+        texts = host.encode_text(ids, ids != PAD)
+        found["text_facts"] = config.facts_weight * self.text_facts(texts, pairs.caption_facts[own, chosen])
+        similarity = host.project_image(states) @ host.project_text(texts).T
+        found["contrast"] = config.contrast_weight * losses.contrast_loss(similarity, host.temperature)
+        if step >= config.matching_from_step:
+            found |= self.matching(pairs, chosen, (states, texts), similarity, generator, step)
+        some = slice(config.masked_word_scenes)
+        weight = config.masked_word_weight if late else config.early_masked_word_weight
+        rate = config.mask_rate if late else config.early_mask_rate
+        found["masked_word"] = weight * losses.masked_word_loss(host, states[some], ids[some], rate, generator)
+        asked = self.asked(generator, step).to(states.device)
+        asked_of = pairs.questions[:, asked], pairs.mask_positions[:, asked], pairs.answers[:, asked]
+        found["answer"] = config.answer_weight * losses.answer_loss(host, states, *asked_of)
+        return found
+
+    def asked(self, generator: torch.Generator, step: int) -> Tensor:
+        """Which of a scene's questions are asked: of the world's own mix, later of the harder one behind it."""
+        each = self.config.questions_per_scene
+        asked = torch.randperm(each, generator=generator)[: self.config.questions_per_step]
+        return asked + each if step >= self.config.late_questions_from_step else asked
+
+    def every_patch(self, pairs: Taught) -> Tensor:
+        """Image states (B, 1 + N, D); HarnessError where the method leaves some of them out."""
+        whole = 1 + pairs.patch_types.shape[1]
+        states = None if self.reducer.needs_text else self.encode_images(pairs.pixels, None)
+        if states is None or states.shape[1] != whole:
+            raise HarnessError("objective curriculum: teaches what every patch shows; take --method dense")
+        return states
+
+    def supervised(self, pairs: Taught, states: Tensor, weights: tuple[float, float, float]) -> Losses:
+        """What patches show, what surrounds them, which facts hold, weighted; surroundings at weight 0 are left out."""
+        patches, around, facts = weights
+        found = {
+            "patch": patches * patch_loss(self.heads, states, pairs.patch_types),
+            "image_facts": facts * facts_loss(self.heads, states[:, 0], pairs.image_facts),
+        }
+        if around:
+            found["surroundings"] = around * surroundings_loss(self.heads, states, pairs.patch_types)
+        return found
+
+    def text_facts(self, states_BLD: Tensor, stated_BK: Tensor) -> Tensor:
+        """Which facts texts state, read by the head that images train."""
+        return facts_loss(self.heads, states_BLD[:, 0], stated_BK.clamp(min=0), stated_BK != OPEN)
+
+    def matching(
+        self,
+        pairs: Taught,
+        chosen: Tensor,
+        states: tuple[Tensor, Tensor],
+        similarity: Tensor,
+        generator: torch.Generator,
+        step: int,
+    ) -> Losses:
+        """Matching over captions and foils, of whole texts and of their clauses; `states` are images' and captions'."""
+        host, config = self.host, self.config
+        own = torch.arange(len(chosen), device=chosen.device)
+        ids, foil_ids = pairs.captions[own, chosen], pairs.foils[own, chosen]
+        length = max(ids.shape[1], foil_ids.shape[1])
+        mask = torch.cat([F.pad(part, (0, length - part.shape[1])) for part in (ids, foil_ids)]) != PAD
+        foils = host.encode_text(foil_ids, foil_ids != PAD)
+        both = torch.cat([F.pad(part, (0, 0, 0, length - part.shape[1])) for part in (states[1], foils)])
+        texts, images = losses.matching_pairs(similarity, host.temperature, generator)
+        fused = host.fuse(both[texts], mask[texts], states[0][images])
+        found = {"matching": config.matching_weight * losses.matching_loss(host, fused, texts, images)}
+        if step >= config.claims_from_step:
+            nouns, claimed = (
+                part[own, :, chosen].transpose(0, 1).flatten(0, 1)[texts] for part in (pairs.nouns, pairs.claimed)
+            )
+            at_nouns = fused.gather(1, nouns[..., None].expand(-1, -1, fused.shape[-1]))
+            clauses = losses.claim_loss(self.heads.claim(at_nouns)[..., 0], claimed, pairs.image_facts[images])
+            found["claims"] = config.claims_weight * clauses
+        return found
