@@ -118,6 +118,8 @@ def _parameter(name: str, field: FieldInfo, defaults: Mapping[str, Any]) -> insp
         extra["metavar"] = flag.metavar
     elif choices:
         extra["metavar"] = f"[{'|'.join(choices)}]"
+    elif _is_dict(kind):
+        extra["metavar"] = "NAME=VALUE"
     annotation: Any
     if flag is not None and flag.read is not None:
         annotation, default = Optional[str], None if not field.is_required() else ...
@@ -125,6 +127,8 @@ def _parameter(name: str, field: FieldInfo, defaults: Mapping[str, Any]) -> insp
             extra["show_default"] = flag.default
     elif _is_repeatable(field):
         item = str if _is_dict(kind) or _choices(get_args(kind)[0]) else get_args(kind)[0]
+        if default and not _is_dict(kind):
+            extra["show_default"] = ", ".join(map(str, default))
         annotation, default = Optional[list[item]], None  # type: ignore[valid-type]
     else:
         annotation = str if choices else kind

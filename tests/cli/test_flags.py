@@ -75,7 +75,15 @@ def test_what_is_not_given_is_the_default_of_the_spec_or_of_the_command() -> Non
 
 def test_help_says_what_the_fields_say() -> None:
     words = CliRunner().invoke(build([]), ["--help"]).output
-    for said in ("Act on a spec.", "--workers", "Image processes.", "x>=0", "[no|bf16]", "Sources; repeatable."):
+    for said in (
+        "Act on a spec.",
+        "--workers",
+        "Image processes.",
+        "x>=0",
+        "[no|bf16]",
+        "Sources; repeatable.",
+        "[default: (scenes)]",
+    ):
         assert said in words
     assert "[default: 0.5" in words
     assert "[required]" in words

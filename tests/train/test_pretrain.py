@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,7 @@ def test_the_weights_load_again_and_give_finite_outputs(
 def test_a_finished_run_is_not_repeated(finished: tuple[str, PretrainRequest, dict[str, Any]]) -> None:
     _, asked, record = finished
     before = {path: path.stat().st_mtime_ns for path in asked.out.rglob("*") if path.is_file()}
-    assert pretrain(replace(asked, save_every=5, log_every=3)) == record
+    assert pretrain(asked.model_copy(update={"save_every": 5, "log_every": 3})) == record
     assert {path: path.stat().st_mtime_ns for path in asked.out.rglob("*") if path.is_file()} == before
 
 
@@ -106,7 +105,7 @@ def test_a_folder_of_another_finished_run_is_refused(
     _, asked, _ = finished
     recipe = asked.recipe | change.get("recipe", {})
     with pytest.raises(HarnessError, match=message):
-        pretrain(replace(asked, **change | {"recipe": recipe}))
+        pretrain(asked.model_copy(update=change | {"recipe": recipe}))
 
 
 def test_every_method_trains(ask: Any, tmp_path: Path) -> None:
