@@ -239,7 +239,7 @@ class _View:
 class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
     """The half of the loader that runs in the workers: it is indexed by a batch's references themselves."""
 
-    def __init__(self, augmentation: Augmentation, seed: int, epoch: int, views: int, texts: int) -> None:
+    def __init__(self, augmentation: Augmentation, seed: int, epoch: int, views: int = 1, texts: int = 1) -> None:
         self.augmentation, self.seed, self.epoch, self.views, self.texts = augmentation, seed, epoch, views, texts
 
     def __getitem__(self, refs: list[PairRef]) -> tuple[PairBatch | None, list[str]]:

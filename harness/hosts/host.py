@@ -91,7 +91,8 @@ class HostModel(nn.Module, ABC):
 
     `EXTRA_WORDS`: words that a vocabulary must hold beside BERT's. `PAPER_SETTINGS`: by method, the settings of its
     paper for this host, where they differ from the method's own defaults. `OPTIONAL`: which of its tensors a released
-    file may lack (patterns of our names, each lacking as a whole), and why.
+    file may lack (patterns of our names, each lacking as a whole), and why. `TEXT_FROM`: families of hosts whose text
+    side can start this one's (see `start_text`).
     """
 
     KIND: ClassVar[str] = "host"
@@ -100,6 +101,7 @@ class HostModel(nn.Module, ABC):
     EXTRA_WORDS: ClassVar[tuple[str, ...]] = ()
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {}
     OPTIONAL: ClassVar[Lacking] = ()
+    TEXT_FROM: ClassVar[frozenset[str]] = frozenset()
     vision: nn.Module
     config: Any
 
@@ -155,11 +157,11 @@ class HostModel(nn.Module, ABC):
         raise HarnessError(f"{type(self).__name__} cannot take its part {name!r} from another model's weights")
 
     def start_text(self, family: str, tensors: dict[str, Tensor], source: str) -> LoadReport:
-        """Fill the text side from the tensors of a host of this program, its tower's left out.
+        """Fill the text side from the tensors of a host of one of the families TEXT_FROM, its tower's left out.
 
-        HarnessError for a `family` that none of this host's weights start from, and for tensors that do not fit.
+        HarnessError for tensors that do not fit.
         """
-        raise HarnessError(f"weights {source}: {type(self).__name__} cannot take its text side from a host of {family}")
+        raise NotImplementedError(family)
 
     @abstractmethod
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:

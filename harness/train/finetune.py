@@ -31,10 +31,10 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     config.json holds the closed list of answers, or a captioner's prompt, too. Raises HarnessError for anything the run
     cannot go on with.
     """
+    recipe = finetune_recipe(request.model, request.task, untouched(request.data) | request.recipe)
     choice = choose_downstream(request.model, request.task)
     if request.answers is not None and not takes_answers(choice):
         raise HarnessError(f"--answers {request.answers}: is for --task vqa, not {request.task}; leave it out")
-    recipe = finetune_recipe(request.model, request.task, untouched(request.data) | request.recipe)
     session = Session(request, recipe, unused_parameters=True)
     return session.finished() or session.train(agreed(partial(prepare, session, request, choice)))
 

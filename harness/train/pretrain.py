@@ -71,9 +71,9 @@ def _from_weights(
     session: Session, request: PretrainRequest, batches: Batches
 ) -> tuple[HostModel, Tokenizer, list[str]]:
     """A host that goes on from weights."""
+    loaded = load_model(request.model, request.init, session.recipe.image_size, request.tokenizer)
     if request.sizes or request.vocabulary or session.recipe.dropout is not None:
         raise HarnessError("--init: the weights decide sizes, vocabulary and dropout; leave them out")
-    loaded = load_model(request.model, request.init, session.recipe.image_size, request.tokenizer)
     return loaded.model, loaded.tokenizer, [] if loaded.report is None else loaded.report.lines()
 
 
@@ -99,9 +99,11 @@ def _start_part(host: HostModel, tokenizer: Tokenizer, part: str, source: str) -
     if part == "vision":
         return load_parts(host, {name.removeprefix("vision."): tower[name] for name in tower}, str(path), part)
     rest = {name: tensor.float() for name, tensor in tensors.items() if name not in tower}
-    report = host.start_text(str(metadata.get("architecture")), rest, str(path))
+    family = metadata.get("architecture")
+    if family not in host.TEXT_FROM:
+        raise HarnessError(f"weights {path}: {type(host).__name__} cannot take its text side from a host of {family}")
     _check_words(tokenizer, path.parent)
-    return report
+    return host.start_text(family, rest, str(path))
 
 
 def _check_words(tokenizer: Tokenizer, folder: Path) -> None:

@@ -24,6 +24,8 @@ def test_the_built_in_names():
     assert "albef-tiny" in registry.models.names()
     assert set(registry.tasks.names()) >= {"retrieval", "vqa"}
     assert set(registry.studies.names()) >= {"keep-ratio", "layer-schedule"}
+    assert set(registry.objectives.names()) == {"albef", "blip", "clip", "meter", "curriculum"}
+    assert set(registry.downstream.names()) >= {"vqa", "nlvr2", "entailment", "captioning", "retrieval_albef"}
 
 
 def test_every_method_has_a_summary_and_loads():
@@ -39,6 +41,7 @@ def test_every_method_has_a_summary_and_loads():
         ("models", "albef-tny", "albef-tiny"),
         ("tasks", "vqaa", "vqa"),
         ("studies", "keep_ratio", "keep-ratio"),
+        ("objectives", "curiculum", "curriculum"),
     ],
 )
 def test_misspelt_names_get_a_suggestion(kind, wrong, right):
@@ -102,10 +105,12 @@ def test_a_file_without_exactly_one_class_says_so(monkeypatch, tmp_path):
 
 
 def test_presets_are_read_by_their_keys_alone(monkeypatch, tmp_path):
-    (tmp_path / "one.py").write_text('"""One."""\nPRESETS = {"tiny": {"mean": MEAN}, "base": dict(SIZES)}\n')
+    file = tmp_path / "one" / "model.py"
+    file.parent.mkdir()
+    file.write_text('"""One."""\nPRESETS = {"tiny": {"mean": MEAN}, "base": dict(SIZES)}\n')
     monkeypatch.setattr(registry, "package_folder", lambda package: tmp_path)
     assert registry.models.names() == ["one-base", "one-tiny"]
     for value in ("dict(tiny={})", "{TINY: {}}", "{**TINY}"):
-        (tmp_path / "one.py").write_text(f'"""One."""\nPRESETS = {value}\n')
-        with pytest.raises(HarnessError, match=r"one\.py, line 2: PRESETS: expected a dict with literal strings"):
+        file.write_text(f'"""One."""\nPRESETS = {value}\n')
+        with pytest.raises(HarnessError, match=r"model\.py, line 2: PRESETS: expected a dict with literal strings"):
             registry.models.names()

@@ -90,6 +90,7 @@ class Blip(BlipText):
     ABILITIES = frozenset({"contrast", "match", "answer", "caption"})
     EXTRA_WORDS = ("[DEC]", "[ENC]")
     OPTIONAL = OPTIONAL
+    TEXT_FROM = frozenset({"albef"})
     vision: VisionTransformer
 
     def __init__(self, config: BlipConfig) -> None:
@@ -125,8 +126,6 @@ class Blip(BlipText):
         return ", as in files of question answering: those need shared=False" if self.config.tied else ""
 
     def start_text(self, family: str, tensors: dict[str, Tensor], source: str) -> LoadReport:
-        if family != "albef":
-            return super().start_text(family, tensors, source)
         from harness.hosts.blip.from_albef import start_text_from_albef
 
         return start_text_from_albef(self, tensors, source)
