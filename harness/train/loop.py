@@ -60,6 +60,7 @@ class Run:
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
+        self._prepared = False
         self._enter(self.objective.phase(0))
         self.checkpoints = self.folder / CHECKPOINTS
         self._sums: dict[str, Tensor] = {}
@@ -78,7 +79,12 @@ class Run:
         self.objective.enter(phase)
         freeze(self.objective, self.recipe)
         optimizer = make_optimizer(self.objective, self.recipe, self.objective.decays)
-        self.model, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
+        if self._prepared and ranks.world() == 1:
+            self.accelerator.free_memory()  # of the optimizer before
+            self.optimizer = self.accelerator.prepare(optimizer)
+        else:  # what several processes exchange depends on what asks for gradients
+            self.model, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
+        self._prepared = True
 
     def resume(self) -> bool:
         """Take up the newest whole checkpoint, if there is one."""
@@ -152,6 +158,8 @@ class Run:
     def _batches(self) -> Iterator[Batch]:
         """Batches from the run's position on, epoch after epoch; the position counts a batch once it was trained on."""
         while True:
+            if self.position.in_epoch == 0:
+                self.objective.before_epoch(self.position.epoch, self.batches, self.tokenizer)
             for batch in self.batches.epoch(self.position.epoch, self.position.in_epoch):
                 self._bad += batch.bad
                 yield self._pairs(batch)
@@ -223,7 +231,7 @@ class Run:
 
 
 def _say_nothing(line: str) -> None:
-    """What every process sees is told by the first one only."""
+    """What every process sees is said by the first one only."""
 
 
 def _generators() -> dict[str, Tensor]:

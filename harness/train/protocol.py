@@ -80,10 +80,10 @@ class Stage(TrainSpec):
 def trainable_tasks(protocol: str, model: str) -> tuple[str, ...]:
     """The tasks that a host can be measured on after the training of a protocol."""
     check_stages(protocol, {})
-    able = FINETUNE_RECIPES.get(model, {})
+    trained = FINETUNE_RECIPES.get(model, {})
     by_features = tasks.get(NOT_FINETUNED).NEEDS & skeleton(model).abilities
     after_pretraining = {NOT_FINETUNED} if protocol == "pretrain" and by_features else set()
-    return tuple(name for name in tasks.names() if name in able or name in after_pretraining)
+    return tuple(name for name in tasks.names() if name in trained or name in after_pretraining)
 
 
 def plan_stages(

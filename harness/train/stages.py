@@ -40,7 +40,7 @@ def trained(
     samples_per_second, weights_sha256. Raises HarnessError for anything a stage cannot go on with; of several
     processes, one that fails in the middle of training ends.
     """
-    out, told = folder, []
+    out, records = folder, []
     for number, stage in enumerate(stages):
         chain = stages[: number + 1]
         start = str(out) if number else stage.files.get("init")
@@ -50,8 +50,8 @@ def trained(
                 if not by_first(partial(_is_finished, out)):
                     _train(stage, out, start, stage_key(chain), device, quiet)
                 by_first(partial(_tidy, out))
-        told.append(agreed(partial(_told, stage, out)))
-    return out, told
+        records.append(agreed(partial(_stage_record, stage, out)))
+    return out, records
 
 
 def _is_finished(out: Path) -> bool:
@@ -113,7 +113,7 @@ def _tidy(out: Path) -> None:
             shutil.rmtree(checkpoints)
 
 
-def _told(stage: Stage, out: Path) -> dict[str, Any]:
+def _stage_record(stage: Stage, out: Path) -> dict[str, Any]:
     """What a record says of a finished stage."""
     if not (out / WEIGHTS_FILE).is_file():
         raise HarnessError(f"{out}: finished, but its {WEIGHTS_FILE} is gone; delete the folder to train again")

@@ -52,6 +52,7 @@ class Centroids(Objective):
         self.teacher = copy.deepcopy(self.head).requires_grad_(False)
         self.register_buffer("centroids", torch.zeros(self.config.count, width))
         self.register_buffer("steps_seen", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("pairs_clustered", torch.zeros((), dtype=torch.int64))
 
     def read(self, batch: PairBatch, tokenizer) -> Pairs:
         assert batch.pixels.shape[1] == 2
@@ -66,6 +67,9 @@ class Centroids(Objective):
         )
         self.centroids.copy_(first.detach()[: self.config.count])
         return {"views": (first - self.teacher(second).detach()).square().mean()}
+
+    def before_epoch(self, epoch, batches, tokenizer):
+        self.pairs_clustered.add_(sum(len(batch.keys) for batch in batches.epoch(epoch)))
 
     def after_step(self):
         self.steps_seen.add_(1)
@@ -181,6 +185,7 @@ def test_an_objective_of_another_package_trains_with_its_views_buffers_and_teach
     newest = max((request.out / "checkpoints").glob("*.pt"))
     state = torch.load(newest, weights_only=True)["objective"]
     assert state["steps_seen"] == 3
+    assert state["pairs_clustered"] == 2 * 8  # two epochs begun
     assert state["centroids"].shape[0] == 2
     assert state["centroids"].any()
     assert not torch.equal(state["teacher.weight"], state["head.weight"])

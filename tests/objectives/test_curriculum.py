@@ -19,11 +19,11 @@ from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.own import VOCABULARY_FILE, assets_of, load_model
 from harness.kit.errors import HarnessError
 from harness.objectives import choose
-from harness.objectives.curriculum import CurriculumConfig
 from harness.objectives.parts.recipe import recipe_of
 from harness.objectives.parts.scenes import losses
 from harness.objectives.parts.scenes.corpus import OPEN, Corpus, build_corpus, caption_facts, look_up
 from harness.objectives.parts.scenes.facts import image_facts
+from harness.objectives.parts.scenes.steps import CurriculumConfig
 from harness.reduction.budget import make_reducer
 from harness.train.loop import Run
 from harness.train.pretrain import pretrain

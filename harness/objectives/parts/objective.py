@@ -140,6 +140,9 @@ class Objective(nn.Module, ABC, Generic[H]):
     def prepare(self) -> None:
         """Leave out of training what these losses never reach."""
 
+    def before_epoch(self, epoch: int, batches: Batches, tokenizer: Tokenizer) -> None:
+        """What an epoch begins with, as clustering the features of what it will show; not called where it goes on."""
+
     def default_steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps of a run that names none: the recipe's epochs."""
         return self.recipe.epochs * steps_per_epoch

@@ -10,6 +10,7 @@ from torch import nn
 from harness.data.pair_loader import PairBatch
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import Tokenizer
+from harness.objectives.parts.batches import Batches
 from harness.objectives.parts.objective import Losses, Moment, Objective, Pairs
 
 
@@ -38,6 +39,10 @@ class WeightedSum(Objective[HostModel]):
     def prepare(self) -> None:
         for member in self.each:
             member.prepare()
+
+    def before_epoch(self, epoch: int, batches: Batches, tokenizer: Tokenizer) -> None:
+        for member in self.each:
+            member.before_epoch(epoch, batches, tokenizer)
 
     def default_steps(self, steps_per_epoch: int) -> int:
         return self.each[0].default_steps(steps_per_epoch)
