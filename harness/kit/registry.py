@@ -1,6 +1,6 @@
 """Names of methods, models, tasks and studies, listed without importing what they name.
 
-A method is a file of baselines/ (its name is the file's name) or an entry point of group `harness.reduction.budget`
+A method is a file of baselines/ (its name is the file's name) or an entry point of group `harness.methods`
 ("name = package.module:Class"); a task is a file of harness/tasks/; a study a YAML file of ablations/; a host
 model is a preset of a folder of harness/hosts/ (a key of PRESETS in its model.py: albef, preset tiny: albef-tiny). An
 objective of pre-training is a file of harness/objectives/ or an entry point of group `harness.objectives`, one of
@@ -181,7 +181,7 @@ def _load_class(entry: Entry) -> type:
     return classes[0]
 
 
-methods = Registry("method", lambda: _extensible("baselines", "harness.reduction.budget"), _load_class)
+methods = Registry("method", lambda: _extensible("baselines", "harness.methods"), _load_class)
 models = Registry("model", _hosts, _load_class)
 tasks = Registry("task", lambda: _modules("harness.tasks"), _load_class)
 studies = Registry("study", _studies, lambda entry: entry.path)

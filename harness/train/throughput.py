@@ -29,7 +29,7 @@ from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
 from harness.kit.provenance import provenance
 from harness.objectives import choose
-from harness.objectives.parts.objective import Pairs
+from harness.objectives.parts.objective import Objective, Pairs
 from harness.objectives.parts.recipe import recipe_of
 from harness.train.log import TrainLog
 from harness.train.loop import Run
@@ -186,6 +186,10 @@ def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = PROD
 def _run(session: Session, request: PretrainRequest) -> TimedRun:
     """A run of the request as `Session.run` makes it, of a host with random weights."""
     recipe, choice = session.recipe, choose(request.model, request.objective, request.objective_settings)
+    if not choice.terms[0].kind.same_batches(Objective):
+        raise HarnessError(
+            f"objective {choice.name}: reads other batches than pairs, which alone are timed; name another"
+        )
     dropout = {} if recipe.dropout is None else {"dropout": recipe.dropout}
     host = build_host(request.model, image_size=recipe.image_size, **dropout).train()
     dtype = pick_dtype(request.dtype)

@@ -230,3 +230,8 @@ def test_what_is_shown_must_have_been_measured(tmp_path: Path) -> None:
         read_throughput(tmp_path / "other.json")
     with pytest.raises(HarnessError, match="cannot be read as JSON"):
         read_throughput(tmp_path / "missing.json")
+
+
+def test_an_objective_with_batches_of_its_own_is_not_timed() -> None:
+    with pytest.raises(HarnessError, match="objective curriculum: reads other batches than pairs"):
+        measure_throughput(request(objective="curriculum"), 1)
