@@ -121,7 +121,7 @@ class Objective(nn.Module, ABC, Generic[H]):
         return pair_batches(asked, cls.VIEWS, cls.TEXTS)
 
     @classmethod
-    def same_batches(cls, other: type[Objective[Any]]) -> bool:
+    def same_batches(cls, other: type[Any]) -> bool:
         """Whether another objective takes the very batches that this one does."""
         return (
             (cls.batches.__func__, cls.read, cls.VIEWS, cls.TEXTS)  # type: ignore[attr-defined]
