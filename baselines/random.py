@@ -1,6 +1,5 @@
 """Random: keep tokens drawn uniformly, as many in every block as another method keeps. The control for any score."""
 
-import torch
 from torch import Tensor
 
 from harness.reduction import (
@@ -13,6 +12,7 @@ from harness.reduction import (
     TokenReducer,
     TokenState,
     split_top,
+    uniform,
 )
 
 
@@ -56,13 +56,5 @@ class Random(TokenReducer[RandomConfig]):
         return state.keep(kept.sort(dim=1).values)
 
     def draw(self, step: int, keys: Tensor, patches: int) -> Tensor:
-        """Pseudo-random (B, P) from (seed, image, step, token): the finaliser of splitmix64, in wrapping int64."""
-        token = torch.arange(patches, device=keys.device)
-        bits = (
-            keys.unsqueeze(1)
-            + token * -7046029254386353131
-            + (self.config.seed * 1000003 + step) * 2862933555777941757 % 2**62
-        )
-        for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685), (31, 1)):
-            bits = (bits ^ ((bits >> shift) & ((1 << (64 - shift)) - 1))) * factor
-        return bits
+        """Pseudo-random (B, P) from (seed, image, step, token)."""
+        return uniform(keys, patches, self.config.seed, step)

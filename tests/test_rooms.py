@@ -48,3 +48,12 @@ def test_methods_import_the_common_interface_alone():
 def test_nothing_imports_a_method_by_name():
     for path in (ROOT / "harness").rglob("*.py"):
         assert not any(name.startswith("baselines") for name in imported(path)), path
+
+
+def test_training_imports_no_host_and_no_objective_by_name():
+    families = {path.parent.name for path in (ROOT / "harness" / "hosts").glob("*/model.py")}
+    objectives = {path.stem for path in (ROOT / "harness" / "objectives").glob("*.py")} - {"__init__"}
+    named = {f"harness.hosts.{family}" for family in families} | {f"harness.objectives.{name}" for name in objectives}
+    named.add("harness.objectives.downstream")
+    for path in (ROOT / "harness" / "train").rglob("*.py"):
+        assert not {name for name in imported(path) if ".".join(name.split(".")[:3]) in named}, path

@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 from shlex import join
 
-from harness.data.scenes import BUILT_IN_WORLD
+from harness.data.world import BUILT_IN_WORLD
 from harness.kit.registry import tasks
-from harness.objectives.finetune_recipes import FINETUNE_RECIPES
+from harness.objectives.parts.finetune_recipes import FINETUNE_RECIPES
 from harness.run.choose import able_tasks, shipped_hosts
 
 HARNESS = ("python", "-m", "harness")

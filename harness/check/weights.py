@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from harness.data.image_store import ImageStore
-from harness.data.scenes import BUILT_IN_WORLD, oracle_recall
+from harness.data.scenes import oracle_recall
+from harness.data.world import BUILT_IN_WORLD
 from harness.evaluate.encoder import VisionEncoder
 from harness.evaluate.task import Task, TaskData
 from harness.hosts.parts.towers import open_tower

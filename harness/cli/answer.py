@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from errno import EISDIR
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -29,7 +29,9 @@ from harness.cli.options import (
     set_threads,
 )
 from harness.cli.run import processes
-from harness.cli.train import OneMethod, OneRatio
+
+OneMethod = Annotated[str, typer.Option("--method", help="Token reduction in the vision tower.")]
+OneRatio = Annotated[Optional[float], typer.Option("--ratio", help="Token ratio; left out: the paper's.")]
 
 
 def answer(
@@ -56,7 +58,7 @@ def answer(
 ) -> None:
     """Answer questions without annotations, as [{"question_id", "answer"}] for the official server of VQA v2."""
     set_threads(workers)
-    from harness.data.scenes import BUILT_IN_WORLD
+    from harness.data.world import BUILT_IN_WORLD
     from harness.kit.errors import HarnessError
     from harness.kit.files import write_atomically
     from harness.kit.parallel import by_first

@@ -57,7 +57,9 @@ def _root(
 
 
 def list_names(
-    kind: Annotated[Optional[str], typer.Argument(help="methods, models, tasks or studies; left out: all.")] = None,
+    kind: Annotated[
+        Optional[str], typer.Argument(help="methods, models, tasks, objectives or studies; left out: all.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Names that exist, each with one line about it."""

@@ -8,71 +8,42 @@ from typing import Annotated, Optional
 
 import typer
 
-from harness.cli.options import AsJson, Device, Model, Quiet, ScheduleSpec, Seed, Settings, parse_settings, set_threads
-from harness.cli.train import (
-    Loaders,
-    OneMethod,
-    OneRatio,
-    PairsPerStep,
-    Precision,
-    RecipeNumbers,
-    Recompute,
-    Root,
-    Threads,
-)
+from harness.cli.flags import command_of
+from harness.cli.options import AsJson, set_threads
+from harness.cli.train import PairsPerStep, Threads, with_numbers
+from harness.train.request import PretrainRequest
 
 
-def throughput(
-    model: Model = "albef-base",
-    method: OneMethod = "dense",
-    ratio: OneRatio = None,
-    schedule: ScheduleSpec = None,
-    settings: Settings = None,
-    batch_size: PairsPerStep = None,
-    recipe: RecipeNumbers = None,
+def _throughput(
+    request: PretrainRequest,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps that are timed.")] = 3,
     data: Annotated[
         Optional[list[str]], typer.Option("--data", help="Also time the loading of these, as pretrain's; repeatable.")
     ] = None,
-    root: Root = None,
-    workers: Loaders = 0,
-    precision: Precision = "no",
-    recompute: Recompute = False,
-    seed: Seed = 0,
-    device: Device = "auto",
+    batch_size: PairsPerStep = None,
     threads: Threads = None,
     show: Annotated[
         Optional[Path], typer.Option("--show", help="Print what an earlier --json said, and measure nothing.")
     ] = None,
     as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Time pre-training steps on random weights and pixels, against their MACs at a matrix product's rate."""
     from harness.kit.progress import Progress
     from harness.report.throughput_text import read_throughput, render_throughput
-    from harness.train.request import PretrainRequest
     from harness.train.throughput import measure_throughput
 
     if show is not None:
         typer.echo(render_throughput(read_throughput(show)))
         return
     set_threads(threads)
-    request = PretrainRequest(
-        model=model,
-        data=tuple(data or ()),
-        out=Path(),  # nothing is written
-        root=root,
-        method=method,
-        ratio=ratio,
-        schedule=schedule,
-        settings=parse_settings(settings),
-        recipe=parse_settings(recipe, "--recipe") | ({} if batch_size is None else {"batch_size": batch_size}),
-        seed=seed,
-        device=device,
-        precision=precision,
-        recompute=recompute,
-        workers=workers,
-        quiet=quiet,
-    )
-    report = measure_throughput(request, steps, progress=Progress(quiet))
+    request = with_numbers(request, batch_size=batch_size).model_copy(update={"data": tuple(data or ())})
+    report = measure_throughput(request, steps, progress=Progress(request.quiet))
     typer.echo(json.dumps(report, indent=1) if as_json else render_throughput(report))
+
+
+FLAGS = (
+    *("model", "method", "ratio", "schedule", "settings", "recipe", "root", "workers", "precision", "recompute"),
+    *("objective", "objective_settings", "seed", "device", "quiet"),
+)
+# Nothing is written: the folder is any.
+throughput = command_of(PretrainRequest, _throughput, defaults={"model": "albef-base", "out": Path()}, only=FLAGS)

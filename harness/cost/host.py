@@ -23,8 +23,8 @@ from harness.hosts.build import build_host
 from harness.hosts.parts.tokenizer import Specials
 from harness.kit.errors import HarnessError
 from harness.objectives import make_objective
-from harness.objectives.objective import Moment, Objective, Pairs
-from harness.objectives.recipe import recipe_of
+from harness.objectives.parts.objective import Moment, Objective, Pairs
+from harness.objectives.parts.recipe import recipe_of
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
 from harness.reduction.kernels import ATTENTION_PATHS, attention_path

@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ Unit = Path | list[int]
 class PairBatch:
     """Pairs of one step: `pixels` (B, 3, H, W) float32, `sample_ids` (B,) int64; B is the batch size.
 
-    Texts that speak of two images have pixels (B, 2, 3, H, W). `targets` are those of the references. `bad` of the
-    pairs could not be read and are replaced by repeating others of the batch.
+    Texts that speak of two images, and several views of one, have pixels (B, I, 3, H, W). `targets` are those of the
+    references. `texts`: all texts of a pair, the caption first, where a loader gives several. `bad` of the pairs could
+    not be read and are replaced by repeating others of the batch.
     """
 
     pixels: Tensor
@@ -44,6 +45,7 @@ class PairBatch:
     sample_ids: Tensor
     bad: int
     targets: list[int | tuple[str, ...] | None]
+    texts: list[tuple[str, ...]] = field(default_factory=list)
 
 
 @dataclass
@@ -59,7 +61,9 @@ class PairLoader:
     """The pairs of all `sources` (JSON files, folders of one, patterns of shards) and `more`, epoch after epoch.
 
     `batch_size` is per process; this one is `rank` of `world`. `workers` processes decode (0: this one does).
-    `samples` of an epoch are those of all processes together.
+    `samples` of an epoch are those of all processes together. `views` of each image are augmented apart, words and
+    sides of the caption being those of the first; with `texts` above 1 a pair has so many of its captions, from the
+    drawn one on, fewer where it has fewer.
     """
 
     def __init__(
@@ -77,6 +81,8 @@ class PairLoader:
         warn: Warn = warn_on_stderr,
         progress: Progress = SILENT,
         more: Sequence[PairRef] = (),
+        views: int = 1,
+        texts: int = 1,
     ) -> None:
         """Read the annotation files and count the shards' samples (slow once: let one process count before the others).
 
@@ -87,6 +93,7 @@ class PairLoader:
         self.augmentation, self.batch_size, self.seed = augmentation, batch_size, seed
         self.rank, self.world, self.workers = rank, world, workers
         self.max_bad_share, self.buffer_samples, self.warn = max_bad_share, buffer_samples, warn
+        self.views, self.texts = views, texts
         self.counters = Counters()
         read = (
             pair for source in sources if not is_shards(source) for pair in read_pairs(source, root, self._warn_once)
@@ -130,7 +137,7 @@ class PairLoader:
     def _batches(self, epoch: int, skip_steps: int) -> Iterator[PairBatch]:
         refs = self._shuffled_refs(epoch, skip_steps) if self.shards else self._permuted_refs(epoch, skip_steps)
         loader: DataLoader[Any] = DataLoader(
-            _Decoder(self.augmentation, self.seed, epoch),
+            _Decoder(self.augmentation, self.seed, epoch, self.views, self.texts),
             batch_size=None,
             sampler=refs,
             num_workers=self.workers,
@@ -225,15 +232,15 @@ class _View:
     """A pair as one epoch shows it."""
 
     pixels: Tensor
-    caption: str
+    texts: tuple[str, ...]
     target: int | tuple[str, ...] | None
 
 
 class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
     """The half of the loader that runs in the workers: it is indexed by a batch's references themselves."""
 
-    def __init__(self, augmentation: Augmentation, seed: int, epoch: int) -> None:
-        self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
+    def __init__(self, augmentation: Augmentation, seed: int, epoch: int, views: int = 1, texts: int = 1) -> None:
+        self.augmentation, self.seed, self.epoch, self.views, self.texts = augmentation, seed, epoch, views, texts
 
     def __getitem__(self, refs: list[PairRef]) -> tuple[PairBatch | None, list[str]]:
         """The batch, or None when nothing of it can be read, and why each bad sample is bad."""
@@ -252,24 +259,37 @@ class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
         keys = [refs[at].key for at in sound]
         batch = PairBatch(
             pixels=torch.stack([row.pixels for row in loaded]),
-            captions=[row.caption for row in loaded],
+            captions=[row.texts[0] for row in loaded],
             keys=keys,
             sample_ids=torch.tensor([sample_id(key) for key in keys], dtype=torch.int64),
             bad=len(failures),
             targets=[row.target for row in loaded],
+            texts=[row.texts for row in loaded] if self.texts > 1 else [],
         )
         return batch, failures
 
     def _load(self, ref: PairRef) -> _View:
-        spoken = [caption_of(ref, self.seed, self.epoch)]
-        if isinstance(ref.target, tuple):
-            spoken += ref.target
+        captions = self._captions(ref)
+        answers = ref.target if isinstance(ref.target, tuple) else ()
         images = [open_image(ref.image, ref.key if isinstance(ref.image, bytes) else str(ref.image))]
         if ref.second is not None:
             images.append(open_image(ref.second, str(ref.second)))
-        pixels, texts = augment(images, spoken, self.augmentation, draw(self.seed, self.epoch, ref.key))
-        target = tuple(texts[1:]) if isinstance(ref.target, tuple) else ref.target
-        return _View(pixels if ref.second is not None else pixels[0], texts[0], target)
+        seen, said = augment(images, [*captions, *answers], self.augmentation, draw(self.seed, self.epoch, ref.key))
+        more = [
+            augment(images, [], self.augmentation, draw(self.seed, self.epoch, ref.key, view))[0]
+            for view in range(1, self.views)
+        ]
+        pixels = torch.cat([seen, *more])
+        target = tuple(said[len(captions) :]) if isinstance(ref.target, tuple) else ref.target
+        return _View(pixels if len(pixels) > 1 else pixels[0], tuple(said[: len(captions)]), target)
+
+    def _captions(self, ref: PairRef) -> list[str]:
+        """The caption that is drawn, and with several texts those behind it, around the end."""
+        drawn = caption_of(ref, self.seed, self.epoch)
+        if self.texts == 1:
+            return [drawn]
+        at = ref.captions.index(drawn)
+        return [*ref.captions[at:], *ref.captions[:at]][: self.texts]
 
 
 def _next_sound(rows: Sequence[object | None], at: int) -> int:

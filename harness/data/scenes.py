@@ -26,11 +26,11 @@ from harness.data.scene_classes import TEMPLATES, class_name, class_scenes
 from harness.data.scene_layout import COLOUR_NAMES, SHAPES, SPLITS, Scene, make_scenes, render
 from harness.data.scene_statements import hypotheses, statements
 from harness.data.scene_text import Claim, caption_patches, caption_text, captions, holds, questions
+from harness.data.world import TRAINING_SCENES, WORLD_SEED
 from harness.kit.errors import HarnessError
 from harness.kit.files import cache_folder
 from harness.kit.progress import SILENT, Bar, Progress
 
-BUILT_IN_WORLD = "scenes"
 # The fields of an ImageTextSet that the world's files fill.
 WORLD_HOLDS = frozenset({"captions", "questions", "hypotheses", "statements", "classified"})
 QUESTIONS_PER_SCENE = 2
@@ -50,6 +50,11 @@ def scenes_folder(count: int, seed: int, split: str = "val", progress: Progress 
     if not (folder / MARKER).is_file():
         write_scenes(folder, split, count, seed, progress=progress)
     return folder
+
+
+def training_scenes(progress: Progress = SILENT) -> Path:
+    """The folder of the scenes that hosts are trained on."""
+    return scenes_folder(TRAINING_SCENES, WORLD_SEED, "train", progress)
 
 
 def write_scenes(

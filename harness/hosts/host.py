@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.released import Lacking, NotAWeight, Part, Translation
+from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, Stack, StackShape, Tokens
 
@@ -94,7 +94,8 @@ class HostModel(nn.Module, ABC):
 
     `EXTRA_WORDS`: words that a vocabulary must hold beside BERT's. `PAPER_SETTINGS`: by method, the settings of its
     paper for this host, where they differ from the method's own defaults. `OPTIONAL`: which of its tensors a released
-    file may lack (patterns of our names, each lacking as a whole), and why.
+    file may lack (patterns of our names, each lacking as a whole), and why. `TEXT_FROM`: families of hosts whose text
+    side can start this one's (see `start_text`).
     """
 
     KIND: ClassVar[str] = "host"
@@ -102,6 +103,7 @@ class HostModel(nn.Module, ABC):
     EXTRA_WORDS: ClassVar[tuple[str, ...]] = ()
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {}
     OPTIONAL: ClassVar[Lacking] = ()
+    TEXT_FROM: ClassVar[frozenset[str]] = frozenset()
     vision: nn.Module
     config: Any
 
@@ -181,6 +183,13 @@ class HostModel(nn.Module, ABC):
     def part(self, name: str) -> Part:
         """The part "vision" or "text", as files of other models initialise it; HarnessError for one that none can."""
         raise HarnessError(f"{type(self).__name__} cannot take its part {name!r} from another model's weights")
+
+    def start_text(self, family: str, tensors: dict[str, Tensor], source: str) -> LoadReport:
+        """Fill the text side from the tensors of a host of one of the families TEXT_FROM, its tower's left out.
+
+        HarnessError for tensors that do not fit.
+        """
+        raise NotImplementedError(family)
 
     @abstractmethod
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tokens:

@@ -1,8 +1,10 @@
 """Names of methods, models, tasks and studies, listed without importing what they name.
 
-A method is a file of baselines/ (its name is the file's name) or an entry point of group `harness.reduction.budget`
+A method is a file of baselines/ (its name is the file's name) or an entry point of group `harness.methods`
 ("name = package.module:Class"); a task is a file of harness/tasks/; a study a YAML file of ablations/; a host
-model is a preset of a folder of harness/hosts/ (a key of PRESETS in its model.py: albef, preset tiny: albef-tiny).
+model is a preset of a folder of harness/hosts/ (a key of PRESETS in its model.py: albef, preset tiny: albef-tiny). An
+objective of pre-training is a file of harness/objectives/ or an entry point of group `harness.objectives`, one of
+fine-tuning a file of harness/objectives/downstream/ or an entry point of group `harness.objectives.downstream`.
 """
 
 from __future__ import annotations
@@ -113,9 +115,10 @@ def _modules(package: str) -> Iterable[Entry]:
         )
 
 
-def _methods() -> Iterable[Entry]:
-    yield from _modules("baselines")
-    for point in entry_points(group="harness.reduction.budget"):
+def _extensible(package: str, group: str) -> Iterable[Entry]:
+    """The files of a package, and what other packages add to it."""
+    yield from _modules(package)
+    for point in entry_points(group=group):
         origin = f" ({point.dist.name})" if point.dist else ""
         yield Entry(point.name, f"entry point {point.value}{origin}", point.value)
 
@@ -172,14 +175,20 @@ def _load_class(entry: Entry) -> type:
         classes = [value for value in classes if value.__module__ == module_name]
     if len(classes) != 1:
         raise HarnessError(
-            f"{entry.name!r} ({entry.target}): expected exactly one method, task or host class there, "
+            f"{entry.name!r} ({entry.target}): expected exactly one class of a method, task, host or objective there, "
             f"found {len(classes)}"
         )
     return classes[0]
 
 
-methods = Registry("method", _methods, _load_class)
+methods = Registry("method", lambda: _extensible("baselines", "harness.methods"), _load_class)
 models = Registry("model", _hosts, _load_class)
 tasks = Registry("task", lambda: _modules("harness.tasks"), _load_class)
 studies = Registry("study", _studies, lambda entry: entry.path)
-KINDS = {"methods": methods, "models": models, "tasks": tasks, "studies": studies}
+objectives = Registry("objective", lambda: _extensible("harness.objectives", "harness.objectives"), _load_class)
+downstream = Registry(
+    "objective of fine-tuning",
+    lambda: _extensible("harness.objectives.downstream", "harness.objectives.downstream"),
+    _load_class,
+)
+KINDS = {"methods": methods, "models": models, "tasks": tasks, "objectives": objectives, "studies": studies}

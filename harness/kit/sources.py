@@ -19,8 +19,10 @@ NEUTRAL = frozenset(
     {"harness", "harness.kit.errors", "harness.kit.files", "harness.kit.progress", "harness.kit.registry"}
 )
 # Rooms of which each file, or each folder, is a part of its own.
-BY_FILE = ("harness.tasks", "harness.objectives", "baselines")
+BY_FILE = ("harness.tasks", "harness.objectives.downstream", "harness.objectives", "baselines")
 BY_FOLDER = ("harness.hosts",)
+# Folders below the rooms of BY_FILE, which are one part each.
+SHARED = ("parts", "downstream")
 
 
 @lru_cache
@@ -41,7 +43,9 @@ def part_of(module: str) -> str:
     words = module.split(".")
     for room in BY_FILE:
         if module.startswith(f"{room}."):
-            return f"{room}.{words[len(room.split('.'))]}".replace(".", "/") + ".py"
+            inner = words[len(room.split(".")) :]
+            name = f"{room}.{inner[0]}".replace(".", "/")
+            return name if len(inner) > 1 or inner[0] in SHARED else f"{name}.py"
     for room in BY_FOLDER:
         if module.startswith(f"{room}.") and len(words) > len(room.split(".")) + 1:
             return "/".join(words[: len(room.split(".")) + 1])

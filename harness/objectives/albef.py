@@ -11,15 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.hosts.albef.model import Albef
-from harness.objectives.momentum_contrast import Aligned, MomentumContrast
-from harness.objectives.objective import Losses, Moment, Pairs, mask_words, soft_word_loss, word_loss
+from harness.objectives.parts.momentum_contrast import Aligned, MomentumContrast
+from harness.objectives.parts.objective import Losses, Moment, Pairs, mask_words, soft_word_loss, word_loss
 from harness.reduction import Tokens, join
 
 
 class AlbefObjective(MomentumContrast[Albef]):
     """Contrast, matching and masked words, each a mean over the global batch."""
 
-    def forward(self, pairs: Pairs, moment: Moment) -> Losses:
+    NEEDS = frozenset({"contrast", "match"})
+    PARTS = ("fuse", "match_logits", "mlm_logits", "temperature")
+
+    def losses(self, pairs: Pairs, moment: Moment) -> Losses:
         found = self.align(pairs, moment)
         masked_ids, labels = mask_words(
             pairs.ids, self.specials, pairs.sample_ids, moment, self.host.config.vocab_size, self.recipe.mask_rate

@@ -12,17 +12,19 @@ from torch.nn import functional as F
 
 from harness.hosts.blip.model import Blip
 from harness.kit import ranks
-from harness.objectives.momentum_contrast import Aligned, MomentumContrast
-from harness.objectives.objective import Losses, Moment, Pairs
+from harness.objectives.parts.momentum_contrast import Aligned, MomentumContrast
+from harness.objectives.parts.objective import Losses, Moment, Pairs
 from harness.reduction import Tokens, join
 
 
 class BlipObjective(MomentumContrast[Blip]):
     """Contrast, matching and the caption's words, each a mean over the global batch."""
 
+    NEEDS = frozenset({"contrast", "match"})
+    PARTS = ("ground", "match_logits", "lm_loss_sum", "temperature")
     NEGATIVE_FLOOR = 1e-4
 
-    def forward(self, pairs: Pairs, moment: Moment) -> Losses:
+    def losses(self, pairs: Pairs, moment: Moment) -> Losses:
         found = self.align(pairs, moment)
         return {
             "contrast": found.contrast,

@@ -10,13 +10,17 @@ from torch.nn import functional as F
 
 from harness.hosts.clip.model import Clip
 from harness.kit import ranks
-from harness.objectives.objective import Losses, Moment, Objective, Pairs
+from harness.objectives.parts.objective import Losses, Moment, Objective, Pairs
 
 
 class ClipObjective(Objective[Clip]):
     """The mean of both directions' cross-entropies."""
 
-    def forward(self, pairs: Pairs, moment: Moment) -> Losses:
+    NEEDS = frozenset({"contrast"})
+    PARTS = ("scale", "clamp_scale")
+    LEAST_PAIRS = 2
+
+    def losses(self, pairs: Pairs, moment: Moment) -> Losses:
         host = self.host
         host.clamp_scale()
         texts = host.text_batch(pairs.ids, pairs.mask)

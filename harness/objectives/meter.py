@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from harness.hosts.meter.model import Meter
 from harness.kit import ranks
 from harness.kit.draws import categorical, uniform
-from harness.objectives.objective import (
+from harness.objectives.parts.objective import (
     MISMATCHES,
     WRONG_IMAGES,
     Losses,
@@ -28,12 +28,16 @@ from harness.objectives.objective import (
 class MeterObjective(Objective[Meter]):
     """Masked words and matching, each a mean over the global batch."""
 
+    NEEDS = frozenset({"match"})
+    PARTS = ("co_attend", "match_logits", "mlm_logits")
+    LEAST_PAIRS = 2
+
     def prepare(self) -> None:
         for head in (self.host.answer_head, self.host.entailment_head, self.host.pair_head, self.host.rank_head):
             head.requires_grad_(False)
         self.host.types["second_image"].requires_grad_(False)
 
-    def forward(self, pairs: Pairs, moment: Moment) -> Losses:
+    def losses(self, pairs: Pairs, moment: Moment) -> Losses:
         host = self.host
         ids, labels = mask_words(
             pairs.ids, self.specials, pairs.sample_ids, moment, host.config.vocab_size, self.recipe.mask_rate

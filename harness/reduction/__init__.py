@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.kit.draws import uniform as uniform
     from harness.kit.errors import HarnessError as HarnessError
     from harness.kit.settings import validated as validated
     from harness.reduction.kernels import attention as attention
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from harness.reduction.tokens import take as take
 
 _HOMES = {
+    "harness.kit.draws": ("uniform",),
     "harness.kit.errors": ("HarnessError",),
     "harness.kit.settings": ("validated",),
     "harness.reduction.kernels": ("attention", "attention_map", "policy_map"),

@@ -84,6 +84,10 @@ class Tokens:
 
         return Tokens(self.states[index], of(self.mask), of(self.sizes), of(self.origin), self.prefix)
 
+    def first(self, count: int) -> Tokens:
+        """Those of the first `count` inputs."""
+        return self.rows(torch.arange(min(count, len(self)), device=self.states.device))
+
     def cut(self, length: int) -> Tokens:
         """The first `length` tokens, of texts whose padding stands at the end; all where tokens were reduced."""
         if self.origin is not None or self.sizes is not None:

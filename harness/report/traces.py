@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from harness.data.scenes import BUILT_IN_WORLD
 from harness.data.transforms import load_images
+from harness.data.world import BUILT_IN_WORLD
 from harness.evaluate.encoder import encode_texts, survival
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import load_host

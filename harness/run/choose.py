@@ -6,7 +6,8 @@ from pathlib import Path
 
 from harness.data.formats.kinds import Kind
 from harness.data.formats.source import Source
-from harness.data.scenes import BUILT_IN_WORLD, WORLD_HOLDS
+from harness.data.scenes import WORLD_HOLDS
+from harness.data.world import BUILT_IN_WORLD
 from harness.hosts.weights.own import abilities_in, assets_of, read_answers
 from harness.hosts.weights.sets import shipped, stated_model, tasks_of
 from harness.kit.errors import HarnessError, warn_on_stderr

@@ -12,7 +12,8 @@ import torch
 from harness.cost.budget import reducer_at_macs
 from harness.data.digest import data_digest
 from harness.data.scene_layout import IMAGE_SIZE as SCENE_SIZE
-from harness.data.scenes import BUILT_IN_WORLD, scenes_folder
+from harness.data.scenes import scenes_folder
+from harness.data.world import BUILT_IN_WORLD, WORLD_SEED
 from harness.hosts.build import paper_settings, skeleton
 from harness.hosts.host import HostModel
 from harness.hosts.parts.towers import open_tower
@@ -21,14 +22,13 @@ from harness.hosts.weights.own import stated_sizes
 from harness.hosts.weights.sets import base_of, start_weights, task_weights, weights_digest
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
+from harness.kit.provenance import hardware
 from harness.kit.registry import methods
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
 from harness.reduction.schedule import Schedule
 from harness.run.cell import Cell, RunRequest, cell_code, check_match, resolve_task_options, unique
-from harness.run.environment import hardware
 from harness.train.protocol import Stage, evaluation_image_size, method_host, plan_stages, with_method
-from harness.train.request import WORLD_SEED
 from harness.train.stage_options import check_stages
 
 WORLD_COUNT = 1000

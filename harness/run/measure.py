@@ -26,12 +26,12 @@ from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import cache_folder
 from harness.kit.parallel import agreed, by_first
 from harness.kit.progress import SILENT, Progress
+from harness.kit.provenance import environment
 from harness.kit.ranks import world
 from harness.kit.registry import methods, tasks
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
 from harness.run.cell import Cell, cost_code
-from harness.run.environment import environment
 from harness.run.grid import data_folder
 from harness.train.protocol import method_host
 from harness.train.stages import trained
@@ -85,7 +85,8 @@ class Bench:
             "throughput": speeds(passes, dense_passes),
             "blind": blind,
             "trained": training,
-            "run": environment(cell, started, time.perf_counter() - clock) | {"processes": world()},
+            "run": environment(cell.hardware, cell.dtype, cell.seed, started, time.perf_counter() - clock)
+            | {"processes": world()},
         }
         return record, outcome.frame()
 

@@ -14,10 +14,10 @@ import torch
 from harness.kit.errors import HarnessError
 from harness.kit.parallel import by_first
 from harness.kit.progress import Pace
+from harness.kit.provenance import environment
 from harness.kit.ranks import rank
 from harness.metrics.stats import quality
 from harness.run.cell import Cell, cost_code
-from harness.run.environment import environment
 from harness.run.measure import Bench, is_out_of_memory, skeleton_record
 from harness.run.store import Store
 
@@ -121,5 +121,5 @@ def _failed(cell: Cell, error: Exception) -> Record:
         "status": "out_of_memory" if is_out_of_memory(error) else "failed",
         "error": str(error).splitlines()[0] if str(error) else type(error).__name__,
         "traceback": None if isinstance(error, HarnessError) else "".join(traceback.format_exception(error)),
-        "run": environment(cell, datetime.now(UTC), 0.0),
+        "run": environment(cell.hardware, cell.dtype, cell.seed, datetime.now(UTC), 0.0),
     }

@@ -1,1 +1,1 @@
-"""Pre-training on the built-in world."""
+"""Training: one loop for every host, method and objective, its checkpoints, and the stages of a protocol."""

@@ -13,10 +13,12 @@ from harness.hosts.host import HostModel
 from harness.hosts.weights.own import LoadedModel, load_model
 from harness.kit.errors import HarnessError
 from harness.kit.parallel import agreed
-from harness.objectives.downstream import make_downstream
-from harness.objectives.downstream.answers import frequent_answers
-from harness.objectives.finetune_recipes import finetune_recipe
-from harness.train.pretrain import untouched, with_scenes
+from harness.kit.progress import Progress
+from harness.objectives import Choice, choose_downstream
+from harness.objectives.parts.answer_list import frequent_answers
+from harness.objectives.parts.batches import with_scenes
+from harness.objectives.parts.finetune_recipes import finetune_recipe
+from harness.train.pretrain import untouched
 from harness.train.request import FinetuneRequest
 from harness.train.session import Prepared, Session
 from harness.train.task_data import TaskData, task_data
@@ -29,39 +31,34 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     config.json holds the closed list of answers, or a captioner's prompt, too. Raises HarnessError for anything the run
     cannot go on with.
     """
-    if request.answers is not None and request.task != "vqa":
-        raise HarnessError(f"--answers {request.answers}: is for --task vqa, not {request.task}; leave it out")
     recipe = finetune_recipe(request.model, request.task, untouched(request.data) | request.recipe)
+    choice = choose_downstream(request.model, request.task)
+    if request.answers is not None and not takes_answers(choice):
+        raise HarnessError(f"--answers {request.answers}: is for --task vqa, not {request.task}; leave it out")
     session = Session(request, recipe, unused_parameters=True)
-    done = session.finished()
-    if done is not None:
-        return done
-    return session.train(*agreed(partial(_prepared, session, request)))
+    return session.finished() or session.train(agreed(partial(prepare, session, request, choice)))
 
 
-def _prepared(session: Session, request: FinetuneRequest) -> Prepared:
+def takes_answers(choice: Choice) -> bool:
+    """Whether an objective is given a closed list of answers."""
+    return "answers" in choice.terms[0].kind.Config.model_fields
+
+
+def prepare(session: Session, request: FinetuneRequest, choice: Choice) -> Prepared:
     """All that a fine-tuning begins with."""
-    recipe = session.recipe
+    recipe, progress = session.recipe, Progress(request.quiet)
     start = load_model(request.model, request.init, recipe.image_size, request.tokenizer)
-    data, answers = _data(session, request), tuple[str, ...]()
-    loader = session.loader(start.model.config, data.sources, data.refs)
-    if request.task == "vqa":
+    sources = with_scenes(request.data, progress)
+    data, answers = task_data(request.task, sources, request.root, request.split, request.only), tuple[str, ...]()
+    batches = session.batches(choice, start.model.config, data.sources, data.refs)
+    if takes_answers(choice):
         answers = _answers(request, recipe.answer_list, start, data)
+        choice = choose_downstream(request.model, request.task, {"answers": answers})
         session.facts["closed_list"] = hashlib.sha256("\0".join(answers).encode()).hexdigest()[:16]
     host = task_host(start, request.task, answers, recipe.dropout).train()
-    objective = make_downstream(
-        request.model, request.task, host, session.reducer(host), start.tokenizer.specials, recipe, answers
-    )
-    told = [] if start.report is None else start.report.lines()
-    told_by_task: dict[str, dict[str, Any]] = {
-        "vqa": {"answers": list(answers)},
-        "captioning": {"prompt": recipe.prompt},
-    }
-    return objective, loader, start.tokenizer, told, told_by_task.get(request.task, {})
-
-
-def _data(session: Session, request: FinetuneRequest) -> TaskData:
-    return task_data(request.task, with_scenes(session), request.root, request.split, request.only)
+    objective = choice.make(host, session.reducer(host), start.tokenizer.specials, recipe)
+    lines = [] if start.report is None else start.report.lines()
+    return Prepared(choice, objective, batches, start.tokenizer, lines)
 
 
 def task_host(loaded: LoadedModel, task: str, answers: tuple[str, ...] = (), dropout: float | None = None) -> HostModel:

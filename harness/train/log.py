@@ -24,7 +24,7 @@ LOG_FILE = "log.jsonl"
 
 
 class EventFile:
-    """Scalars for TensorBoard, written where they are told; OSError where the disk is full.
+    """Scalars for TensorBoard, written as they are given; OSError where the disk is full.
 
     Its own EventFileWriter writes from a thread, whose failure is a traceback on stderr beside the error's one line.
     """

@@ -12,15 +12,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from harness.data.pair_loader import PairBatch, PairLoader
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.kit import ranks, recompute
 from harness.kit.errors import HarnessError, warn_on_stderr
-from harness.objectives.objective import Moment, Objective, Pairs
-from harness.objectives.recipe import Recipe
+from harness.objectives.parts.batches import Batches
+from harness.objectives.parts.objective import Batch, Moment, Objective
+from harness.objectives.parts.recipe import Recipe
 from harness.train.checkpoint import CHECKPOINTS, load_newest, save_checkpoint
 from harness.train.log import TrainLog
-from harness.train.optim import make_optimizer, set_rate
+from harness.train.optim import freeze, make_optimizer, set_rate
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Run:
     """
 
     objective: Objective[Any]
-    loader: PairLoader
+    batches: Batches
     tokenizer: Tokenizer
     recipe: Recipe
     accelerator: Accelerator
@@ -60,8 +60,8 @@ class Run:
     position: Position = field(default_factory=Position)
 
     def __post_init__(self) -> None:
-        optimizer = make_optimizer(self.objective, self.recipe)
-        self.model, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
+        self._prepared = False
+        self._enter(self.objective.phase(0))
         self.checkpoints = self.folder / CHECKPOINTS
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
@@ -71,7 +71,20 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
-        return max(1, self.loader.steps_per_epoch // self.recipe.accumulate)
+        return max(1, self.batches.steps_per_epoch // self.recipe.accumulate)
+
+    def _enter(self, phase: str) -> None:
+        """Begin a phase of training with an optimizer of its own, over what the phase trains."""
+        self.phase = phase
+        self.objective.enter(phase)
+        freeze(self.objective, self.recipe)
+        optimizer = make_optimizer(self.objective, self.recipe, self.objective.decays)
+        if self._prepared and ranks.world() == 1:
+            self.accelerator.free_memory()  # of the optimizer before
+            self.optimizer = self.accelerator.prepare(optimizer)
+        else:  # what several processes exchange depends on what asks for gradients
+            self.model, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
+        self._prepared = True
 
     def resume(self) -> bool:
         """Take up the newest whole checkpoint, if there is one."""
@@ -81,6 +94,9 @@ class Run:
             raise HarnessError(f"{self.checkpoints}: not the same on all nodes; name an --out that they share")
         if found is None:
             return False
+        # The state of the optimizer is that of the last step done.
+        if self.phase != (phase := self.objective.phase(max(0, step - 1))):
+            self._enter(phase)
         self.accelerator.unwrap_model(self.model).load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         scaler = getattr(self.accelerator, "scaler", None)
@@ -139,34 +155,40 @@ class Run:
         self._saved = position.step
         self.accelerator.wait_for_everyone()
 
-    def _batches(self) -> Iterator[Pairs]:
+    def _batches(self) -> Iterator[Batch]:
         """Batches from the run's position on, epoch after epoch; the position counts a batch once it was trained on."""
         while True:
-            for batch in self.loader.epoch(self.position.epoch, self.position.in_epoch):
+            if self.position.in_epoch == 0:
+                self.objective.before_epoch(self.position.epoch, self.batches, self.tokenizer)
+            for batch in self.batches.epoch(self.position.epoch, self.position.in_epoch):
                 self._bad += batch.bad
                 yield self._pairs(batch)
             self.position.epoch += 1
             self.position.in_epoch = 0
 
-    def _pairs(self, batch: PairBatch) -> Pairs:
+    def _pairs(self, batch: Any) -> Batch:
         before = self.tokenizer.truncated
         pairs = self.objective.read(batch, self.tokenizer)
         self._truncated += self.tokenizer.truncated - before
         return pairs.to(self.accelerator.device, self.dtype)
 
-    def _advance(self, pairs: Pairs) -> None:
+    def _advance(self, pairs: Batch) -> None:
         position, recipe = self.position, self.recipe
-        epochs_done = position.epoch + position.in_epoch / self.loader.steps_per_epoch
+        if self.phase != (phase := self.objective.phase(position.step)):
+            self._enter(phase)
+        epochs_done = position.epoch + position.in_epoch / self.batches.steps_per_epoch
         moment = Moment(self.seed, position.epoch, position.batches, recipe.alpha_at(epochs_done))
         with self.accelerator.accumulate(self.model), recompute.recomputing(self.recompute):
             losses = self.model(pairs, moment)
             self.accelerator.backward(torch.stack([loss.view(()) for loss in losses.values()]).sum())
             if self.accelerator.sync_gradients:
-                set_rate(self.optimizer, recipe.rate(position.step, self.steps, self.steps_per_epoch))
+                set_rate(self.optimizer, self.objective.rate(position.step, self.steps, self.steps_per_epoch))
                 if recipe.clip_norm is not None:
                     self.accelerator.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
+        if self.accelerator.sync_gradients:
+            self.objective.after_step()
         for name, loss in losses.items():
             held = self._sums.get(name)
             self._sums[name] = loss.detach() if held is None else held + loss.detach()
@@ -188,7 +210,7 @@ class Run:
         self.position.truncated += round(truncated)
         self._sums, self._summed, self._bad, self._truncated = {}, 0, 0, 0
         step, batch = self.position.step, self.recipe.batch_size * ranks.world() * self.recipe.accumulate
-        rate = self.recipe.rate(step - 1, self.steps, self.steps_per_epoch)
+        rate = self.objective.rate(step - 1, self.steps, self.steps_per_epoch)
         self.log.losses(step, self.position.epoch, values, rate, batch)
         spoiled = [name for name, value in values.items() if not abs(value) < float("inf")]
         if spoiled:
@@ -209,7 +231,7 @@ class Run:
 
 
 def _say_nothing(line: str) -> None:
-    """What every process sees is told by the first one only."""
+    """What every process sees is said by the first one only."""
 
 
 def _generators() -> dict[str, Tensor]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 from torch.optim import AdamW
 
 from harness.kit.errors import HarnessError
-from harness.objectives.recipe import Recipe
+from harness.objectives.parts.recipe import Recipe
 
 
 def freeze(model: nn.Module, recipe: Recipe) -> None:
@@ -16,8 +18,13 @@ def freeze(model: nn.Module, recipe: Recipe) -> None:
             parameter.requires_grad_(False)
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
-    """AdamW; biases, norms and single numbers are not decayed. Each group carries its `factor` of the rate.
+def is_matrix(parameter: nn.Parameter) -> bool:
+    """Whether a parameter is none of biases, norms and single numbers."""
+    return parameter.ndim > 1
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, decays: Callable[[nn.Parameter], bool] = is_matrix) -> AdamW:
+    """AdamW; `decays` says which parameters weight decay works on. Each group carries its `factor` of the rate.
 
     Parameters that ask for no gradient have no place in it: nothing moves them, weight decay neither. Raises
     HarnessError for a multiplier that no parameter's name begins with, and where nothing is left to train.
@@ -29,7 +36,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
         if parameter.requires_grad or factor == 0:
             unused.difference_update(_prefixes(name, recipe))
         if parameter.requires_grad:
-            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((factor, decays(parameter)), []).append(parameter)
     if unused:
         raise HarnessError(f"multiplier of {min(unused)}: no trained parameter's name begins so; correct the recipe")
     if not groups:

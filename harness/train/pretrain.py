@@ -6,10 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.data.pair_loader import PairLoader
-from harness.data.scenes import scenes_folder
-from harness.hosts.blip.from_albef import start_text_from_albef
-from harness.hosts.blip.model import Blip
+from harness.data.world import BUILT_IN_WORLD
 from harness.hosts.build import build_host, host_class, host_config
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, HubTokenizer, TextTokenizer, Tokenizer, open_tokenizer
@@ -20,15 +17,14 @@ from harness.kit import ranks
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
 from harness.kit.parallel import agreed, first
-from harness.kit.progress import Progress
 from harness.kit.registry import models
-from harness.objectives import make_objective
-from harness.objectives.recipe import recipe_of
-from harness.train.request import SCENES, WORLD_SEED, PretrainRequest
+from harness.objectives import Choice, choose
+from harness.objectives.parts.batches import Batches
+from harness.objectives.parts.recipe import recipe_of
+from harness.train.request import PretrainRequest
 from harness.train.session import Prepared, Session
 from harness.train.vocabulary import build_vocabulary
 
-TRAINING_SCENES = 30_000
 VOCABULARY_CAPTIONS = 200_000
 DEFAULT_VOCABULARY = 2000
 # The built-in world's texts speak of places and colours, which crops, flips and RandAugment make untrue.
@@ -41,61 +37,56 @@ def pretrain(request: PretrainRequest) -> dict[str, Any]:
     Writes model.safetensors, the tokenizer, config.json, recipe.json, log.jsonl, tensorboard/ and
     checkpoints/ to the request's folder. Raises HarnessError for anything the run cannot go on with.
     """
+    choice = choose(request.model, request.objective, request.objective_settings)
     recipe = recipe_of(request.model, untouched(request.data) | request.recipe)
-    session = Session(request, recipe)
-    done = session.finished()
-    if done is not None:
-        return done
-    return session.train(*agreed(partial(_prepared, session, request)))
+    session = Session(request, recipe, unused_parameters=choice.leaves_unused)
+    session.facts |= {"objective": choice.name, "objective_settings": choice.settings()}
+    return session.finished() or session.train(agreed(partial(prepare, session, request, choice)))
 
 
-def _prepared(session: Session, request: PretrainRequest) -> Prepared:
+def prepare(session: Session, request: PretrainRequest, choice: Choice) -> Prepared:
     """All that a pre-training begins with."""
-    recipe = session.recipe
-    config = host_config(request.model, **request.sizes | {"image_size": recipe.image_size})
-    loader = session.loader(config, with_scenes(session))
-    host, tokenizer, told = _host(session, loader)
-    objective = make_objective(request.model, host, session.reducer(host), tokenizer.specials, recipe)
-    return objective, loader, tokenizer, told, {}
+    config = host_config(request.model, **request.sizes | {"image_size": session.recipe.image_size})
+    batches = session.batches(choice, config, request.data)
+    host, tokenizer, start = _start(session, request, batches)
+    objective = choice.make(host, session.reducer(host), tokenizer.specials, session.recipe)
+    return Prepared(choice, objective, batches, tokenizer, start)
 
 
 def untouched(sources: tuple[str, ...]) -> dict[str, Any]:
     """What is changed in a recipe for the built-in world alone."""
-    return SCENES_UNTOUCHED if sources == (SCENES,) else {}
+    return SCENES_UNTOUCHED if sources == (BUILT_IN_WORLD,) else {}
 
 
-def with_scenes(session: Session) -> tuple[str, ...]:
-    """A request's sources, the built-in world written to its folder."""
-    request = session.request
-    if SCENES not in request.data:
-        return request.data
-    with first():
-        folder = str(scenes_folder(TRAINING_SCENES, WORLD_SEED, "train", Progress(request.quiet)))
-    return tuple(folder if source == SCENES else source for source in request.data)
-
-
-def _host(session: Session, loader: PairLoader) -> tuple[HostModel, Tokenizer, list[str]]:
+def _start(session: Session, request: PretrainRequest, batches: Batches) -> tuple[HostModel, Tokenizer, list[str]]:
     """The host to start from, its tokenizer, and what became of each tensor of the weights it starts from."""
-    request, recipe = session.request, session.recipe
-    assert isinstance(request, PretrainRequest)
-    if request.init is not None:
-        loaded = load_model(request.model, request.init, recipe.image_size, request.tokenizer)
-        if request.sizes or request.vocabulary or recipe.dropout is not None:
-            raise HarnessError("--init: the weights decide sizes, vocabulary and dropout; leave them out")
-        host, tokenizer = loaded.model, loaded.tokenizer
-        told = [] if loaded.report is None else loaded.report.lines()
-    else:
-        changes: dict[str, Any] = request.sizes | {"image_size": recipe.image_size}
-        if recipe.dropout is not None:
-            changes["dropout"] = recipe.dropout
-        tokenizer = _tokenizer(session, host_config(request.model, **changes).text_length, loader)
-        if isinstance(tokenizer, TextTokenizer):
-            changes |= host_class(request.model).vocabulary_sizes(tokenizer.vocabulary)
-        host, told = build_host(request.model, **changes), []
+    host, tokenizer, lines = (_afresh if request.init is None else _from_weights)(session, request, batches)
     for part, source in (("vision", request.init_vision), ("text", request.init_text)):
         if source is not None:
-            told += [f"{part}: {line}" for line in _start_part(host, tokenizer, part, source).lines()]
-    return host.train(), tokenizer, told
+            lines += [f"{part}: {line}" for line in _start_part(host, tokenizer, part, source).lines()]
+    return host.train(), tokenizer, lines
+
+
+def _from_weights(
+    session: Session, request: PretrainRequest, batches: Batches
+) -> tuple[HostModel, Tokenizer, list[str]]:
+    """A host that goes on from weights."""
+    loaded = load_model(request.model, request.init, session.recipe.image_size, request.tokenizer)
+    if request.sizes or request.vocabulary or session.recipe.dropout is not None:
+        raise HarnessError("--init: the weights decide sizes, vocabulary and dropout; leave them out")
+    return loaded.model, loaded.tokenizer, [] if loaded.report is None else loaded.report.lines()
+
+
+def _afresh(session: Session, request: PretrainRequest, batches: Batches) -> tuple[HostModel, Tokenizer, list[str]]:
+    """A host with random weights, for the words of its tokenizer."""
+    recipe = session.recipe
+    changes: dict[str, Any] = request.sizes | {"image_size": recipe.image_size}
+    if recipe.dropout is not None:
+        changes["dropout"] = recipe.dropout
+    tokenizer = _tokenizer(request, host_config(request.model, **changes).text_length, batches)
+    if isinstance(tokenizer, TextTokenizer):
+        changes |= host_class(request.model).vocabulary_sizes(tokenizer.vocabulary)
+    return build_host(request.model, **changes), tokenizer, []
 
 
 def _start_part(host: HostModel, tokenizer: Tokenizer, part: str, source: str) -> LoadReport:
@@ -107,11 +98,12 @@ def _start_part(host: HostModel, tokenizer: Tokenizer, part: str, source: str) -
     tower = {name: tensor.float() for name, tensor in tensors.items() if name.startswith("vision.")}
     if part == "vision":
         return load_parts(host, {name.removeprefix("vision."): tower[name] for name in tower}, str(path), part)
-    if isinstance(host, Blip) and metadata.get("architecture") == "albef":
-        _check_words(tokenizer, path.parent)
-        rest = {name: tensor.float() for name, tensor in tensors.items() if name not in tower}
-        return start_text_from_albef(host, rest, str(path))
-    raise HarnessError(f"weights {path}: of a host of this program; only a BLIP can take its text side from an ALBEF")
+    rest = {name: tensor.float() for name, tensor in tensors.items() if name not in tower}
+    family = metadata.get("architecture")
+    if family not in host.TEXT_FROM:
+        raise HarnessError(f"weights {path}: {type(host).__name__} cannot take its text side from a host of {family}")
+    _check_words(tokenizer, path.parent)
+    return host.start_text(family, rest, str(path))
 
 
 def _check_words(tokenizer: Tokenizer, folder: Path) -> None:
@@ -126,20 +118,18 @@ def _check_words(tokenizer: Tokenizer, folder: Path) -> None:
     )
 
 
-def _tokenizer(session: Session, length: int, loader: PairLoader) -> Tokenizer:
+def _tokenizer(request: PretrainRequest, length: int, batches: Batches) -> Tokenizer:
     """The one named; else the host's own; else the built-in world's words, or on other data a vocabulary built anew."""
-    request = session.request
-    assert isinstance(request, PretrainRequest)
     config = host_config(request.model)
     shipped = assets_of("albef-tiny") / VOCABULARY_FILE
-    builds = request.vocabulary is not None or (config.tokenizer is None and request.data != (SCENES,))
+    builds = request.vocabulary is not None or (config.tokenizer is None and request.data != (BUILT_IN_WORLD,))
     extra = host_class(request.model).EXTRA_WORDS
     if request.tokenizer is not None:
         return open_tokenizer(None, shipped, length, request.tokenizer)
     if config.tokenizer is not None and not builds:
         return HubTokenizer(config.tokenizer, length)
     if builds:
-        captions = loader.some_captions(VOCABULARY_CAPTIONS)
+        captions = batches.some_captions(VOCABULARY_CAPTIONS)
         if not captions:
             raise HarnessError("no captions to build a vocabulary from; name one with --tokenizer")
         words = build_vocabulary(captions, request.vocabulary or DEFAULT_VOCABULARY, extra)

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from harness.data.digest import data_digest
 from harness.data.formats.source import Source
 from harness.data.shards import expand_shards, is_shards
+from harness.data.world import BUILT_IN_WORLD, TRAINING_SCENES
 from harness.hosts.build import host_config, skeleton
 from harness.hosts.host import HostModel
 from harness.hosts.weights.own import find_weights, stated_sizes
@@ -26,12 +27,14 @@ from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest
 from harness.kit.registry import methods, models, module_of, tasks
 from harness.kit.sources import code_parts
-from harness.objectives.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
-from harness.objectives.recipe import Recipe, recipe_of
-from harness.train.pretrain import TRAINING_SCENES, untouched
-from harness.train.request import SCENES
+from harness.objectives import Choice, choose, choose_downstream
+from harness.objectives.parts.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
+from harness.objectives.parts.recipe import Recipe, recipe_of
+from harness.train.finetune import takes_answers
+from harness.train.pretrain import untouched
+from harness.train.request import FinetuneSpec, PretrainSpec, TrainSpec
 from harness.train.session import check_precision
-from harness.train.stage_options import FinetuneOptions, PretrainOptions, StageOptions, check_stages, read_options
+from harness.train.stage_options import check_stages, read_options
 from harness.train.task_data import training_split
 
 Given = Mapping[str, Mapping[str, Any]]
@@ -39,34 +42,32 @@ Given = Mapping[str, Mapping[str, Any]]
 NOT_FINETUNED = "classification"
 
 
-class Stage(BaseModel):
+class Stage(TrainSpec):
     """One training run and all that its result depends on; its dump is part of a cell's spec.
 
-    `method` and `config`: what works in the tower. `recipe`: every number of it. `digests`: content of the data and of
-    the files that are named, by option; scenes are named by count and seed. `files`, `workers` and `save_every` change
-    no result and are left out of the dump: where those files lie, processes that load images, steps between
-    checkpoints. The device is no part of it either, so that CPU and GPU measure the same weights.
+    `method` and `config`: what works in the tower. `objective` and `objective_settings`: what is minimised, with every
+    setting. `recipe`: every number of it. `digests`: content of the data and of the files that are named, by option;
+    scenes are named by count and seed. What changes no result is left out of the dump: where those files lie, processes
+    that load images, steps between checkpoints. The device is no part of it either, so that CPU and GPU measure the
+    same weights.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     stage: Literal["pretrain", "finetune"]
     model: str
     task: str | None = None
     method: str = "dense"
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default={})
+    objective: str = ""
+    objective_settings: dict[str, Any] = Field(default={})
     recipe: dict[str, Any]
-    steps: int | None = None
     seed: int
     processes: int
-    precision: str
-    recompute: bool
     data: tuple[str, ...]
-    root: str | None = None
     split: str | None = None
     vocabulary: int | None = None
     digests: dict[str, str]
     files: dict[str, str] = Field(default={}, exclude=True)
+    tokenizer: str | None = Field(default=None, exclude=True)
     workers: int = Field(default=0, exclude=True)
     save_every: int = Field(default=1000, exclude=True)
 
@@ -79,10 +80,10 @@ class Stage(BaseModel):
 def trainable_tasks(protocol: str, model: str) -> tuple[str, ...]:
     """The tasks that a host can be measured on after the training of a protocol."""
     check_stages(protocol, {})
-    able = FINETUNE_RECIPES.get(model, {})
+    trained = FINETUNE_RECIPES.get(model, {})
     by_features = tasks.get(NOT_FINETUNED).NEEDS & skeleton(model).abilities
     after_pretraining = {NOT_FINETUNED} if protocol == "pretrain" and by_features else set()
-    return tuple(name for name in tasks.names() if name in able or name in after_pretraining)
+    return tuple(name for name in tasks.names() if name in trained or name in after_pretraining)
 
 
 def plan_stages(
@@ -91,7 +92,7 @@ def plan_stages(
     task: str,
     *,
     weights: Path | str | None = None,
-    data: str = SCENES,
+    data: str = BUILT_IN_WORLD,
     image_size: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -146,9 +147,17 @@ def evaluation_image_size(stages: Sequence[Stage], image_size: int | None = None
 
 
 def stage_code(stage: Stage) -> Mapping[str, str]:
-    """Digests of the code that a stage's weights come from, by part: training, the host and the method."""
+    """Digests of the code that a stage's weights come from, by part: training, the host, the method, the objectives."""
     own = (module_of(models, stage.model), module_of(methods, stage.method))
-    return code_parts(f"harness.train.{stage.stage}", *own)
+    return code_parts(f"harness.train.{stage.stage}", *own, *_choice(stage).modules)
+
+
+def _choice(stage: Stage) -> Choice:
+    """The objectives of a stage."""
+    if stage.stage == "finetune":
+        assert stage.task is not None
+        return choose_downstream(stage.model, stage.task)
+    return choose(stage.model, stage.objective or None, stage.objective_settings)
 
 
 def stage_key(stages: Sequence[Stage]) -> str:
@@ -171,13 +180,14 @@ def stage_name(stages: Sequence[Stage]) -> str:
 
 def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], device: str) -> Stage:
     options, numbers = read_options("pretrain", given)
-    assert isinstance(options, PretrainOptions)
-    data = options.data or (SCENES,)
+    assert isinstance(options, PretrainSpec)
+    data = options.data or (BUILT_IN_WORLD,)
+    choice = choose(shared["model"], options.objective, options.objective_settings)
     recipe = recipe_of(shared["model"], untouched(data) | numbers)
     host_config(shared["model"], image_size=recipe.image_size)
-    asked = {name: getattr(options, name) for name in ("init", "init_vision", "init_text", "tokenizer")}
-    files = {name: place for name, place in asked.items() if place is not None}
-    return _stage("pretrain", shared, options, recipe, data, files, device, vocabulary=options.vocabulary)
+    files = {name: getattr(options, name) for name in ("init", "init_vision", "init_text", "tokenizer")}
+    own = {"objective": choice.name, "objective_settings": choice.settings(), "vocabulary": options.vocabulary}
+    return _stage("pretrain", shared, options, recipe, data, files, device, **own)
 
 
 def _finetuning(
@@ -185,7 +195,7 @@ def _finetuning(
 ) -> Stage:
     """Fine-tuning on a task; `start`: weights, None for those of the stage before."""
     options, numbers = read_options("finetune", given)
-    assert isinstance(options, FinetuneOptions)
+    assert isinstance(options, FinetuneSpec)
     data = options.data or (evaluated,)
     recipe = finetune_recipe(shared["model"], task, untouched(data) | numbers)
     sizes = {} if start is None else stated_sizes(shared["model"], start)
@@ -196,39 +206,41 @@ def _finetuning(
     host_config(shared["model"], **sizes | {"image_size": recipe.image_size})
     if options.split is None and options.root is None:
         _check_splits(task, data, asked_for=options.data is not None)
+    choice = choose_downstream(shared["model"], task)
     # A closed list is for questions; the other tasks of a command go without.
-    asked = {
-        "init": None if start is None else str(start),
+    files = {
+        "init": start,
         "tokenizer": options.tokenizer,
-        "answers": options.answers if task == "vqa" else None,
+        "answers": options.answers if takes_answers(choice) else None,
     }
-    files = {name: place for name, place in asked.items() if place is not None}
-    return _stage("finetune", shared, options, recipe, data, files, device, task=task, split=options.split)
+    own = {"task": task, "split": options.split, "objective": choice.name}
+    return _stage("finetune", shared, options, recipe, data, files, device, **own)
 
 
 def _stage(
     stage: Literal["pretrain", "finetune"],
     shared: dict[str, Any],
-    options: StageOptions,
+    options: TrainSpec,
     recipe: Recipe,
     data: tuple[str, ...],
-    files: dict[str, str],
+    files: Mapping[str, Path | str | None],
     device: str,
     **own: Any,
 ) -> Stage:
+    """A stage of what was chosen; `files`: those that are named, by option."""
     check_precision(options.precision, device)
+    named = {name: str(place) for name, place in files.items() if place is not None}
     digests = {f"data.{number}": _source_digest(source) for number, source in enumerate(data)}
-    digests |= {name: _named_digest(name, place, shared["model"]) for name, place in files.items()}
-    chosen = {name: getattr(options, name) for name in ("steps", "precision", "recompute", "root")}
-    chosen |= {"workers": options.workers, "save_every": options.save_every}
+    digests |= {name: _named_digest(name, place, shared["model"]) for name, place in named.items()}
+    chosen = options.model_dump(include=set(TrainSpec.model_fields)) | {"data": data}
     numbers = recipe.model_dump(mode="json")
-    return Stage(stage=stage, recipe=numbers, data=data, digests=digests, files=files, **shared, **chosen, **own)
+    return Stage(stage=stage, recipe=numbers, digests=digests, files=named, **shared, **chosen, **own)
 
 
 def _check_splits(task: str, data: tuple[str, ...], *, asked_for: bool) -> None:
     """HarnessError for sets with splits but none for training, and for training unasked on what is evaluated."""
     for source in data:
-        if source == SCENES or is_shards(source):
+        if source == BUILT_IN_WORLD or is_shards(source):
             continue
         try:
             split = training_split(Source(source), task)
@@ -243,7 +255,7 @@ def _check_splits(task: str, data: tuple[str, ...], *, asked_for: bool) -> None:
 
 def _source_digest(source: str) -> str:
     """What a source of training data holds: annotations by content, shards by name and size, scenes by their name."""
-    if source == SCENES:
+    if source == BUILT_IN_WORLD:
         return f"scenes-train-{TRAINING_SCENES}"  # the generator's source is part of the program's digest
     if is_shards(source):
         sizes = "".join(f"{path.name}\0{path.stat().st_size}\0" for path in expand_shards(source))

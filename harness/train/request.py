@@ -1,81 +1,141 @@
-"""What a training run is asked to do."""
+"""What a training run is asked to do: one spec that is the command's flags, a protocol's choices and the request."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-SCENES = "scenes"
-# Of the built-in world that is trained on and evaluated; the seed of a run draws other things, never another world.
-WORLD_SEED = 0
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator
+
+from harness.data.world import BUILT_IN_WORLD
+from harness.kit.settings import NO_FLAG, Flag
+
+Weights = Annotated[
+    str | None,
+    Field(description="Weights to start from: a folder of pretrain or finetune, or a released file."),
+]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainRequest:
-    """The options that `pretrain` and `finetune` share; `recipe` holds what is changed in the model's recipe.
+class TrainSpec(BaseModel):
+    """What one may choose of every training run, also of a protocol's stage (`--set-train`)."""
 
-    `steps`: optimizer steps in all, in place of the recipe's epochs. `init`: weights to start from (a folder that
-    `pretrain` or `finetune` wrote, or a released file). `precision`: no, bf16 or fp16 (accelerate's). `recompute`:
-    gradient checkpointing. `store`: the dtype of the weights that are left. `config`: the method's whole config as it
-    was resolved before, in place of ratio, schedule, settings and the paper's own for the host. `stage`: the key of
-    the protocol's stage that this is, which covers the content of every file named; where those lie may change then.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: Annotated[
+        tuple[str, ...] | None,
+        Field(description="What to train on: annotation files, their folders, patterns of tars, or scenes"),
+    ] = None
+    root: Annotated[Path | None, Field(description="Folder of the images that a JSON names.")] = None
+    steps: Annotated[PositiveInt | None, Field(description="Optimizer steps in all, in place of the epochs.")] = None
+    tokenizer: Annotated[str | None, Field(description="A vocabulary file, a folder, or a cached name.")] = None
+    precision: Annotated[Literal["no", "bf16", "fp16"], Field(description="Of products, as accelerate names it.")] = (
+        "no"
+    )
+    recompute: Annotated[bool, Field(description="Gradient checkpointing: less memory, more time.")] = False
+    workers: Annotated[NonNegativeInt, Field(description="Processes that load images; 0: none.")] = 0
+    save_every: Annotated[PositiveInt, Field(description="Steps between checkpoints.")] = 1000
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        return "no" if value is False else value  # YAML reads the word no as false
+
+
+class PretrainSpec(TrainSpec):
+    """What one may choose of pre-training beside that."""
+
+    objective: Annotated[
+        str | None,
+        Field(
+            description="What to minimise (see: list objectives), or a sum, as albef+0.5*clip; left out: the host's."
+        ),
+    ] = None
+    objective_settings: Annotated[
+        dict[str, dict[str, Any]],
+        Flag("--set-objective", metavar="NAME.field=value"),
+        Field(description="A field of an objective's config"),
+    ] = {}
+    init: Weights = None
+    init_vision: Annotated[
+        str | None, Field(description="The tower's: a file of a timm ViT, DeiT or CLIP, or a host's name.")
+    ] = None
+    init_text: Annotated[
+        str | None, Field(description="The text side's: a file or folder of BERT or RoBERTa, or another host's.")
+    ] = None
+    vocabulary: Annotated[
+        int | None, Field(ge=60, description="Build a vocabulary of so many words from the captions.")
+    ] = None
+
+
+class FinetuneSpec(TrainSpec):
+    """What one may choose of fine-tuning beside that."""
+
+    split: Annotated[str | None, Field(description="What to train on of a set with splits; left out: train.")] = None
+    answers: Annotated[Path | None, Field(description="JSON list of the answers that vqa chooses from.")] = None
+
+
+class TrainRequest(TrainSpec):
+    """A whole run: what is trained, with which method, from which weights, and where it is left.
+
+    `recipe`: what is changed in the host's recipe. `config`: the method's whole config as it was resolved before, in
+    place of ratio, schedule, settings and the paper's own for the host. `stage`: the key of the protocol's stage that
+    this is, which covers the content of every file named; where those lie may change then.
     """
 
-    model: str
-    data: tuple[str, ...]
-    out: Path
-    root: Path | None = None
-    method: str = "dense"
-    ratio: float | None = None
-    schedule: Any = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    config: dict[str, Any] | None = None
-    recipe: dict[str, Any] = field(default_factory=dict)
-    steps: int | None = None
-    init: str | None = None
-    tokenizer: str | None = None
-    seed: int = 0
-    device: str = "auto"
-    dtype: str = "float32"
-    precision: str = "no"
-    recompute: bool = False
-    workers: int = 0
-    save_every: int = 1000
-    log_every: int = 10
-    max_bad_share: float = 0.01
-    store: str = "float32"
-    stage: str | None = None
-    quiet: bool = False
+    model: Annotated[str, Field(description="Host model (see: list models).")] = "albef-tiny"
+    data: Annotated[
+        tuple[str, ...], Field(description="Annotation files, their folders, patterns of tars, or scenes")
+    ] = (BUILT_IN_WORLD,)
+    out: Annotated[Path, Field(description="Folder of the weights, log and checkpoints.")]
+    method: Annotated[str, Field(description="Token reduction in the vision tower.")] = "dense"
+    ratio: Annotated[float | None, Field(description="Token ratio; left out: the paper's.")] = None
+    schedule: Annotated[
+        Any,
+        Flag(read=str, metavar="SPEC"),
+        Field(description="'paper', 'begin=2,4,10 keep=.9,.65,.4 [lookahead=2,6,2]', or a YAML/JSON file."),
+    ] = None
+    settings: Annotated[
+        dict[str, Any], Flag("--set"), Field(description="A field of the method's config, as keep_rate=0.7")
+    ] = {}
+    config: Annotated[dict[str, Any] | None, NO_FLAG] = None
+    recipe: Annotated[
+        dict[str, Any],
+        Flag("--recipe"),
+        Field(
+            description="A number of the recipe, as learning_rate=1e-4, or 'multipliers={vision: 0}', which freezes "
+            "the tower"
+        ),
+    ] = {}
+    init: Weights = None
+    seed: Annotated[int, Field(description="Seed of everything random.")] = 0
+    device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N.")] = "auto"
+    dtype: Annotated[str, Field(description="float32, float64 or bfloat16.")] = "float32"
+    log_every: Annotated[PositiveInt, Field(description="Steps between log entries.")] = 10
+    max_bad_share: Annotated[float, Field(description="Share of an epoch's pairs that may be unreadable.")] = 0.01
+    store: Annotated[Literal["float32", "float16", "bfloat16"], Field(description="Dtype of the weights left.")] = (
+        "float32"
+    )
+    stage: Annotated[str | None, NO_FLAG] = None
+    quiet: Annotated[bool, Field(description="No progress.")] = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class PretrainRequest(TrainRequest):
-    """The options of `pretrain`; `sizes` holds what is changed in the model's sizes.
+class PretrainRequest(TrainRequest, PretrainSpec):
+    """The options of `pretrain`; `sizes` holds what is changed in the model's sizes."""
 
-    `init_vision` and `init_text`: weights of one side alone. `vocabulary`: words of a vocabulary built from the
-    captions.
-    """
-
-    sizes: dict[str, Any] = field(default_factory=dict)
-    init_vision: str | None = None
-    init_text: str | None = None
-    vocabulary: int | None = None
-
-    @property
-    def is_curriculum(self) -> bool:
-        """Whether it asks for the run that made albef-tiny's shipped weights: its seed, steps and folder may differ."""
-        own = {name: getattr(self, name) for name in ("out", "seed", "steps", "quiet")}
-        return self == PretrainRequest(model="albef-tiny", data=(SCENES,), **own)
+    out: Annotated[Path, Field(description="Folder of the weights, log and checkpoints.")] = Path("results/pretrain")
+    sizes: Annotated[dict[str, Any], Flag("--size"), Field(description="A size of the host, as depth=6")] = {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class FinetuneRequest(TrainRequest):
-    """The options of `finetune`; `answers`: a JSON file with the closed list of question answering; `split`: what to
-    train on, by default train; `only`: a regular expression that texts must contain a match of to be trained on.
-    """
+class FinetuneRequest(TrainRequest, FinetuneSpec):
+    """The options of `finetune`."""
 
-    task: str
-    split: str | None = None
-    only: str | None = None
-    answers: Path | None = None
+    task: Annotated[str, Field(description="retrieval, vqa, entailment, nlvr2 or captioning.")]
+    out: Annotated[Path, Field(description="Folder of the weights, log and checkpoints.")] = Path("results/finetune")
+    only: Annotated[
+        str | None, Field(description="Train only on texts that contain a match of this regular expression.")
+    ] = None

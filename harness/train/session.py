@@ -7,9 +7,9 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,22 +30,22 @@ from harness.kit import ranks
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
 from harness.kit.progress import Progress
+from harness.kit.provenance import provenance
 from harness.kit.registry import methods
 from harness.kit.settings import validated
-from harness.objectives.objective import Objective
-from harness.objectives.recipe import Recipe
+from harness.objectives import Choice
+from harness.objectives.parts.batches import Asked, Batches, pair_batches
+from harness.objectives.parts.objective import Objective
+from harness.objectives.parts.recipe import Recipe
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
 from harness.train.checkpoint import difference
 from harness.train.log import TrainLog
 from harness.train.loop import Run
-from harness.train.optim import freeze
-from harness.train.provenance import provenance
 from harness.train.request import TrainRequest
 
 DONE_FILE = "recipe.json"
 WHOLE = (1.0, 1.0)
-PRECISIONS = ("no", "bf16", "fp16")
 STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Options that change neither the result nor the order of samples; the recipe stands there with all its numbers.
 _FREE = {"out", "workers", "save_every", "log_every", "quiet", "max_bad_share", "device", "recipe", "store"}
@@ -53,9 +53,15 @@ _FREE = {"out", "workers", "save_every", "log_every", "quiet", "max_bad_share", 
 _PLACES = {"data", "root", "init", "init_vision", "init_text", "tokenizer", "answers"}
 
 
-# What a run begins with: its objective, loader and tokenizer, what became of the weights it starts from, and what
-# config.json tells beside the host's sizes.
-Prepared = tuple[Objective[Any], PairLoader, Tokenizer, Sequence[str], Mapping[str, Any]]
+@dataclass(frozen=True)
+class Prepared:
+    """What a run begins with; `start` says what became of the weights that it starts from, a line a tensor."""
+
+    choice: Choice
+    objective: Objective[Any]
+    batches: Batches
+    tokenizer: Tokenizer
+    start: Sequence[str] = ()
 
 
 @contextmanager
@@ -104,8 +110,17 @@ class Session:
             raise HarnessError(f"{self.request.out}: holds a finished run with {different}; name another --out")
         return record
 
-    def loader(self, config: HostConfig, sources: Sequence[str], more: Sequence[PairRef] = ()) -> PairLoader:
-        """The augmented pairs of sources and the pairs `more`, this process's share of them."""
+    def batches(
+        self, choice: Choice, config: HostConfig, sources: Sequence[str], more: Sequence[PairRef] = ()
+    ) -> Batches:
+        """Where the objectives' batches come from: of sources and the pairs `more`, this process's share of them."""
+        return choice.batches(self._asked(config, sources, more))
+
+    def pairs(self, config: HostConfig, sources: Sequence[str]) -> PairLoader:
+        """The augmented pairs of sources, whatever is minimised."""
+        return pair_batches(self._asked(config, sources))
+
+    def _asked(self, config: HostConfig, sources: Sequence[str], more: Sequence[PairRef] = ()) -> Asked:
         request, recipe = self.request, self.recipe
         augmentation = Augmentation(
             size=recipe.image_size,
@@ -117,8 +132,8 @@ class Session:
             mean=config.mean,
             std=config.std,
         )
-        return PairLoader(
-            sources,
+        return Asked(
+            tuple(sources),
             request.root,
             augmentation,
             recipe.batch_size,
@@ -127,8 +142,8 @@ class Session:
             ranks.world(),
             request.workers,
             request.max_bad_share,
-            progress=Progress(request.quiet),
-            more=more,
+            Progress(request.quiet),
+            more,
         )
 
     def reducer(self, host: HostModel) -> TokenReducer[Any]:
@@ -141,29 +156,34 @@ class Session:
         return make_reducer(request.method, shape, ratio=request.ratio, schedule=schedule, settings=settings)
 
     @ending_together()
-    def train(
-        self,
-        objective: Objective[Any],
-        loader: PairLoader,
-        tokenizer: Tokenizer,
-        told: Sequence[str],
-        extra: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """Train to the end, from the last checkpoint where there is one; `told`: what became of the weights it starts
-        from. Returns what recipe.json holds, and nothing on other processes than the first. `extra` goes into
-        config.json. Of several processes, one that fails ends (see `ending_together`).
+    def train(self, prepared: Prepared) -> dict[str, Any]:
+        """Train to the end, from the last checkpoint where there is one.
+
+        Returns what recipe.json holds, and nothing on other processes than the first. Of several processes, one that
+        fails ends (see `ending_together`).
         """
+        run = self.run(prepared)
+        for line in prepared.start:
+            run.log.say(f"start: {line}")
+        if run.resume():
+            run.log.say(f"resuming at step {run.position.step} of {run.steps}")
+        run.train()
+        record = self._finish(run, prepared) if self.accelerator.is_main_process else {}
+        self.accelerator.wait_for_everyone()  # what is left is there for all of them
+        return record
+
+    def run(self, prepared: Prepared) -> Run:
+        """The run, before its first step."""
         request, recipe = self.request, self.recipe
         dtype = pick_dtype(request.dtype)
         # From here on only dropout draws, each process its own.
         torch.manual_seed(request.seed * 1000 + ranks.rank())
-        steps = request.steps or recipe.epochs * max(1, loader.steps_per_epoch // recipe.accumulate)
-        log = TrainLog(request.out, steps, quiet=request.quiet, active=self.accelerator.is_main_process)
-        freeze(objective, recipe)
-        run = Run(
-            objective.to(dtype),
-            loader,
-            tokenizer,
+        per_epoch = max(1, prepared.batches.steps_per_epoch // recipe.accumulate)
+        steps = request.steps or prepared.objective.default_steps(per_epoch)
+        return Run(
+            prepared.objective.to(dtype),
+            prepared.batches,
+            prepared.tokenizer,
             recipe,
             self.accelerator,
             request.out,
@@ -171,53 +191,46 @@ class Session:
             request.seed,
             steps,
             dtype,
-            log,
+            TrainLog(request.out, steps, quiet=request.quiet, active=self.accelerator.is_main_process),
             request.save_every,
             request.log_every,
             request.recompute,
         )
-        for line in told:
-            log.say(f"start: {line}")
-        if run.resume():
-            log.say(f"resuming at step {run.position.step} of {steps}")
-        run.train()
-        record = self._finish(run, told, extra) if self.accelerator.is_main_process else {}
-        self.accelerator.wait_for_everyone()  # what is left is there for all of them
-        return record
 
-    def _finish(self, run: Run, told: Sequence[str], extra: Mapping[str, Any]) -> dict[str, Any]:
+    def _finish(self, run: Run, prepared: Prepared) -> dict[str, Any]:
+        """Write the weights, the tokenizer, config.json and recipe.json; returns what the last of them holds."""
         request, out, host = self.request, self.request.out, run.objective.host
         digest = save_weights(host, out / WEIGHTS_FILE, request.model, STORED[request.store])
         run.tokenizer.save(out)
         family, preset = split_name(request.model)
-        config = {"architecture": family, "preset": preset, **host.config.model_dump(mode="json"), **extra}
+        config = {"architecture": family, "preset": preset, **host.config.model_dump(mode="json")}
+        config |= run.objective.config_entries()
         write_atomically(out / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
         position = run.position
         record = provenance(request.seed, run.accelerator.device) | {
             "facts": run.facts,
-            "places": {name: value for name, value in _plain(asdict(request)).items() if name in _PLACES},
+            "places": request.model_dump(mode="json", include=_PLACES),
             "method": {"name": request.method, **run.objective.reducer.config.model_dump(mode="json")},
+            "objective": {"name": prepared.choice.name, **prepared.choice.settings()},
             "recipe": run.recipe.model_dump(mode="json"),
             "steps": position.step,
             "epochs": position.epoch,
             "processes": ranks.world(),
-            "samples": run.loader.samples,
+            "samples": run.batches.samples,
             "bad_samples": position.bad_samples,
             "truncated_captions": position.truncated,
             "seconds": round(position.seconds, 3),
             "weights_sha256": digest,
             "stored": request.store,
-            "start": list(told),
+            "start": list(prepared.start),
         }
         write_atomically(out / DONE_FILE, (json.dumps(record, indent=2) + "\n").encode())
         return record
 
 
 def check_precision(precision: str, device: str) -> None:
-    """HarnessError for an unknown precision or device, and for one that the other does not do."""
+    """HarnessError for an unknown device, and for a precision that it does not do."""
     where = pick_device(device)
-    if precision not in PRECISIONS:
-        raise HarnessError(f"--precision {precision}: expected one of {', '.join(PRECISIONS)}")
     if precision == "fp16" and where.type == "cpu":
         raise HarnessError("--precision fp16 on a CPU: its products need a GPU; use --precision bf16 or no")
 
@@ -225,8 +238,6 @@ def check_precision(precision: str, device: str) -> None:
 def _accelerator(request: TrainRequest, recipe: Recipe, unused_parameters: bool) -> Accelerator:
     check_precision(request.precision, request.device)
     device = pick_device(request.device)
-    if request.store not in STORED:
-        raise HarnessError(f"--store {request.store}: expected one of {', '.join(STORED)}")
     if request.dtype != "float32" and request.precision != "no":
         raise HarnessError(f"--dtype {request.dtype} with --precision {request.precision}: choose one of them")
     # Queues are the same on every rank already; torch 2.13 renamed the option that leaves them alone.
@@ -248,11 +259,5 @@ def _accelerator(request: TrainRequest, recipe: Recipe, unused_parameters: bool)
 
 def _facts(request: TrainRequest, recipe: Recipe) -> dict[str, Any]:
     left_out = _FREE if request.stage is None else _FREE | _PLACES
-    asked = {name: value for name, value in asdict(request).items() if name not in left_out}
-    return _plain({"processes": ranks.world(), **asked, **recipe.model_dump(mode="json")})
-
-
-def _plain(facts: dict[str, Any]) -> dict[str, Any]:
-    """As they are read back from JSON."""
-    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
-    return plain
+    asked = request.model_dump(mode="json", exclude=left_out)
+    return {"processes": ranks.world(), **asked, **recipe.model_dump(mode="json")}

@@ -22,8 +22,11 @@ from harness.train.checkpoint import CHECKPOINTS
 from harness.train.finetune import finetune
 from harness.train.pretrain import pretrain
 from harness.train.protocol import Stage, stage_key, stage_name
-from harness.train.request import FinetuneRequest, PretrainRequest
+from harness.train.request import FinetuneRequest, PretrainRequest, TrainSpec
 from harness.train.session import DONE_FILE
+
+# Fields of a Stage that its request has by the same name, beside those of both specs.
+SAME_NAMES = ("model", "method", "config", "recipe", "seed")
 
 
 def trained(
@@ -37,7 +40,7 @@ def trained(
     samples_per_second, weights_sha256. Raises HarnessError for anything a stage cannot go on with; of several
     processes, one that fails in the middle of training ends.
     """
-    out, told = folder, []
+    out, records = folder, []
     for number, stage in enumerate(stages):
         chain = stages[: number + 1]
         start = str(out) if number else stage.files.get("init")
@@ -47,8 +50,8 @@ def trained(
                 if not by_first(partial(_is_finished, out)):
                     _train(stage, out, start, stage_key(chain), device, quiet)
                 by_first(partial(_tidy, out))
-        told.append(agreed(partial(_told, stage, out)))
-    return out, told
+        records.append(agreed(partial(_stage_record, stage, out)))
+    return out, records
 
 
 def _is_finished(out: Path) -> bool:
@@ -82,9 +85,7 @@ def _take(lock: BaseFileLock, out: Path) -> None:
 
 def _train(stage: Stage, out: Path, start: str | None, key: str, device: str, quiet: bool) -> None:
     shared: dict[str, Any] = {
-        **{name: getattr(stage, name) for name in ("model", "data", "method", "config", "recipe", "steps", "seed")},
-        **{name: getattr(stage, name) for name in ("precision", "recompute", "workers", "save_every")},
-        "root": None if stage.root is None else Path(stage.root),
+        **{name: getattr(stage, name) for name in (*TrainSpec.model_fields, *SAME_NAMES)},
         "tokenizer": stage.files.get("tokenizer"),
         "init": start,
         "out": out,
@@ -93,13 +94,12 @@ def _train(stage: Stage, out: Path, start: str | None, key: str, device: str, qu
         "quiet": quiet,
     }
     if stage.stage == "pretrain":
-        sides: dict[str, Any] = {name: stage.files.get(name) for name in ("init_vision", "init_text")}
-        pretrain(PretrainRequest(**shared, **sides, vocabulary=stage.vocabulary))
+        shared |= {name: getattr(stage, name) for name in ("objective", "objective_settings", "vocabulary")}
+        shared |= {name: stage.files.get(name) for name in ("init_vision", "init_text")}
+        pretrain(PretrainRequest.model_validate(shared))
     else:
-        answers = stage.files.get("answers")
-        listed = None if answers is None else Path(answers)
-        assert stage.task is not None
-        finetune(FinetuneRequest(**shared, task=stage.task, split=stage.split, answers=listed))
+        shared |= {"task": stage.task, "split": stage.split, "answers": stage.files.get("answers")}
+        finetune(FinetuneRequest.model_validate(shared))
     gc.collect()  # The run's modules refer to each other: without this their memory stays taken for a while.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -113,7 +113,7 @@ def _tidy(out: Path) -> None:
             shutil.rmtree(checkpoints)
 
 
-def _told(stage: Stage, out: Path) -> dict[str, Any]:
+def _stage_record(stage: Stage, out: Path) -> dict[str, Any]:
     """What a record says of a finished stage."""
     if not (out / WEIGHTS_FILE).is_file():
         raise HarnessError(f"{out}: finished, but its {WEIGHTS_FILE} is gone; delete the folder to train again")

@@ -27,13 +27,13 @@ from harness.hosts.host import HostConfig
 from harness.hosts.ready import pick_dtype
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
-from harness.objectives import make_objective
-from harness.objectives.objective import Pairs
-from harness.objectives.recipe import recipe_of
+from harness.kit.provenance import provenance
+from harness.objectives import choose
+from harness.objectives.parts.objective import Objective, Pairs
+from harness.objectives.parts.recipe import recipe_of
 from harness.train.log import TrainLog
 from harness.train.loop import Run
-from harness.train.pretrain import untouched, with_scenes
-from harness.train.provenance import provenance
+from harness.train.pretrain import untouched
 from harness.train.request import PretrainRequest
 from harness.train.session import Session
 
@@ -86,9 +86,9 @@ def measure_throughput(
     """
     recipe = recipe_of(request.model, untouched(request.data) | request.recipe)
     session = Session(request, recipe)
-    run = _run(session)
+    run = _run(session, request)
     config: HostConfig = run.objective.host.config
-    loader = session.loader(config, with_scenes(session)) if request.data else None
+    loader = session.pairs(config, request.data) if request.data else None
     parts = host_parts(request.model, run.objective.reducer, config.image_size)
     with _memory_errors(recipe.batch_size):
         timed = _time_steps(run, steps, AUTOCAST.get(request.precision, run.dtype), progress)
@@ -183,16 +183,20 @@ def product_rate(device: torch.device, dtype: torch.dtype, seconds: float = PROD
     return done * side**3 / spent / GIGA
 
 
-def _run(session: Session) -> TimedRun:
-    """A run of the session's request as `Session.train` makes it, of a host with random weights."""
-    request, recipe = session.request, session.recipe
+def _run(session: Session, request: PretrainRequest) -> TimedRun:
+    """A run of the request as `Session.run` makes it, of a host with random weights."""
+    recipe, choice = session.recipe, choose(request.model, request.objective, request.objective_settings)
+    if not choice.terms[0].kind.same_batches(Objective):
+        raise HarnessError(
+            f"objective {choice.name}: reads other batches than pairs, which alone are timed; name another"
+        )
     dropout = {} if recipe.dropout is None else {"dropout": recipe.dropout}
     host = build_host(request.model, image_size=recipe.image_size, **dropout).train()
     dtype = pick_dtype(request.dtype)
     steps = Endless.steps_per_epoch * recipe.epochs
     return TimedRun(
-        make_objective(request.model, host, session.reducer(host), NO_WORDS, recipe).to(dtype),
-        loader=cast(Any, Endless()),
+        choice.make(host, session.reducer(host), NO_WORDS, recipe).to(dtype),
+        batches=cast(Any, Endless()),
         tokenizer=cast(Any, None),  # no text is read
         recipe=recipe,
         accelerator=session.accelerator,

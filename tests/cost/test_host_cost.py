@@ -19,8 +19,8 @@ from harness.hosts.build import build_host, host_config
 from harness.hosts.host import HostModel
 from harness.hosts.parts.towers import open_tower
 from harness.objectives import make_objective
-from harness.objectives.objective import Moment, Objective, Pairs
-from harness.objectives.recipe import recipe_of
+from harness.objectives.parts.objective import Moment, Objective, Pairs
+from harness.objectives.parts.recipe import recipe_of
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
 from harness.reduction.kernels import ATTENTION_PATHS, attention_path

@@ -261,3 +261,16 @@ def test_sources_that_give_nothing_are_named(tmp_path: Path) -> None:
 
 def test_the_rate_is_measured_over_as_many_epochs_as_it_takes(tmp_path: Path) -> None:
     assert loader_rate(loader(write_pairs(tmp_path, 4)), seconds=0.05) > 10
+
+
+def test_several_views_and_texts_of_a_pair_begin_with_those_of_the_plain_loader() -> None:
+    refs = [PairRef(f"{n}#0", jpeg(n), (f"{n} left", f"{n} right", f"{n} near")) for n in range(4)]
+    plain, several = (
+        next(PairLoader([], None, SMALL, 4, more=refs, **more).epoch(1)) for more in ({}, {"views": 3, "texts": 2})
+    )
+    assert plain.texts == []
+    assert several.pixels.shape == (4, 3, 3, 8, 8)
+    assert torch.equal(several.pixels[:, 0], plain.pixels)
+    assert not torch.equal(several.pixels[:, 1], several.pixels[:, 2])
+    assert [texts[0] for texts in several.texts] == several.captions == plain.captions
+    assert all(len(set(texts)) == 2 for texts in several.texts)

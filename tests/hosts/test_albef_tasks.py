@@ -18,7 +18,7 @@ from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.own import load_model, save_weights
 from harness.kit.errors import HarnessError
 from harness.kit.recompute import recomputing
-from harness.objectives.momentum import Twin
+from harness.objectives.parts.momentum import Twin
 from harness.reduction import Tokens, encode
 from harness.reduction.budget import make_reducer
 

@@ -24,6 +24,8 @@ def test_the_built_in_names():
     assert "albef-tiny" in registry.models.names()
     assert set(registry.tasks.names()) >= {"retrieval", "vqa"}
     assert set(registry.studies.names()) >= {"keep-ratio", "layer-schedule"}
+    assert set(registry.objectives.names()) == {"albef", "blip", "clip", "meter", "curriculum"}
+    assert set(registry.downstream.names()) >= {"vqa", "nlvr2", "entailment", "captioning", "retrieval_albef"}
 
 
 def test_every_method_has_a_summary_and_loads():
@@ -39,6 +41,7 @@ def test_every_method_has_a_summary_and_loads():
         ("models", "albef-tny", "albef-tiny"),
         ("tasks", "vqaa", "vqa"),
         ("studies", "keep_ratio", "keep-ratio"),
+        ("objectives", "curiculum", "curriculum"),
     ],
 )
 def test_misspelt_names_get_a_suggestion(kind, wrong, right):
@@ -51,7 +54,7 @@ def test_an_entry_point_of_another_package_is_a_method(monkeypatch, tmp_path):
     information = tmp_path / "outside-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[harness.reduction.budget]\noutside = outside_package:Outside\n")
+    (information / "entry_points.txt").write_text("[harness.methods]\noutside = outside_package:Outside\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert registry.methods.get("outside").__name__ == "Outside"
     assert registry.methods.entry("outside").summary == "entry point outside_package:Outside (outside)"
@@ -66,7 +69,7 @@ def test_a_dropped_in_file_is_a_method(monkeypatch, tmp_path):
 
 def test_a_name_taken_twice_is_refused(monkeypatch):
     monkeypatch.setattr(
-        registry, "entry_points", lambda group: [EntryPoint("elip", "elsewhere:Elip", "harness.reduction.budget")]
+        registry, "entry_points", lambda group: [EntryPoint("elip", "elsewhere:Elip", "harness.methods")]
     )
     with pytest.raises(HarnessError, match=r"registered twice, by baselines\.elip and elsewhere:Elip"):
         registry.methods.names()
@@ -76,7 +79,7 @@ def test_an_entry_point_that_cannot_be_imported_says_so(monkeypatch):
     monkeypatch.setattr(
         registry,
         "entry_points",
-        lambda group: [EntryPoint("gone", "no_such_package:Gone", "harness.reduction.budget")],
+        lambda group: [EntryPoint("gone", "no_such_package:Gone", "harness.methods")],
     )
     with pytest.raises(HarnessError, match="cannot be imported"):
         registry.methods.get("gone")

@@ -142,3 +142,36 @@ def test_a_package_of_ones_own_counts_with_all_that_it_imports(tree):
     (package / "score.py").write_text("SIGN = -1\n")
     sources.code_parts.cache_clear()
     assert sources.code_parts("mine.method")["mine"] != before["mine"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "mine", "anothers"),
+    [
+        ({"stage": "pretrain", "objective": "albef"}, "albef.py", "clip.py"),
+        ({"stage": "pretrain"}, "albef.py", "curriculum.py"),
+        ({"stage": "pretrain", "objective": "curriculum"}, "curriculum.py", "albef.py"),
+        ({"stage": "finetune", "task": "vqa"}, "downstream/vqa.py", "albef.py"),
+        ({"stage": "finetune", "task": "retrieval"}, "downstream/retrieval_albef.py", "downstream/retrieval_clip.py"),
+        ({"stage": "finetune", "task": "retrieval"}, "albef.py", "downstream/vqa.py"),
+    ],
+)
+def test_another_objective_leaves_a_stage_and_its_own_changes_it_and_is_named(tree, stage, mine, anothers):
+    chosen = Stage.model_construct(model="albef-tiny", method="elip", **stage)
+    before = dict(stage_code(chosen))
+    comment(tree / "harness" / "objectives" / anothers)
+    assert stage_code(chosen) == before
+    comment(tree / "harness" / "objectives" / mine)
+    after = stage_code(chosen)
+    assert {part for part in after if after[part] != before[part]} == {f"harness/objectives/{mine}"}
+
+
+def test_a_file_that_objectives_share_changes_every_stage(tree):
+    stages = [
+        Stage.model_construct(model="albef-tiny", method="elip", stage="pretrain"),
+        Stage.model_construct(model="clip-tiny", method="dense", stage="finetune", task="retrieval"),
+    ]
+    before = [dict(stage_code(stage)) for stage in stages]
+    comment(tree / "harness" / "objectives" / "parts" / "objective.py")
+    for stage, old in zip(stages, before, strict=True):
+        after = stage_code(stage)
+        assert {part for part in after if after[part] != old[part]} == {"harness/objectives/parts"}

@@ -13,8 +13,8 @@ from harness.hosts.build import build_host
 from harness.hosts.parts.tokenizer import Specials
 from harness.hosts.parts.towers import open_tower
 from harness.objectives import make_objective
-from harness.objectives.objective import Moment, Objective, Pairs
-from harness.objectives.recipe import recipe_of
+from harness.objectives.parts.objective import Moment, Objective, Pairs
+from harness.objectives.parts.recipe import recipe_of
 from harness.reduction import Tokens, encode
 from harness.reduction.budget import make_reducer
 

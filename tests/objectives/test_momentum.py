@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from harness.kit.errors import HarnessError
-from harness.objectives.momentum import Queue, Twin
+from harness.objectives.parts.momentum import Queue, Twin
 
 
 def test_the_twin_moves_by_one_minus_the_momentum() -> None:

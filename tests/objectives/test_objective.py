@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from harness.hosts.parts.tokenizer import Specials
 from harness.kit.errors import HarnessError
-from harness.objectives.objective import (
+from harness.objectives.parts.objective import (
     IGNORED,
     WRONG_IMAGES,
     WRONG_TEXTS,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.kit.errors import HarnessError
-from harness.objectives.recipe import RECIPES, recipe_of
+from harness.objectives.parts.recipe import RECIPES, recipe_of
 
 PAPERS: dict[str, dict[str, Any]] = {
     "albef-base": {

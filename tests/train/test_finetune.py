@@ -20,11 +20,12 @@ from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import load_host
 from harness.hosts.weights.own import load_model
 from harness.kit.errors import HarnessError
-from harness.objectives.downstream import make_downstream
-from harness.objectives.downstream.answers import answer_targets, frequent_answers
-from harness.objectives.downstream.retrieval import NOBODY
-from harness.objectives.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
-from harness.objectives.objective import Moment
+from harness.objectives import choose_downstream
+from harness.objectives.downstream.parts.many_captions import NOBODY
+from harness.objectives.downstream.vqa import answer_targets
+from harness.objectives.parts.answer_list import frequent_answers
+from harness.objectives.parts.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
+from harness.objectives.parts.objective import Moment
 from harness.reduction.budget import make_reducer
 from harness.train.finetune import finetune, task_host
 from harness.train.loop import Run
@@ -191,8 +192,8 @@ def test_captions_of_one_image_are_all_right_in_the_batch_and_in_the_queue(start
     loaded = load_model("albef-tiny", start("albef"))
     recipe = finetune_recipe("albef-tiny", "retrieval", {"image_size": 32, "batch_size": 4, "queue_size": 8})
     reducer = make_reducer("dense", open_tower(loaded.model.vision).shape)
-    objective: Any = make_downstream(
-        "albef-tiny", "retrieval", loaded.model, reducer, loaded.tokenizer.specials, recipe
+    objective: Any = choose_downstream("albef-tiny", "retrieval").make(
+        loaded.model, reducer, loaded.tokenizer.specials, recipe
     )
     keys = ["a.jpg#0", "a.jpg#1", "b.jpg#0", "c.jpg#0"]
     batch = PairBatch(torch.randn(4, 3, 32, 32), ["red dog"] * 4, keys, torch.arange(4), 0, [None] * 4)
@@ -213,8 +214,8 @@ def test_meter_ranks_its_own_text_first_among_different_ones(start: Callable[[st
     loaded = load_model("meter-tiny", start("meter"))
     recipe = finetune_recipe("meter-tiny", "retrieval", {"image_size": 32, "batch_size": 6, "false_texts": 3})
     reducer = make_reducer("dense", open_tower(loaded.model.vision).shape)
-    objective: Any = make_downstream(
-        "meter-tiny", "retrieval", loaded.model, reducer, loaded.tokenizer.specials, recipe
+    objective: Any = choose_downstream("meter-tiny", "retrieval").make(
+        loaded.model, reducer, loaded.tokenizer.specials, recipe
     )
     batch = PairBatch(
         torch.randn(6, 3, 32, 32), WORDS[:6], [f"{n}.jpg#0" for n in range(6)], torch.arange(6), 0, [None] * 6
@@ -313,8 +314,8 @@ def test_meter_does_not_rank_another_right_text_as_wrong(start: Callable[[str], 
     loaded = load_model("meter-tiny", start("meter"))
     recipe = finetune_recipe("meter-tiny", "retrieval", {"image_size": 32, "batch_size": 3, "false_texts": 2})
     reducer = make_reducer("dense", open_tower(loaded.model.vision).shape)
-    objective: Any = make_downstream(
-        "meter-tiny", "retrieval", loaded.model, reducer, loaded.tokenizer.specials, recipe
+    objective: Any = choose_downstream("meter-tiny", "retrieval").make(
+        loaded.model, reducer, loaded.tokenizer.specials, recipe
     )
     keys = ["a.jpg#0", "a.jpg#1", "b.jpg#0"]
     batch = PairBatch(torch.randn(3, 3, 32, 32), WORDS[:3], keys, torch.arange(3), 0, [None] * 3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ def test_frozen_parameters_stay_bit_for_bit_and_others_learn(
 ) -> None:
     frozen = FROZEN if family == "meter" else FROZEN[:1]
     numbers = NUMBERS | {"multipliers": dict.fromkeys(frozen, 0.0)}
-    request = replace(ask(family, tmp_path / "run", numbers, steps=2, recompute=recompute), sizes={}, vocabulary=None)
-    pretrain(replace(request, init=start(family)))
+    request = ask(family, tmp_path / "run", numbers, steps=2, recompute=recompute)
+    pretrain(request.model_copy(update={"sizes": {}, "vocabulary": None, "init": start(family)}))
     before, after = (load_file(folder / "model.safetensors") for folder in (Path(start(family)), request.out))
     same = {name for name in before if torch.equal(before[name], after[name])}
     held = {name for name in before if name.startswith(frozen)}

@@ -7,7 +7,7 @@ from torch import nn
 
 from harness.hosts.build import build_host
 from harness.kit.errors import HarnessError
-from harness.objectives.recipe import recipe_of
+from harness.objectives.parts.recipe import recipe_of
 from harness.train.optim import freeze, make_optimizer, set_rate
 
 

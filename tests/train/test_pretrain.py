@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.own import load_model
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods
-from harness.objectives.objective import Pairs
+from harness.objectives.parts.objective import Pairs
 from harness.reduction import encode
 from harness.reduction.budget import make_reducer
 from harness.train.loop import Run
@@ -88,7 +87,7 @@ def test_the_weights_load_again_and_give_finite_outputs(
 def test_a_finished_run_is_not_repeated(finished: tuple[str, PretrainRequest, dict[str, Any]]) -> None:
     _, asked, record = finished
     before = {path: path.stat().st_mtime_ns for path in asked.out.rglob("*") if path.is_file()}
-    assert pretrain(replace(asked, save_every=5, log_every=3)) == record
+    assert pretrain(asked.model_copy(update={"save_every": 5, "log_every": 3})) == record
     assert {path: path.stat().st_mtime_ns for path in asked.out.rglob("*") if path.is_file()} == before
 
 
@@ -106,7 +105,7 @@ def test_a_folder_of_another_finished_run_is_refused(
     _, asked, _ = finished
     recipe = asked.recipe | change.get("recipe", {})
     with pytest.raises(HarnessError, match=message):
-        pretrain(replace(asked, **change | {"recipe": recipe}))
+        pretrain(asked.model_copy(update=change | {"recipe": recipe}))
 
 
 def test_every_method_trains(ask: Any, tmp_path: Path) -> None:
@@ -198,7 +197,7 @@ def test_a_tower_is_taken_from_another_host_and_a_text_side_by_a_blip_alone(ask:
         pretrain(ask("blip", tmp_path / "words", sizes=other, steps=1, vocabulary=70, init_text=str(first.out)))
     with pytest.raises(HarnessError, match="--init: the weights decide sizes, vocabulary and dropout"):
         pretrain(ask("albef", tmp_path / "again", steps=1, init=str(first.out)))
-    with pytest.raises(HarnessError, match="only a BLIP can take its text side from an ALBEF"):
+    with pytest.raises(HarnessError, match="Meter cannot take its text side from a host of albef"):
         pretrain(ask("meter", tmp_path / "meter", steps=1, init_text=str(first.out)))
 
 
@@ -206,5 +205,3 @@ def test_weights_are_left_in_the_dtype_asked_for(ask: Any, tmp_path: Path) -> No
     asked = ask("clip", tmp_path / "out", steps=1, store="float16")
     assert pretrain(asked)["stored"] == "float16"
     assert {tensor.dtype for tensor in load_file(asked.out / "model.safetensors").values()} == {torch.float16}
-    with pytest.raises(HarnessError, match="--store int8: expected one of float32, float16, bfloat16"):
-        pretrain(ask("clip", tmp_path / "other", store="int8"))

@@ -20,9 +20,8 @@ from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.own import load_model
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods, models, tasks
-from harness.objectives.finetune_recipes import FINETUNE_RECIPES
+from harness.objectives.parts.finetune_recipes import FINETUNE_RECIPES
 from harness.reduction.budget import make_reducer
-from harness.train import pretrain as pretraining
 from harness.train.loop import Run
 from harness.train.protocol import (
     Stage,
@@ -475,7 +474,7 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(plan: Plan, tmp_pat
 def test_scenes_are_those_of_the_one_world_whatever_the_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[str], str], cache_folder: Path
 ) -> None:
-    monkeypatch.setattr(pretraining, "TRAINING_SCENES", 12)
+    monkeypatch.setattr("harness.data.scenes.TRAINING_SCENES", 12)
     given = {"finetune": SMALL | {"image_size": 32}}
     asked: dict[str, Any] = {"weights": start("albef"), "seed": 5, "device": "cpu", "given": given}
     out, _ = run(plan_stages("finetune", "albef-tiny", "nlvr2", **asked), tmp_path)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from harness.cli.main import main
 from harness.kit.errors import HarnessError
-from harness.objectives.objective import Pairs
+from harness.objectives.parts.objective import Pairs
 from harness.train.loop import Run
 from harness.train.pretrain import pretrain
 from harness.train.vocabulary import build_vocabulary
@@ -128,9 +127,9 @@ def test_every_host_goes_on_from_the_middle_of_an_epoch(
         with pytest.raises(KeyboardInterrupt):
             pretrain(asked)
     with pytest.raises(HarnessError, match=r"step-00000004.pt: of a run with seed 0, not 1; start the run as it was"):
-        pretrain(replace(asked, seed=1))
+        pretrain(asked.model_copy(update={"seed": 1}))
     pretrain(asked)
-    pretrain(replace(asked, out=tmp_path / "whole"))
+    pretrain(asked.model_copy(update={"out": tmp_path / "whole"}))
     assert_same_end(tmp_path / "stopped", tmp_path / "whole", last_state, 8)
 
 
@@ -145,5 +144,5 @@ def test_a_damaged_newest_checkpoint_is_told_even_where_progress_is_not(
     pretrain(asked)
     err = capfd.readouterr().err
     assert f"warning: {newest} is damaged (its digest differs); going back to the one before it\n" in err
-    pretrain(replace(asked, out=tmp_path / "whole"))
+    pretrain(asked.model_copy(update={"out": tmp_path / "whole"}))
     assert_same_end(asked.out, tmp_path / "whole", last_state, 6)

@@ -17,7 +17,7 @@ from harness.cli.main import main
 from harness.cost.flops import operator_name, tensors
 from harness.hosts.build import build_host
 from harness.kit.errors import HarnessError
-from harness.objectives.recipe import recipe_of
+from harness.objectives.parts.recipe import recipe_of
 from harness.report.throughput_text import _loader_lines, read_throughput
 from harness.train import throughput
 from harness.train.request import PretrainRequest
@@ -56,7 +56,7 @@ def request(family: str = "albef", **changes: Any) -> PretrainRequest:
 
 
 def run_of(asked: PretrainRequest) -> TimedRun:
-    run = throughput._run(Session(asked, recipe_of(asked.model, asked.recipe)))
+    run = throughput._run(Session(asked, recipe_of(asked.model, asked.recipe)), asked)
     run.model.train()
     return run
 
@@ -230,3 +230,8 @@ def test_what_is_shown_must_have_been_measured(tmp_path: Path) -> None:
         read_throughput(tmp_path / "other.json")
     with pytest.raises(HarnessError, match="cannot be read as JSON"):
         read_throughput(tmp_path / "missing.json")
+
+
+def test_an_objective_with_batches_of_its_own_is_not_timed() -> None:
+    with pytest.raises(HarnessError, match="objective curriculum: reads other batches than pairs"):
+        measure_throughput(request(objective="curriculum"), 1)

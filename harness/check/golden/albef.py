@@ -14,8 +14,8 @@ from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.released import load_released
 from harness.kit.errors import HarnessError
 from harness.objectives.albef import AlbefObjective
-from harness.objectives.objective import Pairs
-from harness.objectives.recipe import recipe_of
+from harness.objectives.parts.objective import Pairs
+from harness.objectives.parts.recipe import recipe_of
 from harness.reduction import TokenReducer, Tokens, encode
 from harness.reduction.budget import make_reducer
 

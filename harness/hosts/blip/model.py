@@ -34,7 +34,7 @@ from harness.hosts.parts.answers import CANDIDATES, answer_word_losses, rank_ans
 from harness.hosts.parts.generation import generate
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.hosts.weights.released import Lacking, Part, Translation
+from harness.hosts.weights.released import Lacking, LoadReport, Part, Translation
 from harness.kit.errors import HarnessError
 from harness.reduction import Tokens
 
@@ -90,6 +90,7 @@ class Blip(BlipText):
     Config = BlipConfig
     EXTRA_WORDS = ("[DEC]", "[ENC]")
     OPTIONAL = OPTIONAL
+    TEXT_FROM = frozenset({"albef"})
     vision: VisionTransformer
 
     def __init__(self, config: BlipConfig) -> None:
@@ -135,6 +136,11 @@ class Blip(BlipText):
 
     def on_differing_double(self) -> str:
         return ", as in files of question answering: those need shared=False" if self.config.tied else ""
+
+    def start_text(self, family: str, tensors: dict[str, Tensor], source: str) -> LoadReport:
+        from harness.hosts.blip.from_albef import start_text_from_albef
+
+        return start_text_from_albef(self, tensors, source)
 
     def part(self, name: str) -> Part:
         if name == "vision":

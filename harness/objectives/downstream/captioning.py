@@ -9,20 +9,22 @@ from typing import Any
 
 from harness.data.pair_loader import PairBatch
 from harness.hosts.blip.model import Blip
-from harness.hosts.parts.tokenizer import Specials, Tokenizer
-from harness.hosts.parts.towers import open_tower
+from harness.hosts.parts.tokenizer import Tokenizer
 from harness.kit import ranks
-from harness.objectives.objective import Losses, Moment, Objective, Pairs
-from harness.objectives.recipe import Recipe
-from harness.reduction import TokenReducer, encode
+from harness.objectives.parts.objective import Losses, Moment, Objective, Pairs
 
 
 class CaptionObjective(Objective[Blip]):
     """The mean loss of a caption's words. A caption is not there when an image is encoded, so it guides no method."""
 
-    def __init__(self, host: Blip, reducer: TokenReducer[Any], specials: Specials, recipe: Recipe) -> None:
-        super().__init__(host, reducer, specials, recipe)
+    NEEDS = frozenset({"caption"})
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self.prompt_words = 0
+
+    def config_entries(self) -> dict[str, Any]:
+        return {"prompt": self.recipe.prompt}
 
     def read(self, batch: PairBatch, tokenizer: Tokenizer) -> Pairs:
         prompt = self.recipe.prompt
@@ -32,8 +34,8 @@ class CaptionObjective(Objective[Blip]):
         ids, mask = tokenizer([f"{prompt}{caption}" for caption in batch.captions])
         return Pairs(batch.pixels, ids, mask, batch.sample_ids)
 
-    def forward(self, pairs: Pairs, moment: Moment) -> Losses:
-        images = encode(open_tower(self.host.vision), self.reducer, pairs.pixels)
+    def losses(self, pairs: Pairs, moment: Moment) -> Losses:
+        images = self.encode_images(pairs.pixels, None)
         labels = self.host.labels(pairs.ids, pairs.mask, self.prompt_words)
         words, counted = self.host.lm_loss_sum(
             pairs.ids, pairs.mask, images, labels, smoothing=self.recipe.label_smoothing

@@ -7,9 +7,9 @@ import torch
 from harness.data.scene_layout import TYPES
 from harness.hosts.parts.tokenizer import TextTokenizer
 from harness.hosts.weights.own import VOCABULARY_FILE, assets_of
-from harness.train.scenes.corpus import build_corpus
-from harness.train.scenes.objectives import claim_loss
-from harness.train.scenes.warmup import cell_of_patch, neighbour_types
+from harness.objectives.parts.scenes.corpus import build_corpus
+from harness.objectives.parts.scenes.facts import cell_of_patch, neighbour_types
+from harness.objectives.parts.scenes.losses import claim_loss
 
 
 def test_cells_are_two_by_two_patches() -> None:

@@ -1,4 +1,4 @@
-"""Supervised warm-up of the vision tower: what does each patch show, and what stands where in the picture.
+"""Facts of the built-in world, and heads that are taught them: what each patch shows, what stands where.
 
 ALBEF's tower starts from supervised weights too (arXiv 2107.07651, 3.1). From random weights the fusion
 encoder stays near chance for a long time; a tower whose patches already say what they show removes that plateau.
@@ -56,7 +56,7 @@ def surroundings_loss(heads: SupervisedHeads, image_states_BND: Tensor, types_BN
     Patches that know their place and neighbours can answer where an object is and what stands beside it.
     """
     patches = image_states_BND[:, 1:]
-    places = cell_of_patch().expand(len(patches), -1)
+    places = cell_of_patch().to(patches.device).expand(len(patches), -1)
     cells = F.cross_entropy(heads.patch_cell(patches).flatten(0, 1), places.flatten())
     beside = heads.neighbours(patches).unflatten(-1, (4, TYPES + 1))
     return cells + F.cross_entropy(beside.flatten(0, 2), neighbour_types(types_BN).flatten())

@@ -11,7 +11,7 @@ from typing import Any
 from harness.hosts.build import split_name
 from harness.kit.errors import HarnessError
 from harness.kit.settings import validated
-from harness.objectives.recipe import METER_FIVEFOLD, Recipe
+from harness.objectives.parts.recipe import METER_FIVEFOLD, Recipe
 
 _ALBEF: dict[str, Any] = {
     "image_size": 384,

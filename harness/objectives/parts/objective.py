@@ -6,42 +6,49 @@ Shapes: B pairs of this process, G of all processes, L text tokens, N image toke
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.data.pair_loader import PairBatch
 from harness.hosts.host import HostModel, TextBatch
+from harness.hosts.parts.answers import IGNORED
 from harness.hosts.parts.tokenizer import Specials, Tokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.kit import ranks
 from harness.kit.draws import categorical, uniform
 from harness.kit.errors import HarnessError
-from harness.objectives.recipe import Recipe
-from harness.reduction import TokenReducer, Tokens, encode
+from harness.objectives.parts.batches import Asked, Batches, pair_batches
+from harness.objectives.parts.recipe import Recipe
+from harness.reduction import PLAIN, TokenReducer, Tokens, encode, reducing
 
-IGNORED = -100
 # Purposes of draws, so that no two of them share their numbers.
 MASKS, MASK_KINDS, MASK_WORDS, WRONG_TEXTS, WRONG_IMAGES, MISMATCHES, FALSE_TEXTS = range(7)
 Losses = dict[str, Tensor]
 H = TypeVar("H", bound=HostModel)
 
 
+class Batch:
+    """What an objective reads of a step: a dataclass of tensors."""
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """The same on a device, numbers with fractions in `dtype`."""
+        return _moved(self, device, dtype)
+
+
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(Batch):
     """Images (B, 3, H, W) with one caption each: ids (B, L), mask (B, L), and the samples' own numbers (B,) int64."""
 
     pixels: Tensor
     ids: Tensor
     mask: Tensor
     sample_ids: Tensor
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """The same on a device, numbers with fractions in `dtype`."""
-        return _moved(self, device, dtype)
 
 
 @dataclass(frozen=True)
@@ -54,34 +61,151 @@ class Moment:
     alpha: float = 0.0
 
 
+class ObjectiveConfig(BaseModel):
+    """Base of an objective's own settings, with the defaults of its source; none of them is a number of the recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 class Objective(nn.Module, ABC, Generic[H]):
     """Base class: holds the host, the method in its vision tower, and what training alone needs.
+
+    Everything that a checkpoint is to hold is a parameter or a buffer: queues, prototypes, teachers, decoders.
+
+    A class says what it asks of a host: `NEEDS`, of its abilities, and `PARTS`, of attributes beside what every host
+    has. `LEAST_PAIRS`: of a batch over which negatives are drawn. `LEAVES_UNUSED`: whether the losses may leave trained
+    parameters without a gradient. `VIEWS` and `TEXTS`: how many views of an image and how many texts of it a batch has
+    (see PairLoader).
 
     The recipe's `negatives` says whether wrong texts and images come from all processes (`global`) or from one's own
     (`local`, as in the released programs). Every loss is a mean over the global batch once data-parallel training has
     averaged it over processes.
     """
 
-    def __init__(self, host: H, reducer: TokenReducer[Any], specials: Specials, recipe: Recipe) -> None:
+    KIND: ClassVar[str] = "objective"
+    Config: ClassVar[type[ObjectiveConfig]] = ObjectiveConfig
+    NEEDS: ClassVar[frozenset[str]] = frozenset()
+    PARTS: ClassVar[tuple[str, ...]] = ()
+    LEAST_PAIRS: ClassVar[int] = 1
+    LEAVES_UNUSED: ClassVar[bool] = False
+    VIEWS: ClassVar[int] = 1
+    TEXTS: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        host: H,
+        reducer: TokenReducer[Any],
+        specials: Specials,
+        recipe: Recipe,
+        config: ObjectiveConfig | None = None,
+    ) -> None:
         super().__init__()
         self.host, self.reducer, self.specials, self.recipe = host, reducer, specials, recipe
+        self.config: Any = self.Config() if config is None else config
         self.everywhere = recipe.negatives == "global"
+        self._encoded: list[tuple[Tensor, Tokens]] = []
+        # The unreduced tower as it was at the start, which some methods are distilled from.
+        self.teacher = deepcopy(host.vision).eval().requires_grad_(False) if reducer.needs_dense else None
+
+    @classmethod
+    def check_host(cls, host: HostModel) -> None:
+        """HarnessError, one line, for a host that lacks what these losses ask of it."""
+        lacking = [*sorted(cls.NEEDS - host.abilities), *(part for part in cls.PARTS if not hasattr(host, part))]
+        if lacking:
+            raise HarnessError(
+                f"{cls.__name__}: {type(host).__name__} has no {', '.join(lacking)}; name another objective or host"
+            )
+
+    @classmethod
+    def batches(cls, asked: Asked, config: Any) -> Batches:
+        """Where batches come from: by default the augmented pairs of the data that are named.
+
+        An objective with data of its own makes them here. HarnessError for data that it cannot use.
+        """
+        return pair_batches(asked, cls.VIEWS, cls.TEXTS)
+
+    @classmethod
+    def same_batches(cls, other: type[Any]) -> bool:
+        """Whether another objective takes the very batches that this one does."""
+        return (
+            (cls.batches.__func__, cls.read, cls.VIEWS, cls.TEXTS)  # type: ignore[attr-defined]
+            == (other.batches.__func__, other.read, other.VIEWS, other.TEXTS)  # type: ignore[attr-defined]
+        )
 
     def read(self, batch: PairBatch, tokenizer: Tokenizer) -> Pairs:
         """A loader's batch as `forward` takes it, on the CPU."""
         ids, mask = tokenizer(batch.captions)
         return Pairs(batch.pixels, ids, mask, batch.sample_ids)
 
-    @abstractmethod
     def forward(self, pairs: Any, moment: Moment) -> Losses:
-        """The losses of a batch by name; their sum is trained on."""
+        """The losses of a batch by name, the method's own among them; their sum is trained on."""
+        self._encoded = []
+        try:
+            with reducing(self.reducer):
+                return self.losses(pairs, moment) | self._of_method()
+        finally:
+            self._encoded = []  # no tensor of a step stays behind it
+
+    @abstractmethod
+    def losses(self, pairs: Any, moment: Moment) -> Losses:
+        """The objective's own losses of a batch by name."""
 
     def prepare(self) -> None:
         """Leave out of training what these losses never reach."""
 
-    def encode_images(self, pixels: Tensor, texts: TextBatch) -> Tokens:
-        """Tokens of images, each reduced for its own text."""
-        return encode(open_tower(self.host.vision), self.reducer, pixels, self.host.guide(texts))
+    def before_epoch(self, epoch: int, batches: Batches, tokenizer: Tokenizer) -> None:
+        """What an epoch begins with, as clustering the features of what it will show; not called where it goes on."""
+
+    def default_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of a run that names none: the recipe's epochs."""
+        return self.recipe.epochs * steps_per_epoch
+
+    def phase(self, step: int) -> str:
+        """The phase of training that an optimizer step belongs to; at a new one the optimizer starts afresh."""
+        return ""
+
+    def enter(self, phase: str) -> None:
+        """Ask for gradients of what a phase trains, and of nothing else."""
+
+    def rate(self, step: int, steps: int, steps_per_epoch: int) -> float:
+        """The learning rate of optimizer step `step`, 0 .. `steps` - 1."""
+        return self.recipe.rate(step, steps, steps_per_epoch)
+
+    def decays(self, parameter: nn.Parameter) -> bool:
+        """Whether weight decay works on a parameter: not on biases, norms and single numbers."""
+        return parameter.ndim > 1
+
+    def after_step(self) -> None:
+        """What follows an optimizer step, as clamping a scale or moving a teacher."""
+
+    def config_entries(self) -> dict[str, Any]:
+        """What config.json says beside the host's sizes."""
+        return {}
+
+    def encode_images(self, pixels: Tensor, texts: TextBatch | None, **guidance: Any) -> Tokens:
+        """Tokens of images, each reduced for its own text; `guidance`: fields of a Guide beside the text's.
+
+        HarnessError for guidance without a text.
+        """
+        if guidance and texts is None:
+            raise HarnessError(f"guidance {', '.join(guidance)}: goes with a text; give the texts of the images")
+        guide = None if texts is None else replace(self.host.guide(texts), **guidance)
+        tokens = encode(open_tower(self.host.vision), self.reducer, pixels, guide)
+        self._encoded.append((pixels, tokens))
+        return tokens
+
+    def _of_method(self) -> Losses:
+        """What the method itself adds, the mean over what was encoded in this step, by name (`method.NAME`)."""
+        found: dict[str, list[Tensor]] = {}
+        for pixels, tokens in self._encoded:
+            for name, loss in self.reducer.losses(tokens, self._dense(pixels)).items():
+                found.setdefault(f"method.{name}", []).append(loss)
+        return {name: torch.stack(losses).mean() for name, losses in found.items()}
+
+    @torch.no_grad()
+    def _dense(self, pixels: Tensor) -> Tokens | None:
+        """What the tower that training started from gives for images with all their tokens, if the method asks."""
+        return None if self.teacher is None else encode(open_tower(self.teacher), PLAIN, pixels)
 
     def candidates(self, rows_B: Tensor, fill: float | int | None = None) -> Tensor:
         """The rows that negatives are drawn from: (G, …) or one's own; with `fill` padded to one width first."""

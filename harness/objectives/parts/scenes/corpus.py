@@ -4,7 +4,7 @@ Every word of the world is one token, so that texts are looked up word by word h
 WordPiece and gives the same ids (a test compares them).
 
 Shapes: S scenes, C captions or Q questions per scene (half of the world's own mix, then half of LATE_KINDS), L tokens,
-N patches, K facts (see `warmup`).
+N patches, K facts (see `facts`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from torch import Tensor
 from harness.data.scene_layout import PLACES, TYPES, Scene, make_scenes, patch_types, render
 from harness.data.scene_text import Claim, caption_text, captions, foil, questions
 from harness.hosts.parts.tokenizer import CLS, MASK, PAD, SEP
-from harness.train.scenes.warmup import FACTS, image_facts
+from harness.objectives.parts.scenes.facts import FACTS, image_facts
 
-IGNORED = -1
+# A fact that a caption leaves open.
+OPEN = -1
 # Colours and shapes at a place are learned first by far; then the other kinds get the larger share.
 LATE_KINDS = ("colour", "shape", "height", "side", "place", "place", "near", "near")
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -33,9 +34,9 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 class Corpus:
     """Training scenes with what is said of them.
 
-    `caption_facts_SCK` is 1 for facts a caption states and IGNORED where it leaves them open. For captions (0) and
+    `caption_facts_SCK` is 1 for facts a caption states and OPEN where it leaves them open. For captions (0) and
     foils (1), `nouns_S2C3` holds the token positions of the clauses' nouns and `claimed_S2C3` the fact that each
-    clause states, IGNORED for a relation.
+    clause states, OPEN for a relation.
     """
 
     images_SHWC: npt.NDArray[np.uint8]
@@ -81,7 +82,7 @@ def look_up(text: str, vocabulary: dict[str, int]) -> list[int]:
 
 
 def caption_facts(claims: Sequence[Claim]) -> npt.NDArray[np.int8]:
-    """(K,): 1 for what the caption states, IGNORED for places it leaves open, otherwise 0."""
+    """(K,): 1 for what the caption states, OPEN for places it leaves open, otherwise 0."""
     facts = np.zeros(FACTS, dtype=np.int8)
     for claim in claims:
         kind = claim.type
@@ -90,7 +91,7 @@ def caption_facts(claims: Sequence[Claim]) -> npt.NDArray[np.int8]:
         if claim.place >= 0:
             facts[first + claim.place] = 1
         else:
-            facts[first : first + len(PLACES)] = IGNORED
+            facts[first : first + len(PLACES)] = OPEN
     return facts
 
 
@@ -101,8 +102,8 @@ def noun_positions(claims: Sequence[Claim], vocabulary: dict[str, int]) -> list[
 
 
 def claimed_fact(claim: Claim) -> int:
-    """The fact (type at place) that a clause states, or IGNORED for a relation."""
-    return TYPES + claim.type * len(PLACES) + claim.place if claim.place >= 0 else IGNORED
+    """The fact (type at place) that a clause states, or OPEN for a relation."""
+    return TYPES + claim.type * len(PLACES) + claim.place if claim.place >= 0 else OPEN
 
 
 @dataclass(frozen=True)

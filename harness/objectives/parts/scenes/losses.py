@@ -1,4 +1,4 @@
-"""The pre-training losses of ALBEF: image-text contrast, image-text matching, masked words.
+"""The losses of the curriculum beside the facts: contrast, matching, claims, masked words and answers.
 
 Source: Li et al. 2021, arXiv 2107.07651, 3.2, without momentum distillation and queue.
 Shapes: B images with one caption each, P shared space, L text tokens, D width, V vocabulary.
@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.hosts.albef.model import Albef
+from harness.hosts.parts.answers import IGNORED
 from harness.hosts.parts.tokenizer import CLS, MASK, PAD, SEP
+from harness.reduction import Tokens
 
-IGNORE_INDEX = -100
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.01, 0.5
 
 
@@ -29,7 +30,7 @@ def hard_negatives(similarity_BB: Tensor, temperature: Tensor, generator: torch.
     logits = similarity_BB.detach() / temperature.detach().clamp(TEMPERATURE_LOW, TEMPERATURE_HIGH)
     own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     weights = logits.masked_fill(own, -torch.inf).softmax(dim=1)
-    return torch.multinomial(weights, 1, generator=generator)[:, 0]
+    return torch.multinomial(weights.cpu(), 1, generator=generator)[:, 0].to(logits.device)
 
 
 def matching_pairs(similarity_BB: Tensor, temperature: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -38,15 +39,15 @@ def matching_pairs(similarity_BB: Tensor, temperature: Tensor, generator: torch.
     Texts are B captions followed by their B foils; rows of `similarity_BB` are images. A quarter each: image with its
     caption, with its foil, with a hard negative caption, and caption with any other image.
     """
-    own = torch.arange(len(similarity_BB))
+    own = torch.arange(len(similarity_BB), device=similarity_BB.device)
     wrong_text = hard_negatives(similarity_BB, temperature, generator)
-    shift = torch.randint(1, len(own), own.shape, generator=generator)
+    shift = torch.randint(1, len(own), own.shape, generator=generator).to(own.device)
     return torch.cat([own, own + len(own), wrong_text, own]), torch.cat([own, own, own, (own + shift) % len(own)])
 
 
-def matching_loss(model: Albef, fused_PLD: Tensor, text_rows_P: Tensor, image_rows_P: Tensor) -> Tensor:
+def matching_loss(model: Albef, fused: Tokens, text_rows_P: Tensor, image_rows_P: Tensor) -> Tensor:
     """Cross-entropy of the matching head on fused pairs; a pair matches where caption and image have one row."""
-    return F.cross_entropy(model.match_logits(fused_PLD), (text_rows_P == image_rows_P).long())
+    return F.cross_entropy(model.match_logits(fused), (text_rows_P == image_rows_P).long())
 
 
 def claim_loss(logits_P3: Tensor, claimed_P3: Tensor, facts_PK: Tensor) -> Tensor:
@@ -63,30 +64,28 @@ def claim_loss(logits_P3: Tensor, claimed_P3: Tensor, facts_PK: Tensor) -> Tenso
 def mask_words(ids_BL: Tensor, rate: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Hide words: ids with [MASK] at a share `rate` of the ordinary tokens, and the targets (B, L).
 
-    Targets hold the hidden ids and IGNORE_INDEX elsewhere. Unlike BERT's, hidden words are always replaced by [MASK].
+    Targets hold the hidden ids and IGNORED elsewhere. Unlike BERT's, hidden words are always replaced by [MASK].
     """
-    drawn = torch.rand(ids_BL.shape, generator=generator) < rate
+    drawn = (torch.rand(ids_BL.shape, generator=generator) < rate).to(ids_BL.device)
     hidden = drawn & (ids_BL != PAD) & (ids_BL != CLS) & (ids_BL != SEP)
-    return ids_BL.masked_fill(hidden, MASK), ids_BL.masked_fill(~hidden, IGNORE_INDEX)
+    return ids_BL.masked_fill(hidden, MASK), ids_BL.masked_fill(~hidden, IGNORED)
 
 
-def masked_word_loss(
-    model: Albef, image_states_BND: Tensor, ids_BL: Tensor, rate: float, generator: torch.Generator
-) -> Tensor:
+def masked_word_loss(model: Albef, images: Tokens, ids_BL: Tensor, rate: float, generator: torch.Generator) -> Tensor:
     """Cross-entropy of the hidden words of the captions, read together with their images."""
     hidden_ids, target = mask_words(ids_BL, rate, generator)
     mask = ids_BL != PAD
-    fused = model.fuse(model.encode_text(hidden_ids, mask), mask, image_states_BND)
-    return F.cross_entropy(model.mlm_logits(fused).flatten(0, 1), target.flatten(), ignore_index=IGNORE_INDEX)
+    fused = model.fuse(model.encode_text(hidden_ids, mask), images)
+    return F.cross_entropy(model.mlm_logits(fused.at_inputs()).flatten(0, 1), target.flatten(), ignore_index=IGNORED)
 
 
 def answer_loss(
-    model: Albef, image_states_BND: Tensor, questions_BQL: Tensor, positions_BQ: Tensor, answers_BQ: Tensor
+    model: Albef, images: Tokens, questions_BQL: Tensor, positions_BQ: Tensor, answers_BQ: Tensor
 ) -> Tensor:
     """Masked-word loss of the answers: Q questions (B, Q, L) per image, the answer hidden at `positions`."""
     each = questions_BQL.shape[1]
     ids = questions_BQL.flatten(0, 1)
     mask = ids != PAD
-    fused = model.fuse(model.encode_text(ids, mask), mask, image_states_BND.repeat_interleave(each, dim=0))
+    fused = model.fuse(model.encode_text(ids, mask), images.repeated(each))
     rows = torch.arange(len(ids), device=ids.device)
-    return F.cross_entropy(model.mlm_logits(fused[rows, positions_BQ.flatten()]), answers_BQ.flatten())
+    return F.cross_entropy(model.mlm_logits(fused.at_inputs()[rows, positions_BQ.flatten()]), answers_BQ.flatten())

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from harness.hosts.host import HostModel, TextBatch
-from harness.hosts.parts.tokenizer import Specials
-from harness.objectives.momentum import Twin
-from harness.objectives.objective import Losses, Moment, Objective, Pairs
-from harness.objectives.recipe import Recipe
-from harness.reduction import TokenReducer, Tokens
+from harness.objectives.parts.momentum import Twin
+from harness.objectives.parts.objective import Losses, Moment, Objective, Pairs
+from harness.reduction import Tokens
 
 Encode = Callable[[Tensor], Tokens]
 
@@ -28,9 +26,9 @@ class DistilledObjective(Objective[HostModel]):
 
     NAME: ClassVar[str]
 
-    def __init__(self, host: HostModel, reducer: TokenReducer[Any], specials: Specials, recipe: Recipe) -> None:
-        super().__init__(host, reducer, specials, recipe)
-        self.twin: Twin[HostModel] | None = Twin(host) if recipe.alpha else None
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.twin: Twin[HostModel] | None = Twin(self.host) if self.recipe.alpha else None
 
     @abstractmethod
     def logits(self, host: HostModel, texts: TextBatch, encode: Encode, pairs: Any) -> Tensor:
@@ -40,7 +38,7 @@ class DistilledObjective(Objective[HostModel]):
     def loss(self, logits: Tensor, pairs: Any, soft: Tensor | None, alpha: float) -> Tensor:
         """The mean loss of a batch; `soft`: the twin's logits, which count `alpha`."""
 
-    def forward(self, pairs: Pairs, moment: Moment) -> Losses:
+    def losses(self, pairs: Pairs, moment: Moment) -> Losses:
         texts = self.host.text_batch(pairs.ids, pairs.mask)
         logits = self.logits(self.host, texts, lambda pixels: self.encode_images(pixels, texts), pairs)
         return {self.NAME: self.loss(logits, pairs, self.soft(pairs), moment.alpha)}

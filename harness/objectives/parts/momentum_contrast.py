@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.hosts.host import HostModel, TextBatch
-from harness.hosts.parts.tokenizer import Specials
 from harness.kit import ranks
-from harness.objectives.momentum import Queue, Twin
-from harness.objectives.objective import (
+from harness.objectives.parts.momentum import Queue, Twin
+from harness.objectives.parts.objective import (
     WRONG_IMAGES,
     WRONG_TEXTS,
     Moment,
@@ -27,8 +26,7 @@ from harness.objectives.objective import (
     hard_negatives,
     soft_contrast,
 )
-from harness.objectives.recipe import Recipe
-from harness.reduction import TokenReducer, Tokens
+from harness.reduction import Tokens
 
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.001, 0.5
 H = TypeVar("H", bound=HostModel)
@@ -52,9 +50,11 @@ class MomentumContrast(Objective[H]):
     """
 
     NEGATIVE_FLOOR: ClassVar[float] = 0.0
+    LEAST_PAIRS = 2
 
-    def __init__(self, host: H, reducer: TokenReducer[Any], specials: Specials, recipe: Recipe) -> None:
-        super().__init__(host, reducer, specials, recipe)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        host, recipe = self.host, self.recipe
         self.twin: Twin[H] = Twin(host)
         self.image_queue = Queue(host.config.projection, recipe.queue_size)
         self.text_queue = Queue(host.config.projection, recipe.queue_size)

@@ -12,12 +12,9 @@ from torch import Tensor
 
 from harness.data.pair_loader import PairBatch
 from harness.hosts.host import AnswerTargets, HostModel, TextBatch
-from harness.hosts.parts.tokenizer import Specials, Tokenizer
-from harness.kit.errors import HarnessError
-from harness.objectives.downstream.distilled import DistilledObjective, Encode
-from harness.objectives.objective import Pairs
-from harness.objectives.recipe import Recipe
-from harness.reduction import TokenReducer
+from harness.hosts.parts.tokenizer import Tokenizer
+from harness.objectives.downstream.parts.distilled import DistilledObjective, Encode
+from harness.objectives.parts.objective import ObjectiveConfig, Pairs
 
 ANNOTATORS = 10
 
@@ -29,21 +26,25 @@ class Questions(Pairs):
     answers: AnswerTargets
 
 
+class AnswerConfig(ObjectiveConfig):
+    """`answers`: the closed list; empty for hosts that say answers in words of their own."""
+
+    answers: tuple[str, ...] = ()
+
+
 class AnswerObjective(DistilledObjective):
     """The mean over questions of the host's own answer loss."""
 
     NAME = "answer"
+    NEEDS = frozenset({"answer"})
+    Config = AnswerConfig
 
-    def __init__(
-        self,
-        host: HostModel,
-        reducer: TokenReducer[Any],
-        specials: Specials,
-        recipe: Recipe,
-        answers: Sequence[str],
-    ) -> None:
-        super().__init__(host, reducer, specials, recipe)
-        self.place = {answer: index for index, answer in enumerate(answers)}
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.place = {answer: index for index, answer in enumerate(self.config.answers)}
+
+    def config_entries(self) -> dict[str, Any]:
+        return {"answers": list(self.config.answers)}
 
     def read(self, batch: PairBatch, tokenizer: Tokenizer) -> Questions:
         ids, mask = tokenizer(batch.captions)
@@ -81,14 +82,3 @@ def answer_targets(given: Sequence[Sequence[str]], place: dict[str, int], tokeni
         torch.tensor([share for _, _, share in said]),
         scores,
     )
-
-
-def frequent_answers(given: Sequence[Sequence[str]], most: int) -> tuple[str, ...]:
-    """The closed list of a training set: its `most` frequent answers, frequent ones first, then alphabetically.
-
-    HarnessError where nothing was answered.
-    """
-    counts = Counter(answer for answers in given for answer in answers)
-    if not counts:
-        raise HarnessError("vqa: the training data hold no answers; name the folder with the annotations")
-    return tuple(sorted(counts, key=lambda answer: (-counts[answer], answer))[:most])

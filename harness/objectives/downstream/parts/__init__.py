@@ -1,0 +1,1 @@
+"""What several objectives of fine-tuning share."""

@@ -1,0 +1,1 @@
+"""What objectives are made of: their base class, recipes, momentum, and what the built-in world is taught with."""
