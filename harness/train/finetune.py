@@ -56,7 +56,7 @@ def prepare(session: Session, request: FinetuneRequest, choice: Choice) -> Prepa
         choice = choose_downstream(request.model, request.task, {"answers": answers})
         session.facts["closed_list"] = hashlib.sha256("\0".join(answers).encode()).hexdigest()[:16]
     host = task_host(start, request.task, answers, recipe.dropout).train()
-    objective = choice.make(host, session.reducer(host), start.tokenizer.specials, recipe)
+    objective = choice.make(host, session.reducer(host, start.learned), start.tokenizer.specials, recipe)
     lines = [] if start.report is None else start.report.lines()
     return Prepared(choice, objective, batches, start.tokenizer, lines)
 

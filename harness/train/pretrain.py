@@ -10,7 +10,15 @@ from harness.data.world import BUILT_IN_WORLD
 from harness.hosts.build import build_host, host_class, host_config
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, HubTokenizer, TextTokenizer, Tokenizer, open_tokenizer
-from harness.hosts.weights.own import assets_of, find_weights, load_model, read_weights, weights_file
+from harness.hosts.weights.own import (
+    LearnedMethod,
+    assets_of,
+    find_weights,
+    load_model,
+    read_weights,
+    split_method,
+    weights_file,
+)
 from harness.hosts.weights.released import LoadReport, load_parts
 from harness.hosts.weights.released_files import is_released, read_released
 from harness.kit import ranks
@@ -48,8 +56,8 @@ def prepare(session: Session, request: PretrainRequest, choice: Choice) -> Prepa
     """All that a pre-training begins with."""
     config = host_config(request.model, **request.sizes | {"image_size": session.recipe.image_size})
     batches = session.batches(choice, config, request.data)
-    host, tokenizer, start = _start(session, request, batches)
-    objective = choice.make(host, session.reducer(host), tokenizer.specials, session.recipe)
+    host, tokenizer, start, learned = _start(session, request, batches)
+    objective = choice.make(host, session.reducer(host, learned), tokenizer.specials, session.recipe)
     return Prepared(choice, objective, batches, tokenizer, start)
 
 
@@ -58,26 +66,30 @@ def untouched(sources: tuple[str, ...]) -> dict[str, Any]:
     return SCENES_UNTOUCHED if sources == (BUILT_IN_WORLD,) else {}
 
 
-def _start(session: Session, request: PretrainRequest, batches: Batches) -> tuple[HostModel, Tokenizer, list[str]]:
-    """The host to start from, its tokenizer, and what became of each tensor of the weights it starts from."""
-    host, tokenizer, lines = (_afresh if request.init is None else _from_weights)(session, request, batches)
+Start = tuple[HostModel, Tokenizer, list[str], LearnedMethod | None]
+
+
+def _start(session: Session, request: PretrainRequest, batches: Batches) -> Start:
+    """The host to start from, its tokenizer, what became of each tensor of the weights it starts from, and what a
+    method has learned with them.
+    """
+    host, tokenizer, lines, learned = (_afresh if request.init is None else _from_weights)(session, request, batches)
     for part, source in (("vision", request.init_vision), ("text", request.init_text)):
         if source is not None:
             lines += [f"{part}: {line}" for line in _start_part(host, tokenizer, part, source).lines()]
-    return host.train(), tokenizer, lines
+    return host.train(), tokenizer, lines, learned
 
 
-def _from_weights(
-    session: Session, request: PretrainRequest, batches: Batches
-) -> tuple[HostModel, Tokenizer, list[str]]:
+def _from_weights(session: Session, request: PretrainRequest, batches: Batches) -> Start:
     """A host that goes on from weights."""
     loaded = load_model(request.model, request.init, session.recipe.image_size, request.tokenizer)
     if request.sizes or request.vocabulary or session.recipe.dropout is not None:
         raise HarnessError("--init: the weights decide sizes, vocabulary and dropout; leave them out")
-    return loaded.model, loaded.tokenizer, [] if loaded.report is None else loaded.report.lines()
+    lines = [] if loaded.report is None else loaded.report.lines()
+    return loaded.model, loaded.tokenizer, lines, loaded.learned
 
 
-def _afresh(session: Session, request: PretrainRequest, batches: Batches) -> tuple[HostModel, Tokenizer, list[str]]:
+def _afresh(session: Session, request: PretrainRequest, batches: Batches) -> Start:
     """A host with random weights, for the words of its tokenizer."""
     recipe = session.recipe
     changes: dict[str, Any] = request.sizes | {"image_size": recipe.image_size}
@@ -86,7 +98,7 @@ def _afresh(session: Session, request: PretrainRequest, batches: Batches) -> tup
     tokenizer = _tokenizer(request, host_config(request.model, **changes).text_length, batches)
     if isinstance(tokenizer, TextTokenizer):
         changes |= host_class(request.model).vocabulary_sizes(tokenizer.vocabulary)
-    return build_host(request.model, **changes), tokenizer, []
+    return build_host(request.model, **changes), tokenizer, [], None
 
 
 def _start_part(host: HostModel, tokenizer: Tokenizer, part: str, source: str) -> LoadReport:
@@ -94,7 +106,8 @@ def _start_part(host: HostModel, tokenizer: Tokenizer, part: str, source: str) -
     path = weights_file(source) if source in models.entries() else find_weights(source)
     if is_released(path):
         return load_parts(host, read_released(path), str(path), part)
-    tensors, metadata = read_weights(path)
+    stored, metadata = read_weights(path)
+    tensors, _ = split_method(stored, metadata, path)
     tower = {name: tensor.float() for name, tensor in tensors.items() if name.startswith("vision.")}
     if part == "vision":
         return load_parts(host, {name.removeprefix("vision."): tower[name] for name in tower}, str(path), part)

@@ -23,9 +23,8 @@ from harness.data.pairs import PairRef
 from harness.hosts.build import paper_settings, split_name
 from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.hosts.parts.towers import open_tower
-from harness.hosts.ready import pick_device, pick_dtype
-from harness.hosts.weights.own import CONFIG_FILE, WEIGHTS_FILE, save_weights
+from harness.hosts.ready import fill_method, pick_device, pick_dtype
+from harness.hosts.weights.own import CONFIG_FILE, WEIGHTS_FILE, LearnedMethod, save_weights
 from harness.kit import ranks
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
@@ -92,7 +91,8 @@ class Session:
     def __init__(self, request: TrainRequest, recipe: Recipe, *, unused_parameters: bool = False) -> None:
         """`unused_parameters`: whether the losses may leave parameters of the host without a gradient."""
         self.request, self.recipe = request, recipe
-        self.accelerator = _accelerator(request, recipe, unused_parameters)
+        # A method's own parameters may go without a gradient in a step, as where it keeps every token.
+        self.accelerator = _accelerator(request, recipe, unused_parameters or request.method != "dense")
         self.facts = _facts(request, recipe)
         set_seed(request.seed)
 
@@ -146,9 +146,15 @@ class Session:
             more,
         )
 
-    def reducer(self, host: HostModel) -> TokenReducer[Any]:
-        """The request's method for the host's tower."""
-        request, shape = self.request, open_tower(host.vision).shape
+    def reducer(self, host: HostModel, learned: LearnedMethod | None = None) -> TokenReducer[Any]:
+        """The request's method for the host, going on from what it learned before where the weights hold that."""
+        reducer = self._fresh_reducer(host)
+        if learned is not None and learned.name == self.request.method and reducer.learns:
+            fill_method(reducer, learned)
+        return reducer
+
+    def _fresh_reducer(self, host: HostModel) -> TokenReducer[Any]:
+        request, shape = self.request, host.shape
         if request.config is not None:
             kind = methods.get(request.method)
             return kind(validated(kind.Config, request.config, f"method {request.method}"), shape)
@@ -200,7 +206,8 @@ class Session:
     def _finish(self, run: Run, prepared: Prepared) -> dict[str, Any]:
         """Write the weights, the tokenizer, config.json and recipe.json; returns what the last of them holds."""
         request, out, host = self.request, self.request.out, run.objective.host
-        digest = save_weights(host, out / WEIGHTS_FILE, request.model, STORED[request.store])
+        method = request.method, run.objective.reducer
+        digest = save_weights(host, out / WEIGHTS_FILE, request.model, STORED[request.store], method)
         run.tokenizer.save(out)
         family, preset = split_name(request.model)
         config = {"architecture": family, "preset": preset, **host.config.model_dump(mode="json")}

@@ -60,7 +60,7 @@ class Centroids(Objective):
         ids, mask = tokenizer(batch.captions)
         return Pairs(batch.pixels, ids, mask, batch.sample_ids)
 
-    def forward(self, pairs, moment):
+    def losses(self, pairs, moment):
         texts = self.host.text_batch(pairs.ids, pairs.mask)
         first, second = (
             self.head(self.host.embed_image(self.encode_images(pairs.pixels[:, view], texts))) for view in (0, 1)
@@ -99,7 +99,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "from harness.objectives.clip import ClipObjective\n\n\n"
         "class Contrast(ClipObjective):\n"
         "    PARTS = ()\n\n"
-        "    def forward(self, pairs, moment):\n"
+        "    def losses(self, pairs, moment):\n"
         "        texts = self.host.text_batch(pairs.ids, pairs.mask)\n"
         "        images = self.host.embed_image(self.encode_images(pairs.pixels, texts))\n"
         "        return {'distance': (images - self.host.embed_text(texts)).square().mean()}\n"

@@ -105,7 +105,7 @@ class Objective(nn.Module, ABC, Generic[H]):
         self.everywhere = recipe.negatives == "global"
         self._encoded: list[tuple[Tensor, Tokens]] = []
         # The unreduced tower as it was at the start, which some methods are distilled from.
-        self.teacher = deepcopy(host.vision).eval().requires_grad_(False) if reducer.needs_dense else None
+        self.dense_tower = deepcopy(host.vision).eval().requires_grad_(False) if reducer.needs_dense else None
 
     @classmethod
     def check_host(cls, host: HostModel) -> None:
@@ -205,7 +205,7 @@ class Objective(nn.Module, ABC, Generic[H]):
     @torch.no_grad()
     def _dense(self, pixels: Tensor) -> Tokens | None:
         """What the tower that training started from gives for images with all their tokens, if the method asks."""
-        return None if self.teacher is None else encode(open_tower(self.teacher), PLAIN, pixels)
+        return None if self.dense_tower is None else encode(open_tower(self.dense_tower), PLAIN, pixels)
 
     def candidates(self, rows_B: Tensor, fill: float | int | None = None) -> Tensor:
         """The rows that negatives are drawn from: (G, …) or one's own; with `fill` padded to one width first."""
