@@ -1,8 +1,9 @@
-"""Names of methods, models, tasks and studies, listed without importing what they name.
+"""Names of methods, models, tasks, studies and formats, listed without importing what they name.
 
 A method is a file of baselines/ (its name is the file's name) or an entry point of group `harness.reduction.budget`
 ("name = package.module:Class"); a task is a file of harness/tasks/; a study a YAML file of ablations/; a host
-model is a preset of a folder of harness/hosts/ (a key of PRESETS in its model.py: albef, preset tiny: albef-tiny).
+model is a preset of a folder of harness/hosts/ (a key of PRESETS in its model.py: albef, preset tiny: albef-tiny); a
+format of data sets is a file of harness/data/formats/, or an entry point of group `harness.formats`.
 """
 
 from __future__ import annotations
@@ -84,6 +85,22 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> HarnessError:
     return HarnessError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}")
 
 
+def stated(entry: Entry, attribute: str) -> str:
+    """The text that a class in an entry's file gives an attribute, read without importing it; empty where none does."""
+    return "" if entry.path is None else _stated(entry.path, attribute, entry.path.stat().st_mtime_ns)
+
+
+@lru_cache
+def _stated(path: Path, attribute: str, _changed: int) -> str:
+    classes = [node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)]
+    for node in (node for one in classes for node in one.body if isinstance(node, (ast.Assign, ast.AnnAssign))):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        named = any(isinstance(target, ast.Name) and target.id == attribute for target in targets)
+        if named and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return node.value.value
+    return ""
+
+
 def summary_of(source: str) -> str:
     """First line of a module's docstring, read without importing it."""
     try:
@@ -115,7 +132,16 @@ def _modules(package: str) -> Iterable[Entry]:
 
 def _methods() -> Iterable[Entry]:
     yield from _modules("baselines")
-    for point in entry_points(group="harness.reduction.budget"):
+    yield from _points("harness.reduction.budget")
+
+
+def _formats() -> Iterable[Entry]:
+    yield from _modules("harness.data.formats")
+    yield from _points("harness.formats")
+
+
+def _points(group: str) -> Iterable[Entry]:
+    for point in entry_points(group=group):
         origin = f" ({point.dist.name})" if point.dist else ""
         yield Entry(point.name, f"entry point {point.value}{origin}", point.value)
 
@@ -172,7 +198,7 @@ def _load_class(entry: Entry) -> type:
         classes = [value for value in classes if value.__module__ == module_name]
     if len(classes) != 1:
         raise HarnessError(
-            f"{entry.name!r} ({entry.target}): expected exactly one method, task or host class there, "
+            f"{entry.name!r} ({entry.target}): expected exactly one method, task, host or format class there, "
             f"found {len(classes)}"
         )
     return classes[0]
@@ -182,4 +208,5 @@ methods = Registry("method", _methods, _load_class)
 models = Registry("model", _hosts, _load_class)
 tasks = Registry("task", lambda: _modules("harness.tasks"), _load_class)
 studies = Registry("study", _studies, lambda entry: entry.path)
-KINDS = {"methods": methods, "models": models, "tasks": tasks, "studies": studies}
+formats = Registry("format", _formats, _load_class)
+KINDS = {"methods": methods, "models": models, "tasks": tasks, "studies": studies, "formats": formats}

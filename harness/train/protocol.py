@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.data.digest import data_digest
-from harness.data.formats.source import Source
+from harness.data.formats import Source
 from harness.data.shards import expand_shards, is_shards
 from harness.hosts.build import host_config, skeleton
 from harness.hosts.host import HostModel
