@@ -1,14 +1,18 @@
-"""What tells one state of a data set from another: a digest that is quick enough to plan a run with."""
+"""What tells one state of a data set, and of the code that reads it, from another; quick enough to plan a run with."""
 
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 from harness.data.annotations.format import text_suffixes
 from harness.data.annotations.listing import Listing
-from harness.data.annotations.source import root_of
+from harness.data.annotations.source import Source, root_of
+from harness.data.scenes import BUILT_IN_WORLD, WORLD_FORMATS
+from harness.data.shards import is_shards
 from harness.kit.errors import HarnessError
+from harness.kit.registry import formats, module_of
 
 
 def data_digest(path: Path) -> str:
@@ -17,7 +21,8 @@ def data_digest(path: Path) -> str:
     It covers what loaders can see (`Listing`): names below the folder with the content of files that a format reads as
     text and the size in bytes of everything else, and empty folders, which may be classes. What a listing leaves out is
     left out here too. The digest of a file is that of its whole folder and of its name there: answers, lists and images
-    lie in other files. An image that is changed but keeps its name and size passes unnoticed; `run --force` measures anew.
+    lie in other files. An image that is changed but keeps its name and size passes unnoticed; `run --force` measures
+    anew.
 
     Raises HarnessError for a path that does not exist, and for files that cannot be read.
     """
@@ -32,6 +37,20 @@ def data_digest(path: Path) -> str:
     if path != root:
         digest.update(b"\0" + _name(path, root) + b"\0" + _state(path, text))
     return digest.hexdigest()[:16]
+
+
+@lru_cache
+def reader_modules(data: str, fills: str, _digest: str) -> tuple[str, ...]:
+    """The modules of the formats that a field is filled by from a folder, a file or the built-in world.
+
+    They are looked for once for each digest of the data. None for shards, which are read as such. Raises HarnessError
+    for data that cannot be read.
+    """
+    if data == BUILT_IN_WORLD:
+        return (module_of(formats, WORLD_FORMATS[fills]),) if fills in WORLD_FORMATS else ()
+    if is_shards(data):
+        return ()
+    return tuple(sorted({type(one.format).__module__ for one in Source(data).candidates(fills)}))
 
 
 def _name(path: Path, root: Path) -> bytes:

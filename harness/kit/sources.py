@@ -19,7 +19,7 @@ NEUTRAL = frozenset(
     {"harness", "harness.kit.errors", "harness.kit.files", "harness.kit.progress", "harness.kit.registry"}
 )
 # Rooms of which each file, or each folder, is a part of its own.
-BY_FILE = ("harness.tasks", "harness.objectives", "baselines")
+BY_FILE = ("harness.tasks", "harness.objectives", "harness.data.formats", "baselines")
 BY_FOLDER = ("harness.hosts",)
 
 
