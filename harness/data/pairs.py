@@ -23,6 +23,8 @@ from harness.data.annotations.source import Source
 from harness.kit.errors import HarnessError, warn_on_stderr
 
 Warn = Callable[[str], None]
+# A system's file names have 255 bytes, a character 4 at most.
+_LONGEST_NAME = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ def read_pairs(source: str | Path, root: Path | None = None, warn: Warn = warn_o
         name, image = about.name(several[0].key), finder.image(several[0].key)
         if image is None:
             missing.append(name)
-            image = bases[0] / Path(name).name
+            # Never outside, whatever the name, and short enough for every system to look for.
+            image = bases[0] / Path(name).name[-_LONGEST_NAME:]
         key = _relative(name, bases)
         captions = tuple(said.text.strip() for said in several if is_whole(found.path, said, broken))
         refs.append(PairRef(f"{key}#{seen[key]}", image, captions))

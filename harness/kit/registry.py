@@ -71,6 +71,10 @@ class Registry:
         """Import what a name stands for."""
         return self._load(self.entry(name))
 
+    def all(self) -> list[Any]:
+        """Import what every name stands for, by name."""
+        return [self._load(entry) for entry in self.entries().values()]
+
 
 def module_of(registry: Registry, name: str) -> str:
     """The module that a name's class is defined in, without importing it; HarnessError for an unknown name."""

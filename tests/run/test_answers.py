@@ -110,7 +110,7 @@ def test_albefs_list_of_a_test_split(tmp_path: Path, harness: Call) -> None:
     put(tmp_path, "vqa_test.json", rows)
     (found,) = load_unanswered(tmp_path).questions
     assert (found.id, found.text, found.answers, found.image.name) == (7, "What?", (), "a.jpg")
-    with pytest.raises(HarnessError, match="no questions with answers in vqa_test.json"):
+    with pytest.raises(HarnessError, match=r"no questions with answers in vqa_test.json"):
         load_questions(tmp_path)
     status, _, told = harness("answer", "--data", tmp_path, "--out", tmp_path / "out" / "a.json")
     assert (status, told.strip()[:27]) == (0, "1 answer of albef-tiny, den")

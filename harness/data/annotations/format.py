@@ -148,7 +148,7 @@ class Format(ABC):
 
 def known_formats() -> list[Format]:
     """One of every format that there is, by name."""
-    return [_only_one(formats.get(name)) for name in formats.names()]
+    return [_only_one(kind) for kind in formats.all()]
 
 
 @cache

@@ -17,8 +17,8 @@ from harness.kit.errors import HarnessError
 
 # What evaluations read unasked; NLVR2 has two test splits, of which the first is published on.
 SPLIT_ORDER = ("test", "test1", "val", "dev", "train", "restval")
-# Folders that hold annotations alone, beside those of the images: COCO's, and NLVR2's nlvr2/data.
-_ANNOTATION_FOLDERS = ("annotations", "data", "nlvr2")
+# Folders that hold annotations alone, beside those of the images: COCO's, and NLVR2's nlvr2/data/balanced.
+_ANNOTATION_FOLDERS = ("annotations", "balanced", "unbalanced", "data", "nlvr2")
 K = TypeVar("K", bound=Hashable)
 
 
@@ -142,8 +142,8 @@ def load(fills: str, where: Path | str, limit: int | None = None, split: str | N
 def root_of(where: Path) -> Path:
     """The folder of a data folder, or of an annotation file: of annotations/FILE the folder above.
 
-    Folders that hold no image and are called as publishers call those of annotations are left upwards, twice at most.
-    HarnessError for what does not exist.
+    Folders that hold no image and are called as publishers call those of annotations are left upwards, three of them at
+    most. HarnessError for what does not exist.
     """
     if where.is_dir():
         return where
@@ -154,7 +154,7 @@ def root_of(where: Path) -> Path:
     folder = where.parent
     if folder.name == "annotations":
         return folder.parent
-    for _ in range(2):
+    for _ in range(3):
         above = folder.absolute().parent
         if folder.absolute().name not in _ANNOTATION_FOLDERS or above in (Path.home(), above.parent):
             break
