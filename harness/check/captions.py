@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.check.captions_coco import coco_pairs, is_json
-from harness.data.formats.files import read_text
 from harness.kit.errors import HarnessError
+from harness.kit.reading import read_text
 from harness.metrics.captions import METRICS, caption_scores
 
 

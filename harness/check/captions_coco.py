@@ -12,10 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from harness.check.data_report import counted
-from harness.data.formats.files import Json, read_json, rows_with
-from harness.data.formats.source import words
+from harness.data.annotations.report import counted
+from harness.data.annotations.rows import Json, rows_with, words
 from harness.kit.errors import HarnessError
+from harness.kit.reading import read_json
 
 SHOWN_IDS = 3
 

@@ -53,7 +53,7 @@ def changed_since(spec: Mapping[str, Any]) -> str:
     """Why the program at hand would not give a record's quality again, as far as its code says; "" where it would."""
     try:
         stages = [Stage.model_validate(stage) for stage in spec["training"]]
-        now = cell_code(spec["model"], spec["method"], spec["task"], stages)
+        now = cell_code(spec["model"], spec["method"], spec["task"], stages, spec["data"], spec["data_digest"])
     except HarnessError as error:
         return str(error).partition(":")[0]
     except ValidationError:

@@ -71,11 +71,14 @@ def check_results(
 
 
 @checks.command("data")
-def check_data(folder: Annotated[Path, typer.Argument(help="Folder or file of a data set.")]) -> None:
+def check_data(
+    folder: Annotated[Path, typer.Argument(help="Folder or file of a data set.")],
+    full: Annotated[bool, typer.Option("--full", help="Decode every image, not a sample of them.")] = False,
+) -> None:
     """Recognise a data set, count it, and say what is missing."""
     from harness.check.data import lines
 
-    _verdict(lines(folder))
+    _verdict(lines(folder, full))
 
 
 @checks.command("captions")

@@ -7,6 +7,7 @@ cell, 130 after Ctrl-C.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -57,9 +58,7 @@ def _root(
 
 
 def list_names(
-    kind: Annotated[
-        Optional[str], typer.Argument(help="methods, models, tasks, objectives or studies; left out: all.")
-    ] = None,
+    kind: Annotated[Optional[str], typer.Argument(help=f"{', '.join(KINDS)}; left out: all.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Names that exist, each with one line about it."""
@@ -77,7 +76,7 @@ def list_names(
     for name, entries in found.items():
         typer.echo(name)
         for entry, summary in entries.items():
-            typer.echo(f"  {entry:<16}{summary}")
+            typer.echo(f"  {entry:<24}{summary}")
 
 
 def new_method(
@@ -123,6 +122,9 @@ CLICK_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every expected failure is one line on stderr and an exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that are no UTF-8, and terminals that are not
     command = typer.main.get_command(app)
     try:
         status = command.main(args=arguments, prog_name="python -m harness", standalone_mode=False)

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 from torch import Tensor
 from torchvision.transforms import v2
 
-from harness.data.transforms import normalise, open_image
+from harness.data.images import open_image
+from harness.data.transforms import normalise
 
 __all__ = ["Augmentation", "augment", "evaluation", "mirrored", "open_image"]
 _SIDES = re.compile(r"\b(left|right)(?=\b|most\b|wards?\b|hand)", re.IGNORECASE)

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from harness.data.transforms import decode, faults_of, normalise, without_remarks
+from harness.data.images import decode, faults_of, without_remarks
+from harness.data.transforms import normalise
 from harness.kit.errors import HarnessError
 from harness.kit.parallel import agreed, batches_of, share
 from harness.kit.progress import SILENT, Progress

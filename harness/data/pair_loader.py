@@ -20,9 +20,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from harness.data.augment import Augmentation, augment
-from harness.data.pairs import PairRef, Warn, caption_of, draw, read_pairs, sample_id, unique_keys
+from harness.data.images import open_image
+from harness.data.pairs import (
+    PairRef,
+    Pairs,
+    Warn,
+    caption_of,
+    draw,
+    needed_share,
+    read_pairs,
+    sample_id,
+    unique_keys,
+)
 from harness.data.shards import buffered, count_samples, expand_shards, is_shards, read_shard, round_robin, shard_names
-from harness.data.transforms import open_image
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.progress import SILENT, Progress
 
@@ -95,10 +105,8 @@ class PairLoader:
         self.max_bad_share, self.buffer_samples, self.warn = max_bad_share, buffer_samples, warn
         self.views, self.texts = views, texts
         self.counters = Counters()
-        read = (
-            pair for source in sources if not is_shards(source) for pair in read_pairs(source, root, self._warn_once)
-        )
-        self.pairs = unique_keys(itertools.chain(read, more))
+        read = [read_pairs(source, root, self._warn_once) for source in sources if not is_shards(source)]
+        self.pairs = unique_keys(itertools.chain(*(one.refs for one in read), more))
         self.shards = _distinct(shard for source in sources if is_shards(source) for shard in expand_shards(source))
         self._names = shard_names(self.shards)
         self._damaged: set[Path] = set()
@@ -111,6 +119,7 @@ class PairLoader:
                 f"{self.samples} pairs: fewer than one global batch of {batch_size * world} "
                 f"({batch_size} x {world} processes); lower the batch size or add data"
             )
+        self._check_unusable(read)
         units = len(self.shards) + math.ceil(len(self.pairs) / BLOCK_PAIRS)
         if self.shards and units < world:
             raise HarnessError(
@@ -193,6 +202,17 @@ class PairLoader:
     def _permutation(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(draw(self.seed, epoch, "order"))
         return torch.randperm(len(self.pairs), generator=generator)
+
+    def _check_unusable(self, read: Sequence[Pairs]) -> None:
+        """HarnessError where so many pairs cannot be used that an epoch would end at them: better now than then."""
+        unusable, epoch = sum(one.unusable for one in read), self.steps_per_epoch * self.batch_size * self.world
+        if unusable > self.max_bad_share * epoch:
+            first = next(one.first for one in read if one.unusable)
+            share = f"{needed_share(unusable, epoch):g}"
+            raise HarnessError(
+                f"{unusable} of {self.samples} pairs have no image or caption that can be used (first {first}); "
+                f"--max-bad-share is {self.max_bad_share:g}: fetch what is missing, or give --max-bad-share {share}"
+            )
 
     def _warn_once(self, line: str) -> None:
         """Say what every process sees from the first one only."""

@@ -1,12 +1,12 @@
-"""Image-caption pairs for pre-training: annotation files -> one reference per pair; no image is opened.
+"""Image-caption pairs for pre-training: files of captions -> one reference per pair; no image is opened.
 
-Files are recognised by content. ALBEF: [{image, caption}], the caption one text or a list of them. COCO captions:
-images[{id, file_name}] and annotations[{image_id, caption}], here one pair per image with all its captions.
+Any format of captions will do (`harness.data.formats`). A pair is an image with all its captions, or of a list one
+entry of it.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,10 +15,16 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from harness.data.formats import Json, is_captions, rows_with
+from harness.data.annotations.captions import CaptionFormat, Described, Said, is_whole
+from harness.data.annotations.findings import Findings
+from harness.data.annotations.format import Format, Found
+from harness.data.annotations.listing import ImageMissing, Listing
+from harness.data.annotations.source import Source
 from harness.kit.errors import HarnessError, warn_on_stderr
 
 Warn = Callable[[str], None]
+# A system's file names have 255 bytes, a character 4 at most.
+_LONGEST_NAME = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,31 +61,51 @@ def caption_of(pair: PairRef, seed: int, epoch: int) -> str:
     return pair.captions[draw(seed, epoch, pair.key, "caption") % len(pair.captions)]
 
 
-def read_pairs(source: str | Path, root: Path | None = None, warn: Warn = warn_on_stderr) -> list[PairRef]:
-    """The pairs of a JSON file, or of the only such file in a folder, in the file's order.
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of a source in the file's order; `unusable` of them have no image that exists, or no caption left."""
 
-    Images are looked for under `root`, then beside the file (COCO: also in the folders next to it and next to
-    annotations/). `warn` is told, in one line, of images that do not exist. Raises HarnessError, one line, for
-    missing, empty and malformed files, entries without image or caption, and when no image exists at all.
+    refs: list[PairRef]
+    unusable: int = 0
+    first: str = ""
+
+
+def read_pairs(source: str | Path, root: Path | None = None, warn: Warn = warn_on_stderr) -> Pairs:
+    """The pairs of a file of captions of any format, or of a folder's; of sets with splits those of train.
+
+    A file of one split is read whole. Images are looked for by their name below `root`, then below the file's folder
+    (of annotations/FILE the folder above). `warn` is told, in one line, of pairs that cannot be used: of images that
+    do not exist, and of captions that are broken or too long. Raises HarnessError, one line, for missing, empty and
+    malformed files, entries without image or caption, and when no image exists at all.
     """
     if root is not None and not root.is_dir():
         raise HarnessError(f"image root {root}: no such folder; name the folder that the image paths start from")
-    path, content = _open_source(Path(source))
-    if isinstance(content, list):
-        pairs, missing = _albef_pairs(path, content, root)
-    elif is_captions(content):
-        pairs, missing = _coco_pairs(path, content, root)
-    else:
-        raise HarnessError(f"{path}: expected ALBEF's list of image and caption, or COCO captions with their images")
-    if not pairs:
-        raise HarnessError(f"{path}: holds no pairs; expected entries with image and caption")
-    if len(missing) == len(pairs):
-        raise HarnessError(
-            f"{path}: none of its {len(pairs)} images exists (first {missing[0]}); name the folder they start from"
-        )
-    if missing:
-        warn(f"{path}: {len(missing)} of {len(pairs)} images do not exist (first {missing[0]}); each is a bad sample")
-    return pairs
+    where = Source(source)
+    found, one, splits = _chosen(where)
+    assert isinstance(one, CaptionFormat)
+    about, broken = one.described(where, found, splits, Findings()), _Broken()
+    entries: dict[int, list[Said]] = {}
+    for said in about.said:
+        entries.setdefault(said.entry, []).append(said)
+    bases = [folder for folder in (root, where.root) if folder is not None]
+    seen, refs, missing, finder = Counter[str](), list[PairRef](), list[str](), _Finder(where, root, about)
+    for entry in sorted(entries):
+        several = entries[entry]
+        name, image = about.name(several[0].key), finder.image(several[0].key)
+        if image is None:
+            missing.append(name)
+            # Never outside, whatever the name, and short enough for every system to look for.
+            image = bases[0] / Path(name).name[-_LONGEST_NAME:]
+        key = _relative(name, bases)
+        captions = tuple(said.text.strip() for said in several if is_whole(found.path, said, broken))
+        refs.append(PairRef(f"{key}#{seen[key]}", image, captions))
+        seen[key] += 1
+    return _judged(found.path, bases[0], refs, missing, broken, warn)
+
+
+def needed_share(unusable: int, samples: int) -> float:
+    """The least --max-bad-share that so many unusable pairs of an epoch's samples pass under, in thousandths."""
+    return min(1.0, math.ceil(1000 * unusable / max(samples, 1)) / 1000)
 
 
 def unique_keys(pairs: Iterable[PairRef]) -> list[PairRef]:
@@ -113,89 +139,65 @@ def _digest(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
-def _open_source(source: Path) -> tuple[Path, Any]:
-    if not source.is_dir():
-        return source, _read_json(source)
-    opened = ((path, _read_json(path)) for path in sorted(source.rglob("*.json")))
-    found = [(path, content) for path, content in opened if _is_albef(content) or is_captions(content)]
-    if not found:
-        raise HarnessError(f"data folder {source}: no JSON of image-caption pairs in it; for shards give FOLDER/*.tar")
-    if len(found) > 1:
-        names = ", ".join(str(path.relative_to(source)) for path, _ in found)
-        raise HarnessError(f"data folder {source}: several files of pairs ({names}); name the ones to read")
-    return found[0]
+def _chosen(where: Source) -> tuple[Found, Format, tuple[str, ...]]:
+    """The file of captions that is trained on, and the splits of it."""
+    several = where.file is None or any(len(one.splits) > 1 for one in where.candidates("captions"))
+    return where.choose("captions", where.training_split("captions") if several else None)
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if not text.strip():
-            raise HarnessError(f"{path}: is empty; expected JSON with image-caption pairs")
-        return json.loads(text)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise HarnessError(f"{path}: not valid JSON ({reason}); fetch the file again") from error
-    except OSError as error:
-        raise HarnessError(f"{path}: cannot be read ({error.strerror}); name a JSON file, a folder or .tar") from error
+def _judged(path: Path, base: Path, refs: list[PairRef], missing: list[str], broken: _Broken, warn: Warn) -> Pairs:
+    """The pairs, once it is said which of them cannot be used; HarnessError where that is all of them."""
+    if not refs:
+        raise HarnessError(f"{path}: holds no pairs; expected entries with image and caption")
+    if len(missing) == len(refs):
+        way = "name the folder they lie in with --root"
+        if os.path.isabs(missing[0]):
+            way = f"its paths are absolute, so images are looked for by name below {base}; put them there, or {way}"
+        raise HarnessError(f"{path}: none of its {len(refs)} images exists (first {missing[0]}); {way}")
+    if missing:
+        warn(f"{path}: {len(missing)} of {len(refs)} images do not exist (first {missing[0]}); each is a bad sample")
+    if broken.lines:
+        warn(f"{path}: {len(broken.lines)} captions cannot be used (first: {broken.lines[0]}); they are left out")
+    unusable = (
+        [ref for ref in refs if not ref.captions or not Path(str(ref.image)).is_file()]
+        if missing or broken.lines
+        else []
+    )
+    return Pairs(refs, len(unusable), unusable[0].key if unusable else "")
 
 
-def _is_albef(content: Any) -> bool:
-    first = content[0] if isinstance(content, list) and content else None
-    return isinstance(first, dict) and "image" in first and "caption" in first
+class _Broken(Findings):
+    """Passes over captions that are broken or too long, and keeps what is wrong with them."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def fault(self, label: str, line: str) -> None:
+        if label.startswith("empty"):
+            raise HarnessError(line)
+        self.lines.append(line)
 
 
-def _albef_pairs(path: Path, rows: list[Json], root: Path | None) -> tuple[list[PairRef], list[Path]]:
-    bases = [folder for folder in (root, path.parent) if folder is not None]
-    listing, seen, pairs, missing = _Listing(), Counter[str](), list[PairRef](), list[Path]()
-    for number, row in enumerate(rows_with(path, rows, {"image", "caption"})):
-        if not isinstance(row["image"], str) or not row["image"]:
-            raise HarnessError(f"{path}: entry {number} has the image {row['image']!r}; expected the path of a file")
-        captions = _captions(row["caption"], f"{path}: entry {number}")
-        found = listing.first(bases, row["image"])
-        if found is None:
-            missing.append(bases[0] / row["image"])
-        name = _relative(row["image"], bases)
-        pairs.append(PairRef(f"{name}#{seen[name]}", found or missing[-1], captions))
-        seen[name] += 1
-    return pairs, missing
+class _Finder:
+    """Where images are: below the root, or else below the file's folder, which is listed only when it is needed."""
 
+    def __init__(self, where: Source, root: Path | None, about: Described) -> None:
+        self._where, self._about = where, about
+        self._root = None if root is None else Listing(root)
+        self._found: dict[Any, Path | None] = {}
 
-def _coco_pairs(path: Path, content: Json, root: Path | None) -> tuple[list[PairRef], list[Path]]:
-    names = {row["id"]: str(row["file_name"]) for row in rows_with(path, content["images"], {"id", "file_name"})}
-    said: dict[Any, list[str]] = {}
-    for number, row in enumerate(rows_with(path, content["annotations"], {"image_id", "caption"})):
-        if row["image_id"] not in names:
-            raise HarnessError(f"{path}: entry {number} is of image {row['image_id']}, which the file lacks")
-        said.setdefault(row["image_id"], []).extend(_captions(row["caption"], f"{path}: entry {number}"))
-    folders, listing, pairs, missing = _coco_folders(path, root), _Listing(), list[PairRef](), list[Path]()
-    for key, name in names.items():
-        if key not in said:
-            continue
-        found = listing.first(folders, name)
-        if found is None:
-            missing.append(folders[0] / name)
-        pairs.append(PairRef(f"{name}#0", found or missing[-1], tuple(said[key])))
-    return pairs, missing
+    def image(self, key: Any) -> Path | None:
+        """An image's file; None where there is none. HarnessError where there are several."""
+        if key not in self._found:
+            found = None if self._root is None else self._in(self._root, key)
+            self._found[key] = self._in(self._where.listing, key) if found is None else found
+        return self._found[key]
 
-
-def _captions(value: Any, where: str) -> tuple[str, ...]:
-    texts = value if isinstance(value, list) else [value]
-    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise HarnessError(f"{where} has an empty caption ({value!r:.60}); expected a text, or a list of texts")
-    return tuple(text.strip() for text in texts)
-
-
-def _coco_folders(path: Path, root: Path | None) -> list[Path]:
-    """Where COCO's images may be: root, the file's folder, the one that holds annotations/, and their subfolders."""
-    bases = [folder for folder in (root, path.parent) if folder is not None]
-    if path.parent.name == "annotations":
-        bases.append(path.parent.parent)
-    found = [sub for base in bases for sub in (base, *_subfolders(base), *_subfolders(base / "images"))]
-    return list(dict.fromkeys(found))
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    def _in(self, listing: Listing, key: Any) -> Path | None:
+        try:
+            return self._about.locate(listing, key)
+        except ImageMissing:
+            return None
 
 
 def _relative(name: str, bases: Sequence[Path]) -> str:
@@ -204,28 +206,3 @@ def _relative(name: str, bases: Sequence[Path]) -> str:
         return os.path.normpath(name)
     base = next((base for base in bases if Path(name).is_relative_to(base)), None)
     return name if base is None else os.path.relpath(name, base)
-
-
-class _Listing:
-    """Which files exist, from one listing per folder: millions of images lie in few folders."""
-
-    def __init__(self) -> None:
-        self._names: dict[str, frozenset[str]] = {}
-
-    def first(self, folders: Iterable[Path], name: str) -> Path | None:
-        """`name` in the first of the folders that has it."""
-        for folder in folders:
-            place, file_name = os.path.split(os.path.join(folder, name))
-            if file_name in self._in(place):
-                return Path(place, file_name)
-        return None
-
-    def _in(self, folder: str) -> frozenset[str]:
-        if folder not in self._names:
-            try:
-                self._names[folder] = frozenset(os.listdir(folder))
-            except (FileNotFoundError, NotADirectoryError):
-                self._names[folder] = frozenset()
-            except OSError as error:
-                raise HarnessError(f"{folder}: cannot be listed ({error.strerror}); make it readable") from error
-        return self._names[folder]

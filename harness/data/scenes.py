@@ -2,7 +2,7 @@
 
 `scene_layout` says what a scene is and draws it, `scene_text` and `scene_statements` what is said of it. Captions are
 COCO's, questions VQA v2's, hypotheses and statements ALBEF's lists, which name image files of any format and place;
-classes are folders. Files are written once, in the cache folder, and read by the same loaders as the real sets. Extra
+classes are folders. Files are written once, in the cache folder, and read by the same formats as the real sets. Extra
 fields: "patches" of captions, questions and hypotheses (the patch indices, 0..63 row-major, of the objects they speak
 of), "objects" of images, and "group" of statements (that of the two that are one sentence).
 """
@@ -31,8 +31,14 @@ from harness.kit.errors import HarnessError
 from harness.kit.files import cache_folder
 from harness.kit.progress import SILENT, Bar, Progress
 
-# The fields of an ImageTextSet that the world's files fill.
-WORLD_HOLDS = frozenset({"captions", "questions", "hypotheses", "statements", "classified"})
+# The format of each field of an ImageTextSet that the world's files fill.
+WORLD_FORMATS = {
+    "captions": "coco_captions",
+    "questions": "vqa_v2",
+    "hypotheses": "entailment_list",
+    "statements": "nlvr2_list",
+    "classified": "class_folders",
+}
 QUESTIONS_PER_SCENE = 2
 # Each class has one image, and one more for so many scenes, of either split: a linear probe is fitted on train.
 SCENES_PER_CLASS_IMAGE = 500

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import glob
 import itertools
-import json
 import random
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
+from harness.data.annotations.rows import words
+from harness.data.images import LIMIT_BYTES
 from harness.data.pairs import PairRef
 from harness.kit.errors import HarnessError
 from harness.kit.files import cache_folder, explained, write_atomically
+from harness.kit.reading import parse_json
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
 TEXT_ENDINGS = ("txt", "json")
+TEXT_LIMIT_BYTES = 2**20
 DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
@@ -61,13 +65,19 @@ def shard_names(shards: Sequence[Path]) -> dict[Path, str]:
     return next(names for names in tails if len(set(names.values())) == len(names))
 
 
-def read_shard(shard: Path, name: str, on_damage: Callable[[Path, str], None]) -> Iterator[PairRef]:
+def read_shard(
+    shard: Path,
+    name: str,
+    on_damage: Callable[[Path, str], None],
+    on_skipped: Callable[[str], None] = lambda member: None,
+) -> Iterator[PairRef]:
     """Stream a shard's samples with the keys NAME/SAMPLE.
 
     Of a truncated or corrupt shard come the whole samples; then `on_damage` is told the shard and the reason.
+    `on_skipped` is told of images and texts whose names have further dots (a.seg.png) and that make no sample.
     """
     try:
-        for sample, parts in _samples(shard, payload=True):
+        for sample, parts in _samples(shard, payload=True, on_skipped=on_skipped):
             image = next((parts[ending] for ending in IMAGE_ENDINGS if ending in parts), b"")
             yield PairRef(f"{name}/{sample}", image, _captions(parts))
     except DAMAGE as error:
@@ -154,39 +164,75 @@ class _Header(tarfile.TarInfo):
             raise
 
 
-def _members(shard: Path, payload: bool) -> Iterator[tuple[str, str, bytes]]:
-    """(sample, ending, content) of images and texts; without `payload` the contents are empty and never read."""
+@dataclass
+class _Member:
+    """An image or a text of a tar: `sample` is its name up to the first dot, `full` up to the last."""
+
+    sample: str
+    full: str
+    ending: str
+    content: bytes
+
+
+def _members(shard: Path, payload: bool) -> Iterator[_Member]:
+    """Images and texts; without `payload` the contents are empty and never read, as are those too large."""
     size = shard.stat().st_size
     with tarfile.open(shard, "r|" if payload else "r:", tarinfo=_Header, bufsize=_READ_BYTES) as tar:
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # It would keep every header of the shard.
             folder, _, file_name = member.name.removeprefix("./").rpartition("/")
-            sample, _, ending = file_name.partition(".")
-            ending = ending.lower()
+            full, _, ending = file_name.rpartition(".")
+            sample, ending = full.partition(".")[0], ending.lower()
             if not sample or not member.isfile() or ending not in IMAGE_ENDINGS + TEXT_ENDINGS:
                 continue
             if member.offset_data + member.size > size:
                 raise tarfile.ReadError("unexpected end of data")
-            content = tar.extractfile(member) if payload else None
-            yield f"{folder}/{sample}" if folder else sample, ending, content.read() if content else b""
+            limit = LIMIT_BYTES if ending in IMAGE_ENDINGS else TEXT_LIMIT_BYTES
+            content = tar.extractfile(member) if payload and member.size <= limit else None
+            above = f"{folder}/" if folder else ""
+            yield _Member(above + sample, above + full, ending, content.read() if content else b"")
 
 
-def _samples(shard: Path, payload: bool) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Neighbouring members of one sample together; raises one of DAMAGE after the last that is whole."""
-    current, parts = "", dict[str, bytes]()
+def _samples(
+    shard: Path, payload: bool, on_skipped: Callable[[str], None] = lambda member: None
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Neighbouring members of one sample together; raises one of DAMAGE after the last that is whole.
+
+    A sample is what stands before the first dot, as webdataset has it; where names have further dots (clip.v2.jpg),
+    an image and a text that agree up to the last dot are a sample of their own.
+    """
+    plain, dotted = _Sample(), _Sample()
+
+    def whole(*done: _Sample) -> Iterator[tuple[str, dict[str, bytes]]]:
+        for one in done:
+            if one.parts and one is dotted and not _complete(one.parts):
+                for ending in one.parts:
+                    on_skipped(f"{shard}: {one.name}.{ending}")
+            elif one.parts:
+                yield one.name, one.parts
+            one.parts = {}
+
     try:
-        for sample, ending, content in _members(shard, payload):
-            if sample != current and parts:
-                yield current, parts
-                parts = {}
-            current = sample
-            parts[ending] = content
+        for member in _members(shard, payload):
+            kind, name = (plain, member.sample) if member.full == member.sample else (dotted, member.full)
+            if member.sample != plain.name or (
+                kind is plain and member.ending in plain.parts and _complete(plain.parts)
+            ):
+                yield from whole(plain, dotted)
+            elif kind is dotted and (name != dotted.name or member.ending in dotted.parts):
+                yield from whole(dotted)
+            plain.name = member.sample
+            kind.name, kind.parts[member.ending] = name, member.content
     except DAMAGE:
-        if _complete(parts):
-            yield current, parts
+        yield from whole(*(one for one in (plain, dotted) if _complete(one.parts)))
         raise
-    if parts:
-        yield current, parts
+    yield from whole(plain, dotted)
+
+
+@dataclass
+class _Sample:
+    name: str = ""
+    parts: dict[str, bytes] = field(default_factory=dict)
 
 
 def _complete(parts: dict[str, bytes]) -> bool:
@@ -197,19 +243,19 @@ def _captions(parts: dict[str, bytes]) -> tuple[str, ...]:
     """The caption of .txt, or else those of .json; none where neither can be read."""
     try:
         text = parts.get("txt", b"").decode("utf-8").strip()
-        described = json.loads(parts["json"]) if not text and "json" in parts else None
-    except ValueError:
+        described = parse_json(parts["json"], "json") if not text and "json" in parts else None
+    except (UnicodeDecodeError, HarnessError):
         return ()
     said = described.get("caption") if isinstance(described, dict) else text
     texts = said if isinstance(said, list) else [said]
-    return tuple(one.strip() for one in texts if isinstance(one, str) and one.strip())
+    return tuple(text for one in texts if (text := words(one)))
 
 
 def _cached_count(shard: Path) -> int:
     with explained(f"shard {shard}: cannot be read", "fetch it again or narrow the pattern"):
         about = shard.stat()
     key = f"{shard.resolve()}\0{about.st_size}\0{about.st_mtime_ns}".encode("utf-8", "surrogateescape")
-    cached = cache_folder() / "shard-counts" / blake2b(key, digest_size=16).hexdigest()
+    cached = cache_folder() / "shard-samples" / blake2b(key, digest_size=16).hexdigest()
     if cached.is_file() and (text := cached.read_bytes()).isdigit():
         return int(text)
     with explained(f"shard {shard}: cannot be read", "fetch it again or narrow the pattern"):

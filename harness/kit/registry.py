@@ -1,10 +1,11 @@
-"""Names of methods, models, tasks and studies, listed without importing what they name.
+"""Names of methods, models, tasks, objectives, studies and formats, listed without importing what they name.
 
 A method is a file of baselines/ (its name is the file's name) or an entry point of group `harness.methods`
-("name = package.module:Class"); a task is a file of harness/tasks/; a study a YAML file of ablations/; a host
-model is a preset of a folder of harness/hosts/ (a key of PRESETS in its model.py: albef, preset tiny: albef-tiny). An
-objective of pre-training is a file of harness/objectives/ or an entry point of group `harness.objectives`, one of
-fine-tuning a file of harness/objectives/downstream/ or an entry point of group `harness.objectives.downstream`.
+("name = package.module:Class"); a task, an objective or a format of data sets is a file of harness/tasks/,
+harness/objectives/ (of fine-tuning: its folder downstream/) or harness/data/formats/, or an entry point of the group of
+that name; a study a YAML file of ablations/, or an entry point whose package holds it; a host model is a preset of a
+folder of harness/hosts/ (a key of PRESETS in its model.py: albef, preset tiny: albef-tiny), or of the module that an
+entry point of group `harness.models` names (its name is the family's).
 """
 
 from __future__ import annotations
@@ -72,6 +73,10 @@ class Registry:
         """Import what a name stands for."""
         return self._load(self.entry(name))
 
+    def all(self) -> list[Any]:
+        """Import what every name stands for, by name."""
+        return [self._load(entry) for entry in self.entries().values()]
+
 
 def module_of(registry: Registry, name: str) -> str:
     """The module that a name's class is defined in, without importing it; HarnessError for an unknown name."""
@@ -84,6 +89,22 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> HarnessError:
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return HarnessError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}")
+
+
+def stated(entry: Entry, attribute: str) -> str:
+    """The text that a class in an entry's file gives an attribute, read without importing it; empty where none does."""
+    return "" if entry.path is None else _stated(entry.path, attribute, entry.path.stat().st_mtime_ns)
+
+
+@lru_cache
+def _stated(path: Path, attribute: str, _changed: int) -> str:
+    classes = [node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)]
+    for node in (node for one in classes for node in one.body if isinstance(node, (ast.Assign, ast.AnnAssign))):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        named = any(isinstance(target, ast.Name) and target.id == attribute for target in targets)
+        if named and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return node.value.value
+    return ""
 
 
 def summary_of(source: str) -> str:
@@ -118,6 +139,10 @@ def _modules(package: str) -> Iterable[Entry]:
 def _extensible(package: str, group: str) -> Iterable[Entry]:
     """The files of a package, and what other packages add to it."""
     yield from _modules(package)
+    yield from _points(group)
+
+
+def _points(group: str) -> Iterable[Entry]:
     for point in entry_points(group=group):
         origin = f" ({point.dist.name})" if point.dist else ""
         yield Entry(point.name, f"entry point {point.value}{origin}", point.value)
@@ -125,17 +150,23 @@ def _extensible(package: str, group: str) -> Iterable[Entry]:
 
 def _hosts() -> Iterable[Entry]:
     for path in package_files("harness.hosts", "*/model.py"):
-        yield from _hosts_of(path, path.stat().st_mtime_ns)
+        family = path.parent.name
+        yield from _hosts_of(family, f"harness.hosts.{family}.model", path, path.stat().st_mtime_ns)
+    for point in entry_points(group="harness.models"):
+        spec = importlib.util.find_spec(point.value)
+        if spec is None or spec.origin is None:
+            raise HarnessError(f"model {point.name!r} ({point.value}): no such module; install its package again")
+        path = Path(spec.origin)
+        yield from _hosts_of(point.name, point.value, path, path.stat().st_mtime_ns)
 
 
 @lru_cache
-def _hosts_of(path: Path, _changed: int) -> tuple[Entry, ...]:
-    """The hosts of a file, read again when it has changed."""
+def _hosts_of(family: str, module: str, path: Path, _changed: int) -> tuple[Entry, ...]:
+    """The hosts of a module's file, read again when it has changed."""
     source = path.read_text(encoding="utf-8")
     presets = [preset for node in ast.parse(source).body for preset in _presets(node, path)]
     summary = summary_of(source) if presets else ""
-    family = path.parent.name
-    return tuple(Entry(f"{family}-{preset}", summary, f"harness.hosts.{family}.model", path) for preset in presets)
+    return tuple(Entry(f"{family}-{preset}", summary, module, path) for preset in presets)
 
 
 def _presets(node: ast.stmt, path: Path) -> Iterable[str]:
@@ -159,6 +190,9 @@ def _studies() -> Iterable[Entry]:
     for path in package_files("ablations", "*.yaml"):
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         yield Entry(path.stem, first.lstrip("# ").strip(), f"ablations/{path.name}", path)
+    for point in entry_points(group="harness.studies"):
+        path = package_folder(point.value) / f"{point.name}.yaml"
+        yield Entry(point.name, f"entry point {point.value}", f"{point.value}/{point.name}.yaml", path)
 
 
 def _load_class(entry: Entry) -> type:
@@ -166,7 +200,7 @@ def _load_class(entry: Entry) -> type:
     module_name, _, attribute = entry.target.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a stranger's file: whatever it raises, it cannot be used
+    except (Exception, SystemExit) as error:  # a stranger's file: whatever it raises, it cannot be used
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise HarnessError(f"{entry.name!r} ({entry.target}) cannot be imported: {reason}") from error
     found = [getattr(module, attribute, None)] if attribute else list(vars(module).values())
@@ -175,15 +209,15 @@ def _load_class(entry: Entry) -> type:
         classes = [value for value in classes if value.__module__ == module_name]
     if len(classes) != 1:
         raise HarnessError(
-            f"{entry.name!r} ({entry.target}): expected exactly one class of a method, task, host or objective there, "
-            f"found {len(classes)}"
+            f"{entry.name!r} ({entry.target}): expected exactly one class of a method, task, host, objective or format "
+            f"there, found {len(classes)}"
         )
     return classes[0]
 
 
 methods = Registry("method", lambda: _extensible("baselines", "harness.methods"), _load_class)
 models = Registry("model", _hosts, _load_class)
-tasks = Registry("task", lambda: _modules("harness.tasks"), _load_class)
+tasks = Registry("task", lambda: _extensible("harness.tasks", "harness.tasks"), _load_class)
 studies = Registry("study", _studies, lambda entry: entry.path)
 objectives = Registry("objective", lambda: _extensible("harness.objectives", "harness.objectives"), _load_class)
 downstream = Registry(
@@ -191,4 +225,12 @@ downstream = Registry(
     lambda: _extensible("harness.objectives.downstream", "harness.objectives.downstream"),
     _load_class,
 )
-KINDS = {"methods": methods, "models": models, "tasks": tasks, "objectives": objectives, "studies": studies}
+formats = Registry("format", lambda: _extensible("harness.data.formats", "harness.formats"), _load_class)
+KINDS = {
+    "methods": methods,
+    "models": models,
+    "tasks": tasks,
+    "objectives": objectives,
+    "studies": studies,
+    "formats": formats,
+}

@@ -19,7 +19,13 @@ NEUTRAL = frozenset(
     {"harness", "harness.kit.errors", "harness.kit.files", "harness.kit.progress", "harness.kit.registry"}
 )
 # Rooms of which each file, or each folder, is a part of its own.
-BY_FILE = ("harness.tasks", "harness.objectives.downstream", "harness.objectives", "baselines")
+BY_FILE = (
+    "harness.tasks",
+    "harness.objectives.downstream",
+    "harness.objectives",
+    "harness.data.formats",
+    "baselines",
+)
 BY_FOLDER = ("harness.hosts",)
 # Folders below the rooms of BY_FILE, which are one part each.
 SHARED = ("parts", "downstream")

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from harness.data.digest import reader_modules
 from harness.kit.digest import key_of
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods, models, module_of, tasks
@@ -119,9 +120,15 @@ def check_match(match: str) -> None:
         raise HarnessError(f"match {match!r}: expected one of {', '.join(MATCHES)}")
 
 
-def cell_code(model: str, method: str, task: str, stages: Sequence[Stage]) -> dict[str, str]:
-    """Digests of the code that a cell's quality comes from, by part: its host, method and task, and its training."""
-    own = (module_of(models, model), module_of(methods, method), module_of(tasks, task))
+def cell_code(
+    model: str, method: str, task: str, stages: Sequence[Stage], data: str, data_digest: str
+) -> dict[str, str]:
+    """Digests of the code that a cell's quality comes from, by part: its host, method, task and data, and its training.
+
+    Raises HarnessError for data that cannot be read.
+    """
+    readers = reader_modules(data, tasks.get(task).READS, data_digest)
+    own = (module_of(models, model), module_of(methods, method), module_of(tasks, task), *readers)
     parts = dict(code_parts(*EVALUATION, *own))
     for stage in stages:
         parts |= stage_code(stage)

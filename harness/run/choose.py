@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.data.formats.kinds import Kind
-from harness.data.formats.source import Source
-from harness.data.scenes import WORLD_HOLDS
+from harness.data.formats import Source
+from harness.data.scenes import WORLD_FORMATS
 from harness.data.world import BUILT_IN_WORLD
 from harness.hosts.weights.own import abilities_in, assets_of, read_answers
 from harness.hosts.weights.sets import shipped, stated_model, tasks_of
@@ -15,20 +14,6 @@ from harness.kit.registry import models, tasks
 from harness.run.cell import expand
 from harness.train.protocol import trainable_tasks
 
-# The field of an ImageTextSet that files of a kind fill.
-FILLS = {
-    Kind.COCO_CAPTIONS: "captions",
-    Kind.KARPATHY: "captions",
-    Kind.ENTITIES: "captions",
-    Kind.CAPTION_LIST: "captions",
-    Kind.VQA_QUESTIONS: "questions",
-    Kind.ALBEF_VQA: "questions",
-    Kind.SNLI_VE: "hypotheses",
-    Kind.ALBEF_VE: "hypotheses",
-    Kind.NLVR2: "statements",
-    Kind.ALBEF_NLVR: "statements",
-    Kind.CLASS_FOLDERS: "classified",
-}
 DEFAULT_HOST = "albef-tiny"
 
 
@@ -89,7 +74,7 @@ def able_tasks(
         can = [name for name, path in files.items() if wanted[name].NEEDS & abilities[path]]
     else:
         can = list(trainable_tasks(protocol, model))
-    held = WORLD_HOLDS if data == BUILT_IN_WORLD else annotations_of(data)
+    held = tuple(WORLD_FORMATS) if data == BUILT_IN_WORLD else Source(data).fields()
     found = tuple(name for name in can if wanted[name].READS in held)
     if not found and must:
         raise HarnessError(
@@ -104,11 +89,3 @@ def abilities_of(model: str, path: Path) -> frozenset[str]:
     abilities = abilities_in(model, path)
     answers = read_answers(path.parent) or read_answers(assets_of(model))
     return abilities if answers else abilities - {"answer"}
-
-
-def annotations_of(data: str) -> frozenset[str]:
-    """Which fields of an ImageTextSet a folder's annotation files, or one of them, fill; HarnessError for one that
-    cannot be read.
-    """
-    where = Source(data)
-    return frozenset(FILLS[found.kind] for found in where.of(*FILLS) if where.file in (None, found.path))

@@ -143,7 +143,7 @@ def _cell(
         training=trained,
         schedule="paper" if dense else _spec(request.schedule),
         match="tokens" if dense else request.match,
-        code=cell_code(about["model"], method, about["task"], trained),
+        code=cell_code(about["model"], method, about["task"], trained, about["data"], about["data_digest"]),
     )
 
 

@@ -12,8 +12,8 @@ from pydantic import AfterValidator, PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.data.annotations.format import split_named
 from harness.data.formats import ClassifiedImage, ImageTextSet, load_classes
-from harness.data.formats.kinds import split_named
 from harness.data.image_store import ImageStore, PixelBudget
 from harness.evaluate.encoder import Texts, VisionEncoder
 from harness.evaluate.linear_probe import fit_probe

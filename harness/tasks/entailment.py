@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from harness.data.annotations.records import ENTAILMENT_LABELS
 from harness.data.formats import Hypothesis, ImageTextSet, load_entailment
-from harness.data.formats.records import ENTAILMENT_LABELS
 from harness.evaluate.encoder import Texts, VisionEncoder
 from harness.evaluate.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 from harness.kit.errors import HarnessError

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness.data.digest import data_digest
-from harness.data.formats.source import Source
+from harness.data.digest import data_digest, reader_modules
+from harness.data.formats import Source
 from harness.data.shards import expand_shards, is_shards
 from harness.data.world import BUILT_IN_WORLD, TRAINING_SCENES
 from harness.hosts.build import host_config, skeleton
@@ -147,8 +147,13 @@ def evaluation_image_size(stages: Sequence[Stage], image_size: int | None = None
 
 
 def stage_code(stage: Stage) -> Mapping[str, str]:
-    """Digests of the code that a stage's weights come from, by part: training, the host, the method, the objectives."""
-    own = (module_of(models, stage.model), module_of(methods, stage.method))
+    """Digests of the code that a stage's weights come from, by part: training, the host, the method, the objectives
+    and the formats of its data.
+    """
+    fills = "captions" if stage.task is None else tasks.get(stage.task).READS
+    digests = (stage.digests[f"data.{number}"] for number in range(len(stage.data)))
+    readers = {one for source, digest in zip(stage.data, digests) for one in reader_modules(source, fills, digest)}
+    own = (module_of(models, stage.model), module_of(methods, stage.method), *sorted(readers))
     return code_parts(f"harness.train.{stage.stage}", *own, *_choice(stage).modules)
 
 

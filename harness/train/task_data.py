@@ -8,24 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.data.formats import ImageTextSet, load_captions, load_entailment, load_nlvr2, load_questions
-from harness.data.formats.kinds import Kind
-from harness.data.formats.source import Source
+from harness.data.formats import ImageTextSet, Source, load
 from harness.data.pairs import PairRef
 from harness.data.shards import is_shards
 from harness.kit.errors import HarnessError
-
-# Tasks whose training data are image-caption pairs, as pre-training's are.
-CAPTION_TASKS = ("retrieval", "captioning")
-_CAPTIONS = frozenset({Kind.COCO_CAPTIONS, Kind.KARPATHY, Kind.ENTITIES, Kind.CAPTION_LIST})
-KINDS: dict[str, frozenset[Kind]] = {
-    "retrieval": _CAPTIONS,
-    "captioning": _CAPTIONS,
-    "vqa": frozenset({Kind.VQA_QUESTIONS, Kind.VQA_ANNOTATIONS, Kind.ALBEF_VQA}),
-    "entailment": frozenset({Kind.SNLI_VE, Kind.ALBEF_VE}),
-    "nlvr2": frozenset({Kind.NLVR2, Kind.ALBEF_NLVR}),
-}
-LOADERS = {"vqa": load_questions, "entailment": load_entailment, "nlvr2": load_nlvr2}
+from harness.kit.registry import tasks
 
 
 @dataclass
@@ -47,9 +34,10 @@ def task_data(
     sets that cannot be read, for those that hold splits, but none for training, and for a pattern that is none or that
     no text contains a match of.
     """
+    fills: str = tasks.get(task).READS
     data, pattern = TaskData(), None if only is None else _pattern(only)
     for number, source in enumerate(sources):
-        as_pairs = task in CAPTION_TASKS and (root is not None or _pairs_alone(source))
+        as_pairs = fills == "captions" and (root is not None or _pairs_alone(source))
         if as_pairs and split is not None:
             raise HarnessError(f"--split {split}: {source} is read whole; name the file of that split")
         if as_pairs and only is not None:
@@ -60,8 +48,7 @@ def task_data(
         if root is not None:
             raise HarnessError(f"--root {root}: is for JSON of image-caption pairs; link the images into {source}")
         where = Source(source)
-        load = load_captions if task in CAPTION_TASKS else LOADERS[task]
-        found = load(source, None, split or training_split(where, task))
+        found = load(fills, source, None, split or training_split(where, task))
         data.refs += references(found, where.root, f"{number}:" if len(sources) > 1 else "")
         data.answers = data.answers or found.answers
     if pattern is not None:
@@ -88,15 +75,7 @@ def _matching(refs: Sequence[PairRef], pattern: re.Pattern[str]) -> list[PairRef
 
 def training_split(where: Source, task: str) -> str | None:
     """What is trained on by default of a task's own files; None for a set that says nothing of splits."""
-    files = [one for one in where.found if one.kind in KINDS[task] and where.file in (None, one.path)]
-    named = {split for one in files for split in one.splits}
-    if "train" in named:
-        return "train+restval" if "restval" in named else "train"
-    if named:
-        raise HarnessError(
-            f"data {where.where}: holds {', '.join(sorted(named))}, no train; say what to train on with --split"
-        )
-    return None
+    return where.training_split(tasks.get(task).READS)
 
 
 def references(found: ImageTextSet, root: Path, prefix: str = "") -> list[PairRef]:
@@ -123,5 +102,6 @@ def _pairs_alone(source: str) -> bool:
     if is_shards(source):
         return True
     where = Source(source)
-    kinds = {one.kind for one in where.found if where.file in (None, one.path)}
-    return bool(kinds & {Kind.PAIRS, Kind.SHARDS}) and not kinds & KINDS["retrieval"]
+    sets = [one.format for one in where.meant if one.is_set and one.format is not None]
+    captions = [one for one in sets if one.fills == "captions" and not one.second]
+    return not captions and any(one.pretrains_alone for one in sets)

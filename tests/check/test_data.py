@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from harness.check import data_commands
 from harness.check.data import lines
-from harness.data.scenes import write_scenes
+from harness.data.annotations.captions import PRETRAIN_BATCH, PRETRAIN_MODEL
+from harness.data.scenes import scenes_folder, write_scenes
 from harness.kit.errors import HarnessError
+from harness.kit.registry import tasks
+from harness.objectives.parts.recipe import recipe_of
+from harness.run.choose import chosen_hosts
 
 
 def put(path: Path, content: Any) -> None:
@@ -50,9 +53,8 @@ def test_scenes_are_counted_with_the_commands_that_evaluate_them(tmp_path: Path)
     assert "COCO captions: captions_val.json, split val" in found
     assert "3 images, 15 captions, 5 captions each" in found
     assert any(line.startswith("3 images, 6 questions, 10 answers each") for line in found)
-    run = "python -m harness run --method elip --model"
-    for host, task in (("albef-tiny", "retrieval"), ("blip-tiny", "captioning"), ("albef-tiny", "vqa")):
-        assert f"{run} {host} --tasks {task} --data '{tmp_path}/my world'" in found
+    for task in ("retrieval", "captioning", "vqa", "entailment", "nlvr2"):
+        assert f"python -m harness run --method elip --tasks {task} --data '{tmp_path}/my world'" in found
 
 
 def test_one_file_is_checked_alone_with_commands_that_read_it(tmp_path: Path) -> None:
@@ -66,21 +68,16 @@ def test_one_file_is_checked_alone_with_commands_that_read_it(tmp_path: Path) ->
     assert not any(line.startswith("also there") for line in found)
 
 
-def test_a_task_that_no_shipped_weights_do_is_trained_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_commands, "_shipped_tasks", lambda host: ("retrieval",))
-    train, run, *others = data_commands.run_commands(["nlvr2", "retrieval"], "some set")
-    assert train == (
-        "python -m harness finetune --model albef-tiny --task nlvr2 --data scenes --out results/albef-tiny-nlvr2"
-    )
-    assert run == (
-        "python -m harness run --method elip --model albef-tiny --tasks nlvr2 --data 'some set' "
-        "--weights results/albef-tiny-nlvr2"
-    )
-    assert others == ["python -m harness run --method elip --model albef-tiny --tasks retrieval --data 'some set'"]
-    monkeypatch.setattr(data_commands, "_shipped_tasks", lambda host: ("retrieval", "nlvr2"))
-    assert data_commands.run_commands(["nlvr2"], "set") == [
-        "python -m harness run --method elip --model albef-tiny --tasks nlvr2 --data set"
-    ]
+def test_every_task_is_done_by_weights_that_ship() -> None:
+    """The commands name no host: `run` takes the first whose shipped weights can do the task."""
+    data = str(scenes_folder(3, 0))
+    for task in tasks.names():
+        if tasks.get(task).unavailable() is None:
+            assert chosen_hosts(None, task, None, data)
+
+
+def test_the_batch_that_small_sets_are_pre_trained_with_is_below_the_recipes() -> None:
+    assert recipe_of(PRETRAIN_MODEL, {}).batch_size == PRETRAIN_BATCH
 
 
 def test_captions_with_everything_wrong(tmp_path: Path) -> None:
@@ -197,7 +194,10 @@ def test_a_list_of_pairs_is_for_pre_training(tmp_path: Path) -> None:
     assert good
     assert "2 pairs, 2 captions" in found
     assert any(line.startswith("odd: ") and "1 of 2 images do not exist" in line for line in found)
-    assert f"python -m harness pretrain --model albef-tiny --data {tmp_path}/p.json" in found
+    assert (
+        f"python -m harness pretrain --model albef-tiny --data {tmp_path}/p.json --batch-size 2 --max-bad-share 0.5"
+        in found
+    )
     (tmp_path / "a.jpg").unlink()
     assert not told(tmp_path)[1]
 
@@ -222,7 +222,10 @@ def test_shards_are_read_and_their_bad_pairs_counted(tmp_path: Path) -> None:
     assert "0.tar/2: cannot be read" in finding(found, "unreadable images")
     assert "1.tar/3" in finding(found, "pairs without caption")
     assert "1.tar/4" in finding(found, "pairs without image")
-    assert f"python -m harness pretrain --model albef-tiny --data '{tmp_path}/*.tar'" in found
+    assert (
+        f"python -m harness pretrain --model albef-tiny --data '{tmp_path}/*.tar' --batch-size 4 --max-bad-share 0.75"
+        in found
+    )
     whole = (tmp_path / "0.tar").read_bytes()
     (tmp_path / "0.tar").write_bytes(whole[: len(whole) // 4])
     assert "0.tar" in finding(told(tmp_path)[0], "damaged shards, read up to the damage")

@@ -74,7 +74,7 @@ def test_sentences_that_cannot_be_used_are_named(flickr: Path, row: dict[str, An
 
 def test_a_broken_line_is_named(flickr: Path) -> None:
     put(flickr / "pairs.jsonl", json.dumps(snli("neutral")) + "\n\n{nothing\n")
-    with pytest.raises(HarnessError, match=r"pairs.jsonl: line 3 is not valid JSON"):
+    with pytest.raises(HarnessError, match=r"pairs.jsonl: line 3: not valid JSON"):
         load_entailment(flickr)
 
 

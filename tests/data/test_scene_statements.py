@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from harness.data.formats.records import ENTAILMENT_LABELS
+from harness.data.annotations.records import ENTAILMENT_LABELS
 from harness.data.scene_layout import COLOUR_NAMES, PLACES, SHAPES, Scene, Thing, make_scenes
 from harness.data.scene_statements import (
     BLOCK,

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.data.transforms import faults_of, load_image, load_images, normalise, open_image, read_image
+from harness.data.images import faults_of, open_image, read_image
+from harness.data.transforms import load_image, load_images, normalise
 from harness.kit.errors import HarnessError
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.data.formats.records import ENTAILMENT_LABELS
+from harness.data.annotations.records import ENTAILMENT_LABELS
 from harness.hosts.host import AnswerTargets, TextBatch
 from harness.hosts.meter.model import PRESETS, Meter, MeterConfig
 from harness.hosts.meter.names import INHERITED

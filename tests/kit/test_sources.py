@@ -35,7 +35,9 @@ def tree(tmp_path, monkeypatch):
 
 def current(spec):
     """A committed record's cell as the program at hand would measure it."""
-    return spec | {"code": cell_code(spec["model"], spec["method"], spec["task"], [])}
+    return spec | {
+        "code": cell_code(spec["model"], spec["method"], spec["task"], [], spec["data"], spec["data_digest"])
+    }
 
 
 def comment(path):
@@ -75,9 +77,10 @@ def test_a_renderer_a_command_costs_training_and_other_hosts_and_methods_leave_a
     assert stale(specs) == []
 
 
-def test_a_new_method_leaves_all_records(tree):
+@pytest.mark.parametrize("folder", ["baselines", "harness/data/formats"])
+def test_a_new_method_and_a_new_format_leave_all_records(tree, folder):
     specs = [current(spec) for spec in SPECS]
-    (tree / "baselines" / "another.py").write_text('"""Another."""\n')
+    (tree / folder / "another.py").write_text('"""Another."""\n')
     sources.code_parts.cache_clear()
     assert stale(specs) == []
 
@@ -92,6 +95,11 @@ def test_a_new_method_leaves_all_records(tree):
         ("harness/reduction/tokens.py", lambda spec: True, "harness/reduction"),
         ("harness/hosts/parts/towers.py", lambda spec: True, "harness/hosts/parts"),
         ("harness/evaluate/encoder.py", lambda spec: True, "harness/evaluate"),
+        (
+            "harness/data/formats/vqa_v2.py",
+            lambda spec: spec["task"] == "vqa",
+            "harness/data/formats/vqa_v2.py",
+        ),
         ("harness/data/transforms.py", lambda spec: True, "harness/data"),
     ],
 )
@@ -111,11 +119,15 @@ def test_a_record_of_a_method_that_is_gone_says_so(tree):
 
 
 def test_costs_and_trained_stages_have_digests_of_their_own(tree):
-    stage = Stage.model_construct(stage="finetune", model="albef-tiny", method="elip", task="vqa")
+    stage = Stage.model_construct(stage="finetune", model="albef-tiny", method="elip", task="vqa", data=())
 
     def digests():
         sources.code_parts.cache_clear()
-        return [cost_code("albef-tiny", "elip"), dict(stage_code(stage)), cell_code("albef-tiny", "elip", "vqa", [])]
+        return [
+            cost_code("albef-tiny", "elip"),
+            dict(stage_code(stage)),
+            cell_code("albef-tiny", "elip", "vqa", [], "scenes", ""),
+        ]
 
     before = digests()
     changed = []
@@ -156,7 +168,7 @@ def test_a_package_of_ones_own_counts_with_all_that_it_imports(tree):
     ],
 )
 def test_another_objective_leaves_a_stage_and_its_own_changes_it_and_is_named(tree, stage, mine, anothers):
-    chosen = Stage.model_construct(model="albef-tiny", method="elip", **stage)
+    chosen = Stage.model_construct(model="albef-tiny", method="elip", data=(), **stage)
     before = dict(stage_code(chosen))
     comment(tree / "harness" / "objectives" / anothers)
     assert stage_code(chosen) == before
@@ -167,8 +179,8 @@ def test_another_objective_leaves_a_stage_and_its_own_changes_it_and_is_named(tr
 
 def test_a_file_that_objectives_share_changes_every_stage(tree):
     stages = [
-        Stage.model_construct(model="albef-tiny", method="elip", stage="pretrain"),
-        Stage.model_construct(model="clip-tiny", method="dense", stage="finetune", task="retrieval"),
+        Stage.model_construct(model="albef-tiny", method="elip", stage="pretrain", data=()),
+        Stage.model_construct(model="clip-tiny", method="dense", stage="finetune", task="retrieval", data=()),
     ]
     before = [dict(stage_code(stage)) for stage in stages]
     comment(tree / "harness" / "objectives" / "parts" / "objective.py")

@@ -110,7 +110,7 @@ def test_albefs_list_of_a_test_split(tmp_path: Path, harness: Call) -> None:
     put(tmp_path, "vqa_test.json", rows)
     (found,) = load_unanswered(tmp_path).questions
     assert (found.id, found.text, found.answers, found.image.name) == (7, "What?", (), "a.jpg")
-    with pytest.raises(HarnessError, match="no questions with answers in it"):
+    with pytest.raises(HarnessError, match=r"no questions with answers in vqa_test.json"):
         load_questions(tmp_path)
     status, _, told = harness("answer", "--data", tmp_path, "--out", tmp_path / "out" / "a.json")
     assert (status, told.strip()[:27]) == (0, "1 answer of albef-tiny, den")
@@ -127,7 +127,7 @@ def test_of_several_files_one_is_to_be_named(tmp_path: Path) -> None:
         asked = [{"question_id": number, "image_id": 7, "question": "What?"} for number in range(len(name))]
         put(tmp_path, f"{name}2015.json", {"data_subtype": "test2015", "questions": asked})
     with pytest.raises(
-        HarnessError, match=r"several files of questions \(test-dev2015.json, test2015.json\); name one"
+        HarnessError, match=r"several files of questions with answers \(test-dev2015.json, test2015.json\); name one"
     ):
         load_unanswered(tmp_path)
     assert len(load_unanswered(tmp_path / "test-dev2015.json").questions) == len("test-dev")

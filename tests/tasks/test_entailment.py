@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from harness.data.annotations.records import ENTAILMENT_LABELS
 from harness.data.formats import Hypothesis, ImageTextSet
-from harness.data.formats.records import ENTAILMENT_LABELS
 from harness.kit.errors import HarnessError
 from harness.metrics.stats import quality
 from harness.tasks.entailment import BY_CLASS, Entailment, accuracies

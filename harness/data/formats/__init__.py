@@ -1,33 +1,33 @@
-"""Annotation files as their publishers ship them, and as ALBEF and BLIP re-packed them -> images with annotations.
+"""Data sets as their publishers ship them, and as ALBEF and BLIP re-packed them: a format is one file of this folder.
 
-Files are recognised by content, not by name (`recognise`); one file per task says how its kinds are read.
+Files are recognised by content, not by name. What formats are made of is in `harness.data.annotations`.
 """
 
-from harness.data.formats.captions import load_captions
-from harness.data.formats.classes import load_classes
-from harness.data.formats.entailment import load_entailment
-from harness.data.formats.files import Json, rows_with
-from harness.data.formats.kinds import is_captions
-from harness.data.formats.listing import IMAGE_SUFFIXES
-from harness.data.formats.nlvr2 import load_nlvr2
-from harness.data.formats.questions import load_questions, load_unanswered
-from harness.data.formats.records import Caption, ClassifiedImage, Hypothesis, ImageTextSet, PairStatement, Question
+from functools import partial
+
+from harness.data.annotations.questions import load_unanswered
+from harness.data.annotations.records import Caption, ClassifiedImage, Hypothesis, ImageTextSet, PairStatement, Question
+from harness.data.annotations.source import Source, load
+
+load_captions = partial(load, "captions")
+load_questions = partial(load, "questions")
+load_entailment = partial(load, "hypotheses")
+load_nlvr2 = partial(load, "statements")
+load_classes = partial(load, "classified")
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "Caption",
     "ClassifiedImage",
     "Hypothesis",
     "ImageTextSet",
-    "Json",
     "PairStatement",
     "Question",
-    "is_captions",
+    "Source",
+    "load",
     "load_captions",
     "load_classes",
     "load_entailment",
     "load_nlvr2",
     "load_questions",
     "load_unanswered",
-    "rows_with",
 ]

@@ -11,12 +11,19 @@ from pathlib import Path
 from harness.kit.errors import HarnessError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff"})
-_NUMBERED = re.compile(r"(?:^|_)(\d{12})$")
+_DIGITS = 12
+_NUMBERED = re.compile(rf"(?:^|_)(\d{{{_DIGITS}}})$")
+
+
+class ImageMissing(HarnessError):
+    """An image that annotations name is not there."""
 
 
 class Listing:
-    """The files below `root`, in order; links to folders are followed, hidden files and folders left out.
+    """The files below `root`, in order; links to folders are followed, each folder once.
 
+    Left out: hidden files and folders, what editors and archives leave (~$x.json, __MACOSX), and what is neither file
+    nor folder: pipes, devices, links to nothing.
     `images`: those that have an image's ending; `others`: the rest, without the .txt and .json that describe the one
     image of the same name beside them. `empty_folders`: those with nothing in them.
     """
@@ -26,7 +33,8 @@ class Listing:
         self.images: list[Path] = []
         self.others: list[Path] = []
         self.empty_folders: list[Path] = []
-        self._walk(root, set())
+        self._unreadable: set[str] = set()
+        self._walk()
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         self._by_number: dict[int, list[Path]] = defaultdict(list)
         for path in self.images:
@@ -47,7 +55,9 @@ class Listing:
         if direct in candidates:
             return direct
         if not candidates:
-            raise HarnessError(f"{source}: names the image {name}, which is not under {self.root}")
+            there = wanted.name in self._unreadable
+            why = "is a pipe, a device or a link to nothing" if there else f"is not under {self.root}"
+            raise ImageMissing(f"{source}: names the image {name}, which {why}")
         shared = [_shared_end(wanted, path) for path in candidates]
         best = [path for path, count in zip(candidates, shared) if count == max(shared)]
         return self._single(source, f"the image {name}", best)
@@ -58,9 +68,10 @@ class Listing:
         Where several do, the one that names the subset. Raises HarnessError when there is none, or no way to choose.
         """
         digits = str(number)
-        candidates = self._by_number.get(int(digits), []) if digits.isdecimal() else []
+        is_number = digits.isdecimal() and len(digits) <= _DIGITS
+        candidates = self._by_number.get(int(digits), []) if is_number else []
         if not candidates:
-            raise HarnessError(
+            raise ImageMissing(
                 f"{source}: names image {digits}, but no COCO_SUBSET_{digits.zfill(12)}.jpg (or .png) is in {self.root}"
             )
         named = [path for path in candidates if subset and subset in path.name]
@@ -72,19 +83,25 @@ class Listing:
             raise HarnessError(f"{source}: names {what}, of which there are several ({places}); keep one")
         return found[0]
 
-    def _walk(self, folder: Path, seen: set[str]) -> None:
-        real = os.path.realpath(folder)
-        if real in seen:
-            return  # A link back to a folder that was listed already.
-        seen.add(real)
+    def _walk(self) -> None:
+        waiting, seen = [self.root], set[str]()
+        while waiting:
+            folder = waiting.pop()
+            real = os.path.realpath(folder)
+            if real not in seen:  # Otherwise a link back to a folder that was listed already.
+                seen.add(real)
+                waiting += reversed(self._listed(folder))
+
+    def _listed(self, folder: Path) -> list[Path]:
+        """List a folder's files; returns the folders in it."""
         try:
             with os.scandir(folder) as scan:
-                entries = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda one: one.name)
+                entries = sorted((entry for entry in scan if not _is_left_over(entry.name)), key=lambda one: one.name)
         except OSError as error:
             raise HarnessError(f"{folder}: cannot be listed ({error.strerror}); make it readable") from error
         if not entries:
             self.empty_folders.append(folder)
-        names = [entry.name for entry in entries if entry.is_file()]
+        names = [entry.name for entry in entries if _is(entry, "file")]
         pictured = {os.path.splitext(name)[0] for name in names if _is_image(name)}
         for name in names:
             stem, ending = os.path.splitext(name)
@@ -92,9 +109,20 @@ class Listing:
                 self.images.append(folder / name)
             elif stem not in pictured or ending.lower() not in (".txt", ".json"):
                 self.others.append(folder / name)
-        for entry in entries:
-            if entry.is_dir():
-                self._walk(folder / entry.name, seen)
+        folders = [entry.name for entry in entries if _is(entry, "dir")]
+        self._unreadable |= {entry.name for entry in entries} - set(names) - set(folders)
+        return [folder / name for name in folders]
+
+
+def _is(entry: os.DirEntry[str], what: str) -> bool:
+    try:
+        return entry.is_file() if what == "file" else entry.is_dir()
+    except OSError:
+        return False  # A link that leads to itself, or to where one may not look.
+
+
+def _is_left_over(name: str) -> bool:
+    return name.startswith((".", "~$")) or name == "__MACOSX"
 
 
 def _is_image(name: str) -> bool:

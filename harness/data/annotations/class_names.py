@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.data.formats.files import read_json, text_lines
+from harness.kit.reading import read_json, text_lines
 
 
 def class_order(folders: Sequence[str]) -> list[str]:

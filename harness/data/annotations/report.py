@@ -1,0 +1,152 @@
+"""What `check data` says of one set of a folder: its counts, what is wrong or odd, and the commands that read it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from shlex import join
+
+from harness.data.annotations.findings import Finding, Findings, Tally
+from harness.data.annotations.format import Found
+from harness.data.annotations.records import ImageTextSet
+from harness.data.images import faults_of
+from harness.kit.errors import HarnessError
+from harness.kit.progress import SILENT, Progress
+
+IMAGES_AT_ONCE = 256
+# Images of a set that are decoded; of the others the headers are read.
+DECODED = 32
+PROGRAM = ("python", "-m", "harness")
+
+
+@dataclass
+class Report:
+    """One set, made of `files`. It is usable when none of its findings is a fault. `commands`: as arguments."""
+
+    title: str
+    files: list[Path]
+    counts: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    commands: list[list[str]] = field(default_factory=list)
+
+    @property
+    def usable(self) -> bool:
+        return not any(finding.fault for finding in self.findings)
+
+    def lines(self) -> list[tuple[str, bool]]:
+        """The title, then indented the counts, the findings (not good: faults), and the commands of a usable set."""
+        found = [(self.title, True), *((f"  {text}", True) for text in self.counts if text)]
+        for one in sorted(self.findings, key=lambda finding: not finding.fault):
+            word = "unusable" if one.fault else "odd"
+            text = f"{one.label}: {one.count:,} (first: {one.first})" if one.label else one.first
+            found.append((f"  {word}: {text}", not one.fault))
+        return found + [(f"  {join([*PROGRAM, *command])}", True) for command in self.commands if self.usable]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """How thoroughly sets are looked at: `full` decodes every image, not DECODED of each set."""
+
+    full: bool = False
+    progress: Progress = SILENT
+
+    def report(
+        self,
+        title: str,
+        read: Callable[[Findings], tuple[Found, ImageTextSet]],
+        counts: Callable[[ImageTextSet], list[str]],
+        commands: Callable[[Found], list[list[str]]],
+    ) -> Report:
+        """The report of a set that is read into memory whole."""
+        tally, report = Tally(), Report(title, [])
+        try:
+            found, data = read(tally)
+        except HarnessError as error:
+            tally.fault("", str(error))
+        else:
+            first, *others = counts(data) or [""]
+            images = counted(len(data.images), "image")
+            report.files = [found.path]
+            report.counts = [f"{images}, {first}" if first else images, *others, self.images(data.images, tally)]
+            report.commands = commands(found)
+        report.findings = list(tally.found.values())
+        return report
+
+    def failed(self, report: Report, line: str) -> Report:
+        """A report with the one fault that nothing could be read for."""
+        return replace(report, findings=[Finding("", line, fault=True)])
+
+    def images(self, paths: Sequence[Path], tally: Tally, *, fatal: bool = True) -> str:
+        """Look at images, and for those that are the same file; returns how they were looked at, empty for no image.
+
+        `fatal`: unreadable ones are faults.
+        """
+        report = tally.fault if fatal else tally.odd
+        decoded = set(paths if self.full else spaced(paths, DECODED))
+        remaining = iter(paths)
+        with self.progress.bar("images", len(paths)) as bar:
+            while part := list(islice(remaining, IMAGES_AT_ONCE)):
+                for fault in faults_of(((path, str(path)) for path in part), decoded):
+                    if fault:
+                        report("unreadable images", fault)
+                bar.advance(len(part))
+        for path, other in _same(paths):
+            tally.odd("images that are the same file as another", f"{path} and {other}")
+        return looked_at(len(decoded), len(paths))
+
+
+def title_of(one: Found, root: Path, read: Sequence[str] = ()) -> str:
+    """What a file is, and of which splits; of several, which are `read`."""
+    title = f"{one.kind.title}: {one.path.relative_to(root)}"
+    if len(one.splits) < 2:
+        return title + "".join(f", split {split}" for split in one.splits)
+    splits = ", ".join(one.splits)
+    return f"{title}, split {'+'.join(read)} of {splits}" if read else f"{title}, splits {splits}"
+
+
+def looked_at(decoded: int, images: int) -> str:
+    """How many images were decoded; empty for no image."""
+    if decoded >= images:
+        return "every image decoded" if images else ""
+    return f"{decoded:,} of {images:,} images decoded, the headers of the others read; --full decodes all"
+
+
+def spaced(paths: Sequence[Path], count: int) -> list[Path]:
+    """At most `count` of the paths, evenly spaced, the first and the last among them."""
+    if len(paths) <= count:
+        return list(paths)
+    return [paths[number * (len(paths) - 1) // (count - 1)] for number in range(count)]
+
+
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """3 images, 1 image."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def spread(items: Iterable[Hashable], what: str) -> str:
+    """How often each of the items stands there: 5 captions each, or 4 to 6 captions each."""
+    counts = Counter(items).values()
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    return f"{low:,} {what} each" if low == high else f"{low:,} to {high:,} {what} each"
+
+
+def _same(paths: Iterable[Path]) -> Iterable[tuple[Path, Path]]:
+    """(image, an earlier one of the same content): only files of equal size are read."""
+    by_size: dict[int, list[Path]] = defaultdict(list)
+    for path in paths:
+        if path.is_file():
+            by_size[path.stat().st_size].append(path)
+    for size, group in by_size.items():
+        seen: dict[bytes, Path] = {}
+        for path in group if size and len(group) > 1 else ():
+            digest = blake2b(path.read_bytes()).digest()
+            if digest in seen:
+                yield path, seen[digest]
+            else:
+                seen[digest] = path
