@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from harness.cli.flags import parse_settings
 from harness.cli.options import (
     AsJson,
     BatchSize,
@@ -17,7 +18,6 @@ from harness.cli.options import (
     ScheduleSpec,
     Settings,
     Workers,
-    parse_settings,
     set_threads,
 )
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn, Optional
 import typer
 
 from harness import __version__
+from harness.cli.flags import parse_grouped, parse_settings
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods, tasks
 
@@ -107,7 +108,7 @@ def requests(options: Mapping[str, Any]) -> list[Any]:
         "ratios": None if options["ratios"] is None else parse_ratios(options["ratios"]),
         "seeds": parse_seeds(options["seed"]),
         "task_options": _task_settings(options["set_task"]),
-        "training": _by_prefix(options["set_train"], "--set-train", "STAGE.option=value, as finetune.steps=300"),
+        "training": parse_grouped(options["set_train"], "--set-train", "STAGE.option=value, as finetune.steps=300"),
         "settings": parse_settings(options["settings"]),
         **{name: options[name] for name in SAME_NAMES},
     }
@@ -127,38 +128,10 @@ def parse_seeds(words: str) -> tuple[int, ...]:
     return seeds
 
 
-def parse_settings(words: list[str] | None, option: str = "--set") -> dict[str, Any]:
-    """{'keep_rate': 0.7} from ['keep_rate=0.7'], values read as YAML; HarnessError that names the `option` given."""
-    import yaml
-
-    settings: dict[str, Any] = {}
-    for word in words or []:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise HarnessError(f"{option} {word!r}: expected name=value")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise HarnessError(f"{option} {word!r}: {value!r} is no number, word or list") from error
-        settings[name.strip()] = value.split(",") if isinstance(parsed, str) and "," in parsed else parsed
-    return settings
-
-
 def _task_settings(words: list[str] | None) -> dict[str, dict[str, Any]]:
-    options = _by_prefix(words, "--set-task", "TASK.option=value, as retrieval.rerank_k=32")
+    options = parse_grouped(words, "--set-task", "TASK.option=value, as retrieval.rerank_k=32")
     for task in options:
         tasks.entry(task)
-    return options
-
-
-def _by_prefix(words: list[str] | None, option: str, expected: str) -> dict[str, dict[str, Any]]:
-    """{'vqa': {'blank_images': True}} from ['vqa.blank_images=true']."""
-    options: dict[str, dict[str, Any]] = {}
-    for name, value in parse_settings(words, option).items():
-        prefix, dot, field = name.partition(".")
-        if not dot:
-            raise HarnessError(f"{option} {name}: expected {expected}")
-        options.setdefault(prefix, {})[field] = value
     return options
 
 

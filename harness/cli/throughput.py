@@ -8,7 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from harness.cli.options import AsJson, Device, Model, Quiet, ScheduleSpec, Seed, Settings, parse_settings, set_threads
+from harness.cli.flags import parse_settings
+from harness.cli.options import AsJson, Device, Model, Quiet, ScheduleSpec, Seed, Settings, set_threads
 from harness.cli.train import (
     Loaders,
     OneMethod,

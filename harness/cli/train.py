@@ -9,7 +9,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from harness.cli.options import Device, Dtype, Model, Quiet, ScheduleSpec, Seed, Settings, parse_settings, set_threads
+from harness.cli.flags import parse_settings
+from harness.cli.options import Device, Dtype, Model, Quiet, ScheduleSpec, Seed, Settings, set_threads
 
 Numbers = Optional[list[str]]
 Root = Annotated[Optional[Path], typer.Option("--root", help="Folder of the images that a JSON names.")]

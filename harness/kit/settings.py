@@ -1,8 +1,10 @@
-"""Settings from outside, checked by a pydantic model, refused in one line."""
+"""Settings from outside, checked by a pydantic model and refused in one line; what a command line makes of them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -12,8 +14,29 @@ from harness.kit.errors import HarnessError
 T = TypeVar("T", bound=BaseModel)
 
 
-def validated(model: type[T], fields: dict[str, Any], what: str) -> T:
-    """Build a pydantic model, turning its ValidationError into one HarnessError line."""
+@dataclass(frozen=True)
+class Flag:
+    """What the command line makes of a field where its name and type do not say it: `Annotated[type, Flag("--set")]`.
+
+    `name`: of the flag, in place of the field's own. `read`: makes the value from the one word that is given, as
+    "0,1,2"; the field's default stands where none is given, shown as `default`. `metavar`: what the value is called.
+    """
+
+    name: str | None = None
+    read: Callable[[str], Any] | None = None
+    default: str | None = None
+    metavar: str | None = None
+
+
+# For a field that other code sets: the command line has no flag for it.
+NO_FLAG = Flag("")
+
+
+def validated(model: type[T], fields: Mapping[str, Any], what: str, flags: Mapping[str, str] | None = None) -> T:
+    """Build a pydantic model, turning its ValidationError into one HarnessError line.
+
+    `flags`: what the user calls a field, in place of `what` and the field's name.
+    """
     try:
         return model.model_validate(fields)
     except ValidationError as error:
@@ -22,7 +45,8 @@ def validated(model: type[T], fields: dict[str, Any], what: str) -> T:
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             message = f"unknown setting; {model.__name__} has {', '.join(sorted(model.model_fields))}"
-        given = (
-            f" (got {json.dumps(first['input'], default=str)})" if where and first["type"] != "extra_forbidden" else ""
-        )
-        raise HarnessError(f"{what}: {where + ': ' if where else ''}{message}{given}") from error
+        given = json.dumps(first["input"], default=str) if where and first["type"] != "extra_forbidden" else ""
+        if flags is not None and first["loc"] and first["loc"][0] in flags:
+            raise HarnessError(f"{flags[str(first['loc'][0])]}: {message} (got {given})") from error
+        got = f" (got {given})" if given else ""
+        raise HarnessError(f"{what}: {where + ': ' if where else ''}{message}{got}") from error
