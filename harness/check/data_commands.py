@@ -10,7 +10,7 @@ from shlex import join
 from harness.data.scenes import BUILT_IN_WORLD
 from harness.kit.registry import tasks
 from harness.objectives.finetune_recipes import FINETUNE_RECIPES
-from harness.run.choose import able_tasks, shipped_hosts
+from harness.run.choose import measurable_tasks, shipped_hosts
 
 HARNESS = ("python", "-m", "harness")
 
@@ -52,4 +52,4 @@ def _run(host: str, task: str, data: str, *more: str) -> str:
 @cache
 def _shipped_tasks(host: str) -> tuple[str, ...]:
     """What the weights that ship with a host can do; the built-in world has annotations for every task."""
-    return able_tasks(host, None, BUILT_IN_WORLD, must=False)
+    return measurable_tasks(host, None, BUILT_IN_WORLD, must=False)

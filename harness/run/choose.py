@@ -52,10 +52,10 @@ def chosen_hosts(
     every = names.strip() == "all"
     if named is not None and len(hosts) == 1 and not every:
         return ((hosts[0], wanted),)
-    able = {host: able_tasks(host, weights, data, protocol, must=len(hosts) == 1) for host in hosts}
+    can_do = {host: measurable_tasks(host, weights, data, protocol, must=len(hosts) == 1) for host in hosts}
     found: dict[str, tuple[str, ...]] = {}
     for task in wanted:
-        doing = [host for host in hosts if task in able[host]]
+        doing = [host for host in hosts if task in can_do[host]]
         if doing and every and (reason := tasks.get(task).unavailable()) is not None:
             warn_on_stderr(f"{task} is left out: {reason}")
             continue
@@ -73,7 +73,7 @@ def shipped_hosts() -> tuple[str, ...]:
     return tuple(sorted(shipped(), key=lambda host: (host != DEFAULT_HOST, host)))
 
 
-def able_tasks(
+def measurable_tasks(
     model: str, weights: Path | str | None, data: str, protocol: str = "inference", *, must: bool = True
 ) -> tuple[str, ...]:
     """The tasks of a host with some weights (None: those that ship with it) on a data folder or the built-in world.

@@ -25,8 +25,8 @@ def plan_rows(
     request: RunRequest, out: Path, *, force: bool = False, progress: Progress = SILENT
 ) -> list[dict[str, Any]]:
     """One row per cell: label, key, whether its record is there, tokens per block, MACs and memory."""
-    store = Store(out)
     cells = plan_cells(request, progress)
+    kept = {} if force else Store(out).find(cell.key for cell in cells)
     hosts: dict[str, HostModel] = {}
     costs: dict[tuple[str, ...], dict[str, Any]] = {}
     rows = []
@@ -38,7 +38,7 @@ def plan_rows(
             known = (cell.method, str(cell.config), str(open_tower(vision).shape))
             if known not in costs:
                 costs[known] = cost_report(vision, cell.method, settings=cell.config, name=cell.model)
-            rows.append(_row(cell, costs[known], not force and store.find(cell.key) is not None))
+            rows.append(_row(cell, costs[known], cell.key in kept))
             bar.advance()
     return rows
 

@@ -21,7 +21,7 @@ from harness.kit.errors import HarnessError
 from harness.kit.progress import Progress
 from harness.run.cell import RunRequest
 from harness.run.grid import plan_cells
-from harness.run.measure import Bench
+from harness.run.measure import Measurer
 from harness.run.runner import run_cells
 from harness.run.store import Store
 
@@ -58,7 +58,7 @@ def measure(worlds: Path) -> Measure:
         request = RunRequest(**asked | {"batch_size": 4} | changes)
         store = Store(out)
         store.prepare()
-        return run_cells(plan_cells(request), store, Bench(request.weights, Progress(quiet=True)))
+        return run_cells(plan_cells(request), store, Measurer(request.weights, Progress(quiet=True)))
 
     return records
 
@@ -128,9 +128,9 @@ def test_tasks_on_other_images_keep_them_within_one_budget(worlds: Path, monkeyp
     monkeypatch.setattr("harness.run.measure.PixelBudget", lambda: budget)
     tasks = ("vqa", "classification")
     cells = plan_cells(RunRequest(methods=("dense",), tasks=tasks, data=str(worlds / "val"), device="cpu"))
-    bench, left = Bench(None, Progress(quiet=True)), []
+    measurer, left = Measurer(None, Progress(quiet=True)), []
     for cell in cells:
-        bench.prepare(cell)
+        measurer.prepare(cell)
         left.append(budget.left)
     assert left == [2 * 3 * 64 * 64, 0]
 

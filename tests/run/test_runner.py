@@ -50,7 +50,7 @@ def cell(method: str = "dense", **changes: Any) -> Cell:
 
 
 class Scripted:
-    """A bench whose cells score what `score` says of them, the same on each of three images."""
+    """A measurer whose cells score what `score` says of them, the same on each of three images."""
 
     progress = SILENT
 
@@ -70,8 +70,8 @@ class Scripted:
 
 
 def run(cells: list[Cell], folder: Path, score: Callable[[Cell], float], **options: Any) -> list[dict[str, Any]]:
-    bench: Any = Scripted(score)
-    return run_cells(cells, Store(folder), bench, **options)
+    measurer: Any = Scripted(score)
+    return run_cells(cells, Store(folder), measurer, **options)
 
 
 def deltas(records: list[dict[str, Any]]) -> list[float | None]:
@@ -79,11 +79,11 @@ def deltas(records: list[dict[str, Any]]) -> list[float | None]:
 
 
 def test_each_cell_is_announced_with_the_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bench: Any = Scripted(lambda _: 0.5)
-    bench.progress = Progress()
-    run_cells([cell()], Store(tmp_path), bench)
+    measurer: Any = Scripted(lambda _: 0.5)
+    measurer.progress = Progress()
+    run_cells([cell()], Store(tmp_path), measurer)
     capsys.readouterr()
-    run_cells([cell(), cell("elip"), cell("evit")], Store(tmp_path), bench)
+    run_cells([cell(), cell("elip"), cell("evit")], Store(tmp_path), measurer)
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "[1/3] albef-tiny dense 1 vqa (kept)",
@@ -130,9 +130,9 @@ def test_where_dense_of_a_seed_failed_that_of_another_is_no_stand_in(tmp_path: P
     assert deltas([records[1], records[3]]) == [0.25, None]
     assert (records[2]["error"], "ValueError: lost" in records[2]["traceback"]) == ("lost", True)
     fails.clear()
-    bench: Any = Scripted(score)
-    again = run_cells(cells, Store(tmp_path), bench)
-    assert bench.ran == bench.prepared == [cells[2]]
+    measurer: Any = Scripted(score)
+    again = run_cells(cells, Store(tmp_path), measurer)
+    assert measurer.ran == measurer.prepared == [cells[2]]
     assert deltas(again) == [None, 0.25, None, 0.25]
     assert Store(tmp_path).find(cells[3].key) == again[3]
 
