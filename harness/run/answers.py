@@ -15,9 +15,10 @@ from harness.evaluate.task import TaskData
 from harness.kit.errors import HarnessError
 from harness.kit.parallel import agreed
 from harness.kit.progress import Progress
-from harness.run.cell import Cell, RunRequest
+from harness.run.cell import Cell
 from harness.run.grid import data_folder, plan_cells
 from harness.run.measure import Measurer, is_out_of_memory
+from harness.run.request import RunRequest
 from harness.tasks.vqa import VQAOptions, answers
 
 

@@ -13,7 +13,7 @@ from harness.hosts.weights.released_files import is_released, read_released
 from harness.hosts.weights.sets import shipped, stated_model, tasks_of
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.registry import models, tasks
-from harness.run.cell import expand
+from harness.run.request import expand
 from harness.train.protocol import trainable_tasks
 
 # The field of an ImageTextSet that files of a kind fill.

@@ -26,9 +26,7 @@ SHARED = (
 OWN = {"method", "config", "settings", "seed", "digests"}
 
 
-def with_deltas(
-    records: Sequence[Record], store: Store, warn: Callable[[str], None] = warn_on_stderr
-) -> list[Record]:
+def with_deltas(records: Sequence[Record], store: Store, warn: Callable[[str], None] = warn_on_stderr) -> list[Record]:
     """The records of a store, each metric with `delta_to_dense` and `delta_ci95`; both None where there is no dense.
 
     Dense is the latest done record of the same host, data and task, after training that of the same seed. Where the

@@ -1,22 +1,23 @@
-"""Where cells are run: in this process, or in all that torchrun started; other places are other classes here.
+"""Where cells run. They are independent: an executor may run them anywhere, as long as each becomes a record.
 
-Cells are independent: an executor may run them anywhere and in any order, as long as every cell becomes a record.
+Torch-free: an executor is a class in a module of its own, imported when it is asked for.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from harness.kit.parallel import by_first
-from harness.kit.progress import Pace
-from harness.kit.ranks import rank
 from harness.kit.registry import unknown
-from harness.run.cell import Cell
-from harness.run.measure import Measurer
-from harness.run.runner import measured, recounted, summary
-from harness.run.store import Record, Store
+
+if TYPE_CHECKING:
+    from harness.run.cell import Cell
+    from harness.run.measure import Measurer
+    from harness.run.store import Record, Store
+
+EXECUTORS = {"here": "harness.run.here:Here"}
 
 
 class Executor(ABC):
@@ -32,35 +33,10 @@ class Executor(ABC):
         """
 
 
-class Here(Executor):
-    """This process; where torchrun started several, all of them together: the first alone saves and has records."""
-
-    def run(self, cells: Sequence[Cell], store: Store, measurer: Measurer, *, force: bool = False) -> Iterator[Record]:
-        kept = by_first(lambda: {} if force else store.find(cell.key for cell in cells))
-        left = [cell for cell in cells if cell.key not in kept]
-        for cell in left:
-            measurer.prepare(cell)
-        pace = Pace([cell.task for cell in left])
-        for number, cell in enumerate(cells, 1):
-            record = kept.get(cell.key)
-            measurer.progress.say(f"[{number}/{len(cells)}] {cell.label}{' (kept)' if record else pace.told()}")
-            if record is None:
-                with pace.cell(cell.task):
-                    record = measured(cell, measurer)
-                saved = partial(store.save, *record)
-                record = saved() if rank() == 0 else record[0]
-                measurer.progress.say(f"    {summary(record)}")
-            else:
-                record = recounted(cell, record, store, measurer)
-            if rank() == 0:
-                yield record
-
-
-EXECUTORS: dict[str, type[Executor]] = {"here": Here}
-
-
-def executor(name: str) -> Executor:
+def named_executor(name: str) -> Executor:
     """The executor of a name; HarnessError with suggestions for one that does not exist."""
     if name not in EXECUTORS:
         raise unknown("executor", name, EXECUTORS)
-    return EXECUTORS[name]()
+    module, _, kind = EXECUTORS[name].partition(":")
+    made: Executor = getattr(import_module(module), kind)()
+    return made

@@ -16,8 +16,9 @@ from harness.kit.progress import SILENT, Progress
 from harness.kit.registry import methods, models
 from harness.reduction.budget import make_reducer
 from harness.reduction.schedule import check_ratio
-from harness.run.cell import Cell, RunRequest
+from harness.run.cell import Cell
 from harness.run.grid import plan_cells, planned_host
+from harness.run.request import RunRequest
 from harness.run.store import Store
 
 

@@ -12,9 +12,11 @@ from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
 from harness.kit.registry import methods, studies, tasks
 from harness.kit.settings import validated
-from harness.run.cell import Cell, RunRequest, expand, unique
+from harness.run.cell import Cell, unique
 from harness.run.choose import measurable_tasks
 from harness.run.grid import plan_cells
+from harness.run.request import RunRequest, expand
+
 
 class StudyCells(BaseModel):
     """One entry of a study's grid: methods x ratios at one schedule; label, placement and stages are for its figure."""

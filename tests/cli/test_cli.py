@@ -385,9 +385,9 @@ def test_check_data_and_results(harness, world, records):
 def test_a_failing_cell_is_recorded_and_the_others_go_on(world, tmp_path, monkeypatch):
     from baselines.elip import ELIP
     from harness.kit.progress import Progress
-    from harness.run.cell import RunRequest
     from harness.run.grid import plan_cells
     from harness.run.measure import Measurer
+    from harness.run.request import RunRequest
     from harness.run.runner import run_cells
     from harness.run.store import Store
 

@@ -12,7 +12,7 @@ from harness.data.scenes import write_scenes
 from harness.hosts.build import build_host
 from harness.hosts.weights.own import assets_of, save_weights
 from harness.kit.errors import HarnessError
-from harness.run.choose import measurable_tasks, chosen_hosts, shipped_hosts
+from harness.run.choose import chosen_hosts, measurable_tasks, shipped_hosts
 
 FILE = "model.safetensors"
 # Heads of their own ship in a folder per task.
@@ -38,7 +38,13 @@ def entailing(tmp_path: Path) -> Path:
 def test_the_shipped_weights_on_the_built_in_world() -> None:
     assert "entailment" in SHIPPED_HEADS
     assert measurable_tasks("albef-tiny", None, "scenes") == SHIPPED
-    assert measurable_tasks("blip-tiny", None, "scenes") == ("captioning", "classification", "nlvr2", "retrieval", "vqa")
+    assert measurable_tasks("blip-tiny", None, "scenes") == (
+        "captioning",
+        "classification",
+        "nlvr2",
+        "retrieval",
+        "vqa",
+    )
 
 
 def test_a_folder_of_weights_does_what_its_files_can_each_its_own_task(entailing: Path, tmp_path: Path) -> None:

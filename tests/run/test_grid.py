@@ -12,9 +12,10 @@ from harness.data.scenes import write_scenes
 from harness.hosts.build import build_host
 from harness.hosts.weights.own import assets_of, save_weights
 from harness.kit.errors import HarnessError
-from harness.run.cell import Cell, RunRequest
+from harness.run.cell import Cell
 from harness.run.grid import plan_cells
 from harness.run.plan import plan_rows, render_plan
+from harness.run.request import RunRequest
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from harness.data.scenes import write_scenes
 from harness.evaluate.timing import REPEATS
 from harness.kit.errors import HarnessError
 from harness.kit.progress import Progress
-from harness.run.cell import RunRequest
 from harness.run.grid import plan_cells
 from harness.run.measure import Measurer
+from harness.run.request import RunRequest
 from harness.run.runner import run_cells
 from harness.run.store import Store
 
