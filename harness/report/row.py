@@ -131,11 +131,15 @@ def _unguided(records: Sequence[Record]) -> bool:
 
 
 def _mean(values: Sequence[float | None]) -> float:
+    if len(values) == 1:  # most settings have one seed
+        return NAN if values[0] is None else float(values[0])
     there = [float(value) for value in values if value is not None]
     return fmean(there) if there else NAN
 
 
 def _sd(values: Sequence[float | None]) -> float:
+    if len(values) == 1:
+        return NAN
     there = [float(value) for value in values if value is not None]
     return stdev(there) if len(there) > 1 else NAN
 

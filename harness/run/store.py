@@ -23,6 +23,8 @@ from harness.kit.files import ensure_writable, explained, replace_all
 Record = dict[str, Any]
 FORMAT = 2
 STATUSES = ("done", "failed", "out_of_memory")
+# The last field of a record is the digest of its text without it, and of its samples.
+DIGEST, END = b',\n "digest": "', b"\n}"
 STALE_SECONDS = 24 * 3600
 KEY_LETTERS = 12
 NAMES = "*-" + KEY_LETTERS * "[0-9a-f]" + ".json"
@@ -146,11 +148,12 @@ class Store:
         stored = {name: value for name, value in record.items() if name != "digest"}
         stored["samples"] = None if table is None else parquet_path.name
         try:
-            stored["digest"] = _digest(stored, table)
+            text = json.dumps(stored, indent=1, ensure_ascii=False, allow_nan=False).encode()
         except ValueError as error:
             raise HarnessError(f"record {stem}: {error}; a metric or cost is not a finite number") from error
-        text = json.dumps(stored, indent=1, ensure_ascii=False) + "\n"
-        contents = {json_path: text.encode()} if table is None else {parquet_path: table, json_path: text.encode()}
+        stored["digest"] = _digest(text, table)
+        text = text.removesuffix(END) + DIGEST + stored["digest"].encode() + b'"' + END + b"\n"
+        contents = {json_path: text} if table is None else {parquet_path: table, json_path: text}
         with explained(f"record {json_path}: cannot be saved", "free space or choose another --out, then run again"):
             replace_all(contents)
             if table is None:
@@ -172,7 +175,8 @@ class Store:
 def _checked(path: Path) -> Record:
     """Read a record and compare it with its own digest; raises Damaged, and Earlier for another version's."""
     try:
-        record = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        record = json.loads(text)
     except ValueError as error:
         raise Damaged(f"not whole JSON ({_first_line(error)})") from error
     if not isinstance(record, dict) or "digest" not in record:
@@ -185,14 +189,14 @@ def _checked(path: Path) -> Record:
     table = path.with_suffix(".parquet")
     if record.get("samples") is not None and (record["samples"] != table.name or not table.is_file()):
         raise Damaged(f"its samples {record['samples']} are missing")
-    content = {name: value for name, value in record.items() if name != "digest"}
+    content = text.rpartition(DIGEST)[0] + END
     if digest != _digest(content, table.read_bytes() if record.get("samples") is not None else None):
         raise Damaged("changed after it was saved (its digest does not fit)")
     return record
 
 
-def _digest(record: Mapping[str, Any], table: bytes | None) -> str:
-    return hashlib.sha256(canonical(record) + (table or b"")).hexdigest()
+def _digest(text: bytes, table: bytes | None) -> str:
+    return hashlib.sha256(text + (table or b"")).hexdigest()
 
 
 def _parquet(samples: pd.DataFrame) -> bytes:
