@@ -29,7 +29,7 @@ class Value(NamedTuple):
     low: float = NAN
     high: float = NAN
     n: float = NAN
-    seeds: float = NAN
+    seed_count: float = NAN
     sd: float = NAN
     delta: float = NAN
     delta_low: float = NAN
@@ -96,7 +96,7 @@ def _metric(number: int, task: str, metric: str, records: Sequence[Record]) -> V
         low=_mean([low for low, _ in bounds]),
         high=_mean([high for _, high in bounds]),
         n=_mean([entry.get("n") for entry in found]),
-        seeds=float(len(found)),
+        seed_count=float(len(found)),
         sd=_sd(values),
         delta=_mean(deltas),
         delta_low=_mean([low for low, _ in delta_bounds]),
