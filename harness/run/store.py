@@ -62,12 +62,18 @@ class Earlier(Exception):
 class Store:
     """The records of one folder.
 
-    `warn` gets a line for each damaged record that is passed over, and one for all that an earlier version measured.
+    `warn` gets a line for each damaged record that is passed over; `notice`, by default `warn`, one for all that an
+    earlier version measured.
     """
 
-    def __init__(self, folder: Path | str, warn: Callable[[str], None] = warn_on_stderr) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        warn: Callable[[str], None] = warn_on_stderr,
+        notice: Callable[[str], None] | None = None,
+    ) -> None:
         self.folder = Path(folder)
-        self._warn = warn
+        self._warn, self._notice = warn, notice or warn
 
     def prepare(self) -> None:
         """Create the folder, see that files can be written in it, and clear what killed runs left a day ago.
@@ -108,7 +114,7 @@ class Store:
         read = [self._read(path, earlier) for path in sorted(self.folder.glob(NAMES))]
         if earlier:
             count = f"{len(earlier)} records" if len(earlier) > 1 else f"record {earlier[0].name}"
-            self._warn(f"{count} in {self.folder}: measured by an earlier version; left out, to be computed again")
+            self._notice(f"{count} in {self.folder}: measured by an earlier version; left out, to be computed again")
         return [record for record in read if record is not None]
 
     def samples(self, record: Mapping[str, Any]) -> pd.DataFrame:

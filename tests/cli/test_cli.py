@@ -386,9 +386,9 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(world, tmp_path, monkey
     from baselines.elip import ELIP
     from harness.kit.progress import Progress
     from harness.run.grid import plan_cells
+    from harness.run.here import Here
     from harness.run.measure import Measurer
     from harness.run.request import RunRequest
-    from harness.run.runner import run_cells
     from harness.run.store import Store
 
     def broken(*_):
@@ -396,11 +396,11 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(world, tmp_path, monkey
 
     cells = plan_cells(RunRequest(methods=("elip", "evit"), ratios=(0.5,), tasks=("vqa",), data=str(world)))
     monkeypatch.setattr(ELIP, "before_block", broken)
-    records = run_cells(cells, Store(tmp_path), Measurer(None, Progress(quiet=True)))
+    records = list(Here().run(cells, Store(tmp_path), Measurer(None, Progress(quiet=True))))
     assert [record["status"] for record in records] == ["done", "out_of_memory", "done"]
     assert records[1]["error"].startswith("CUDA out of memory")
     monkeypatch.undo()
-    again = run_cells(cells, Store(tmp_path), Measurer(None, Progress(quiet=True)))
+    again = list(Here().run(cells, Store(tmp_path), Measurer(None, Progress(quiet=True))))
     assert [record["status"] for record in again] == ["done"] * 3
     assert again[0] == records[0]
 

@@ -24,7 +24,7 @@ from harness.data.scenes import write_scenes
 
 PR_CAPBSET_READ, PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 23, 24, 1
 COUNT = 3
-SMALL = ("--workers", "1", "--ratios", "0.5", "--tasks", "vqa", "--limit", str(COUNT), "--batch-size", "1")
+SMALL = ("--threads", "1", "--ratios", "0.5", "--tasks", "vqa", "--limit", str(COUNT), "--batch-size", "1")
 
 
 def command(*words: object, before: Callable[[], None] | None = None, stdout: int = subprocess.PIPE, **variables: str):

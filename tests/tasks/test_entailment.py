@@ -13,7 +13,7 @@ import torch
 from harness.data.formats import Hypothesis, ImageTextSet
 from harness.data.formats.records import ENTAILMENT_LABELS
 from harness.kit.errors import HarnessError
-from harness.metrics.stats import quality
+from harness.metrics.stats import deltas, quality
 from harness.tasks.entailment import BY_CLASS, Entailment, accuracies
 from tests.tasks.small_hosts import by_sample, encoder_of, measured, noise, one_pair, sentence, small_host, turned
 
@@ -94,9 +94,9 @@ def test_the_record_has_intervals_by_image(folder: Path) -> None:
     annotations = Entailment().load(folder, None)
     frame = measured(Entailment(), encoder_of(small_host("meter", "entailment"), annotations), annotations).frame()
     assert frame["cluster"].nunique() == 5
-    entry = quality(frame, frame)["entailment"]["entailment_accuracy"]
+    entry = quality(frame)["entailment"]["entailment_accuracy"]
     assert entry["n"] == 14
-    assert entry["delta_to_dense"] == 0
+    assert deltas(frame, frame)["entailment"]["entailment_accuracy"]["delta_to_dense"] == 0
 
 
 def test_blank_images_show_what_sentences_alone_give_away(folder: Path) -> None:

@@ -106,7 +106,7 @@ def test_a_group_is_right_when_all_of_it_is() -> None:
 def test_the_record_has_both_figures_with_intervals(folder: Path) -> None:
     annotations = Nlvr2().load(folder, None)
     frame = measured(Nlvr2(), encoder_of(small_host("meter", "nlvr2"), annotations), annotations).frame()
-    entry = quality(frame, frame)["nlvr2"]
+    entry = quality(frame)["nlvr2"]
     assert (entry["nlvr2_accuracy"]["n"], entry["nlvr2_consistency"]["n"]) == (12, 4)
     assert entry["nlvr2_consistency"]["value"] <= entry["nlvr2_accuracy"]["value"]
 
