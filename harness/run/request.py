@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -47,14 +47,14 @@ def _read_ratios(words: str) -> tuple[float, ...]:
     return parse_ratios(words)
 
 
-def _known(registry: Registry) -> Callable[[str], str]:
-    """Words whose names exist, as they were given."""
+def _read_hosts(words: str) -> str:
+    expand(words, models)
+    return words
 
-    def read(words: str) -> str:
-        expand(words, registry)
-        return words
 
-    return read
+def _read_tasks(words: str) -> str:
+    expand(words, tasks)
+    return words
 
 
 class Measurement(BaseModel):
@@ -136,12 +136,12 @@ class _Names(BaseModel):
 
     hosts: Annotated[
         str | None,
-        Flag("--model", read=_known(models)),
+        Flag("--model", read=_read_hosts),
         Field(description="Host models, comma-separated; left out: albef-tiny, and blip-tiny for what it cannot do"),
     ] = None
     tasks: Annotated[
         str,
-        Flag(read=_known(tasks), default="all"),
+        Flag(read=_read_tasks, default="all"),
         Field(description="Tasks, comma-separated, or 'all' that the weights and data allow"),
     ] = "all"
 

@@ -118,7 +118,6 @@ def test_evaluation_is_at_the_size_of_the_last_training(worlds: Path) -> None:
     ("changes", "said"),
     [
         ({"protocol": "zero-shot"}, "unknown protocol 'zero-shot': known: finetune, inference, pretrain"),
-        ({"match": "flops"}, "match 'flops': expected one of tokens, macs"),
         ({"training": {"finetune": {"steps": 3}}}, "protocol inference has no such stage"),
         ({"training": {"tuning": {"steps": 3}}}, "unknown stage of training 'tuning'"),
         ({"data": "nowhere"}, "data 'nowhere': no such folder or file"),
