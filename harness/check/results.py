@@ -23,7 +23,8 @@ def lines(folder: Path, prune: bool = False) -> list[tuple[str, bool]]:
     if not folder.is_dir():
         raise HarnessError(f"{folder}: no such folder of records")
     damaged: list[str] = []
-    store = Store(folder, warn=damaged.append)
+    earlier: list[str] = []
+    store = Store(folder, damaged.append, earlier.append)
     records = store.records()
     older = superseded(records)
     if prune:
@@ -33,7 +34,7 @@ def lines(folder: Path, prune: bool = False) -> list[tuple[str, bool]]:
     reasons = {record["key"]: changed_since(record["spec"]) for record in records}
     current = sum(not changed for changed in reasons.values())
     status = Counter(record["status"] for record in records)
-    found = [(f"damaged  {line}", False) for line in damaged]
+    found = [(f"damaged  {line}", False) for line in damaged] + [(f"earlier  {line}", True) for line in earlier]
     found += [(_failure(record), False) for record in records if record["status"] != "done"]
     found.append(
         (

@@ -17,7 +17,7 @@ from harness.hosts.weights.sets import task_weights
 from harness.kit.progress import Progress
 from harness.kit.registry import tasks
 from harness.reduction.budget import make_reducer
-from harness.run.choose import able_tasks
+from harness.run.choose import measurable_tasks
 from harness.run.grid import data_folder
 
 Lines = list[tuple[str, bool]]
@@ -63,7 +63,7 @@ def lines(model: str, limit: int | None = None) -> Lines:
     progress = Progress()
     folder = data_folder(BUILT_IN_WORLD, limit, progress)
     found: Lines = []
-    for name in able_tasks(model, None, BUILT_IN_WORLD):
+    for name in measurable_tasks(model, None, BUILT_IN_WORLD):
         floor = FLOORS.get((model, name))
         if floor is None and name != "retrieval":
             continue

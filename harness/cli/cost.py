@@ -17,7 +17,7 @@ from harness.cli.options import (
     Quiet,
     ScheduleSpec,
     Settings,
-    Workers,
+    Threads,
     set_threads,
 )
 
@@ -40,7 +40,7 @@ def cost(
         typer.Option("--gib", min=0, help="Also the largest training batch for a card of this many GiB."),
     ] = None,
     device: Device = "cpu",
-    workers: Workers = None,
+    threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -49,7 +49,7 @@ def cost(
     from harness.report.cost_text import render_cost
     from harness.run.plan import cost_of
 
-    set_threads(workers)
+    set_threads(threads)
     report = cost_of(
         model,
         method,

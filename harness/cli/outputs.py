@@ -9,8 +9,9 @@ from typing import Any
 from harness.kit.errors import HarnessError
 from harness.report.frame import to_frame
 from harness.report.tables import render_study_table, render_table
+from harness.run.compare import with_deltas
 from harness.run.store import Store
-from harness.run.study import read_index
+from harness.run.study_index import read_index
 
 PICTURE_METHODS = ("elip", "evit", "tome", "random")
 
@@ -47,11 +48,13 @@ def _records(
             raise HarnessError(
                 f"{folder}: no such folder of records; run: python -m harness run --method elip --ratios 0.5,0.7"
             )
-        return Store(folder).records(), None
+        store = Store(folder)
+        return with_deltas(store.records(), store), None
     index = read_index(folder, study)
     keys = {*index["dense"], *(key for cells in index["cells"] for key in cells["keys"])}
-    records = [record for record in Store(folder).records() if record["key"] in keys]
-    return records, index["cells"] if index["draw"] == "schedule" else None
+    store = Store(folder)
+    records = [record for record in store.records() if record["key"] in keys]
+    return with_deltas(records, store), index["cells"] if index["draw"] == "schedule" else None
 
 
 def draw_kept(out: Path, ratio: float, model: str = "albef-tiny", scenes: int = 2) -> list[Path]:

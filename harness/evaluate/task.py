@@ -20,6 +20,7 @@ from harness.data.image_store import ImageStore
 from harness.evaluate.encoder import VisionEncoder
 from harness.evaluate.timing import Throughput
 from harness.metrics.corpus import AGGREGATES
+from harness.metrics.quantity import Quantity
 
 
 class TaskOptions(BaseModel):
@@ -100,14 +101,16 @@ class Outcome:
 
 
 class Task(ABC):
-    """Base class. `Options` has the defaults of the default job; `metrics` are the names `evaluate` may fill.
+    """Base class. `Options` has the defaults of the default job; `quantities` are the metrics `evaluate` may fill.
+
+    Tables read `quantities` without importing the file: it is a tuple of `Quantity(…)` with literal arguments.
 
     `NEEDS`: abilities of a host, one of which it must have; `READS`: the field of an ImageTextSet it reads.
     """
 
     KIND: ClassVar[str] = "task"
     Options: ClassVar[type[TaskOptions]] = TaskOptions
-    metrics: ClassVar[tuple[str, ...]] = ()
+    quantities: ClassVar[tuple[Quantity, ...]] = ()
     NEEDS: ClassVar[frozenset[str]] = frozenset()
     READS: ClassVar[str] = ""
 

@@ -1,28 +1,32 @@
-"""Means with 95 % confidence intervals, and paired differences to dense, by bootstrap over images.
-Torch-free.
+"""Values with 95 % confidence intervals, and paired differences to dense, by one bootstrap over images. Torch-free.
 
-Several samples may share one image (its captions, its questions), so images, not samples, are resampled: the
-statistic is the sum of the clusters' sums over the sum of their counts.
+Every statistic is a function of sums over samples: a mean of (count, value), BLEU and METEOR of the parts they are made
+of. Several samples may share one image (its captions, its questions), so images, not samples, are resampled: clusters'
+sums are drawn and added up. Shapes: n samples, C clusters (images), K summands of a statistic, R resamples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import bootstrap
 
 from harness.kit.errors import HarnessError
-from harness.metrics.corpus import AGGREGATES, paired_corpus, summarise_corpus
+from harness.metrics.corpus import AGGREGATES
 
+Floats = NDArray[np.float64]
+Statistic = Callable[[Floats], Floats]
 RESAMPLES = 2000
-CONFIDENCE = 0.95
+TAILS = ((1 - 0.95) / 2, 1 - (1 - 0.95) / 2)
 Z = 1.959963984540054  # the normal quantile of 0.975
 VALUES_PER_BATCH = 4_000_000  # bounds the memory of resampling to about 100 MiB
+# Draws of more clusters than these are not kept for the next metric: 2,000 x 4,000 indices are 64 MB.
+CLUSTERS_KEPT = 4000
 Samples = pd.Series | Mapping[str, Any] | ArrayLike
 
 
@@ -41,12 +45,19 @@ def summarise(values: ArrayLike, clusters: ArrayLike | None = None, seed: int = 
         raise HarnessError(
             f"cannot summarise values of shape {array.shape}: expected (n,) finite numbers, at least one"
         )
-    sums, counts = _cluster(array, clusters)
-    value = math.fsum(array) / array.size
-    low, high = _interval(sums, counts, value, seed)
+    low, high, value, count = _mean_interval(array, clusters, seed)
     if low == high and low in (0.0, 1.0):
-        low, high = _wilson(low, len(counts))
+        low, high = _wilson(low, count)
     return {"value": value, "ci95": [low, high], "n": int(array.size)}
+
+
+def summarise_corpus(parts_nK: Floats, clusters: ArrayLike, aggregate: Statistic, seed: int = 0) -> dict[str, Any]:
+    """A corpus metric with its interval, from its samples' parts: {"value", "ci95": [low, high], "n"}.
+
+    clusters (n,) names the image of each sample. HarnessError for no samples and for parts that are not finite.
+    """
+    interval = bootstrap(_cluster_sums(parts_nK, clusters), aggregate, seed)
+    return {"value": float(aggregate(parts_nK.sum(0))), "ci95": list(interval), "n": len(parts_nK)}
 
 
 def paired(values: Samples, dense_values: Samples, clusters: Samples | None = None, seed: int = 0) -> dict[str, Any]:
@@ -58,48 +69,163 @@ def paired(values: Samples, dense_values: Samples, clusters: Samples | None = No
     """
     here, dense = _series(values).astype(np.float64), _series(dense_values).astype(np.float64)
     _same_ids(here, dense, "dense's")
-    difference = here.to_numpy() - dense.loc[here.index].to_numpy()
     names = None
     if clusters is not None:
         named = _series(clusters)
         _same_ids(here, named, "the clusters'")
-        names = named.loc[here.index].to_numpy()
-    sums, counts = _cluster(difference, names)
-    delta = math.fsum(difference) / difference.size
-    return {"delta": delta, "ci95": list(_interval(sums, counts, delta, seed))}
+        names = _matched(named, here.index).to_numpy()
+    difference = here.to_numpy() - _matched(dense, here.index).to_numpy()
+    low, high, delta, _ = _mean_interval(difference, names, seed)
+    return {"delta": delta, "ci95": [low, high]}
 
 
-def quality(
-    samples: pd.DataFrame, dense: pd.DataFrame | None = None, seed: int = 0
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """A record's `quality` from its samples (columns task, metric, sample, cluster, value) and dense's.
+def paired_corpus(
+    parts_nK: Floats, dense_nK: Floats, clusters: ArrayLike, aggregate: Statistic, seed: int = 0
+) -> dict[str, Any]:
+    """A corpus metric's difference to dense on the same samples, in the same order: {"delta", "ci95": [low, high]}.
 
-    task -> metric -> {value, ci95, n, delta_to_dense, delta_ci95}; deltas are None without `dense`. A metric of
-    AGGREGATES is computed from the column `parts`, any other is a mean. Raises HarnessError where a metric has no
-    counterpart in dense or the samples differ.
+    Each resample draws the same images for both. HarnessError for other shapes than dense's.
+    """
+    if parts_nK.shape != dense_nK.shape:
+        raise HarnessError(f"parts of shape {parts_nK.shape}, dense's {dense_nK.shape}: expected the same samples")
+    width = parts_nK.shape[1]
+
+    def difference(both: Floats) -> Floats:
+        return aggregate(both[..., :width]) - aggregate(both[..., width:])
+
+    both_nM = np.concatenate([parts_nK, dense_nK], axis=1)
+    interval = bootstrap(_cluster_sums(both_nM, clusters), difference, seed)
+    return {"delta": float(difference(both_nM.sum(0))), "ci95": list(interval)}
+
+
+def quality(samples: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+    """A record's `quality` from its samples (columns task, metric, sample, cluster, value, and parts if any).
+
+    task -> metric -> {value, ci95, n}. A metric of AGGREGATES is computed from the parts, any other is a mean.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    reference: dict[Any, pd.DataFrame] = {} if dense is None else dict(list(dense.groupby(["task", "metric"])))
     for (task, metric), rows in samples.groupby(["task", "metric"], sort=False):
         aggregate, clusters = AGGREGATES.get(str(metric)), rows["cluster"].to_numpy()
         if aggregate is None:
             entry = summarise(rows["value"].to_numpy(), clusters, seed)
         else:
             entry = summarise_corpus(np.stack(list(rows["parts"])), clusters, aggregate, seed)
-        entry |= {"delta_to_dense": None, "delta_ci95": None}
-        if dense is not None:
-            if (task, metric) not in reference:
-                raise HarnessError(f"metric {metric} of {task}: dense has no samples of it; run dense with --force")
-            by_id, dense_by_id = rows.set_index("sample"), reference[task, metric].set_index("sample")
-            if aggregate is None:
-                pair = paired(by_id["value"], dense_by_id["value"], by_id["cluster"], seed)
-            else:
-                _same_ids(by_id["value"], dense_by_id["value"], "dense's")
-                here, there = (np.stack(list(side["parts"])) for side in (by_id, dense_by_id.loc[by_id.index]))
-                pair = paired_corpus(here, there, clusters, aggregate, seed)
-            entry |= {"delta_to_dense": pair["delta"], "delta_ci95": pair["ci95"]}
         found.setdefault(str(task), {})[str(metric)] = entry
     return found
+
+
+def deltas(samples: pd.DataFrame, dense: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, dict[str, Any]]]:
+    """Differences to dense on the same samples: task -> metric -> {delta_to_dense, delta_ci95}.
+
+    Raises HarnessError where a metric has no counterpart in dense or the samples differ.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    reference = dict(list(dense.groupby(["task", "metric"])))
+    for (task, metric), rows in samples.groupby(["task", "metric"], sort=False):
+        if (task, metric) not in reference:
+            raise HarnessError(f"metric {metric} of {task}: dense has no samples of it; run dense with --force")
+        aggregate = AGGREGATES.get(str(metric))
+        here, there = rows.set_index("sample"), reference[task, metric].set_index("sample")
+        if aggregate is None:
+            pair = paired(here["value"], there["value"], here["cluster"], seed)
+        else:
+            _same_ids(here["value"], there["value"], "dense's")
+            parts, other = (np.stack(list(side["parts"])) for side in (here, there.loc[here.index]))
+            pair = paired_corpus(parts, other, rows["cluster"].to_numpy(), aggregate, seed)
+        entry = {"delta_to_dense": pair["delta"], "delta_ci95": pair["ci95"]}
+        found.setdefault(str(task), {})[str(metric)] = entry
+    return found
+
+
+def mean(sums: Floats) -> Floats:
+    """Means (...) from counts and sums (..., 2)."""
+    return np.asarray(sums[..., 1] / sums[..., 0])
+
+
+def bootstrap(sums_CK: Floats, statistic: Statistic, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile interval of a statistic of the clusters' sums over RESAMPLES draws of as many clusters.
+
+    Few summands are gathered by the clusters drawn, many added up as a product with how often each was drawn.
+    """
+    few = sums_CK.shape[1] <= 2
+    values_R = np.concatenate([statistic(part) for part in (_gathered if few else _multiplied)(sums_CK, seed)])
+    low, high = _quantiles(values_R) if few else np.percentile(values_R, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _quantiles(values_R: Floats) -> list[float]:
+    """Of TAILS, interpolated as scipy writes it: its last bit differs from numpy's, and stored means have it."""
+    sorted_R, found = np.sort(values_R), []
+    for share in TAILS:
+        place = share * len(sorted_R) + (1 - share) - 1
+        below, part = int(place), place % 1
+        found.append((1 - part) * sorted_R[below] + part * sorted_R[below + 1])
+    return found
+
+
+def _gathered(sums_CK: Floats, seed: int) -> Iterator[Floats]:
+    """Totals (R, K) of the clusters drawn, by batches."""
+    count = len(sums_CK)
+    for drawn_RC in _kept_draws(count, seed) if count <= CLUSTERS_KEPT else _draws(count, seed):
+        columns = []
+        for column_C in sums_CK.T:
+            alike = np.ptp(column_C) == 0 and column_C[0].is_integer()
+            total = count * column_C[0] if alike else column_C[drawn_RC].sum(-1)
+            columns.append(np.broadcast_to(total, len(drawn_RC)))
+        yield np.stack(columns, axis=-1)
+
+
+def _draws(count: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    random = np.random.default_rng(seed)
+    for size in _batches(count):
+        yield random.integers(0, count, (size, count))
+
+
+@lru_cache(2)
+def _kept_draws(count: int, seed: int) -> tuple[NDArray[np.int64], ...]:
+    """The draws of a number of clusters, which all metrics of a set share."""
+    return tuple(_draws(count, seed))
+
+
+def _multiplied(sums_CK: Floats, seed: int) -> Iterator[Floats]:
+    """Totals (R, K) of the clusters drawn, by batches."""
+    count, random = len(sums_CK), np.random.default_rng(seed)
+    for size in _batches(count):
+        yield random.multinomial(count, np.full(count, 1 / count), size=size) @ sums_CK
+
+
+def _batches(count: int) -> Iterator[int]:
+    batch = max(1, VALUES_PER_BATCH // count)
+    for start in range(0, RESAMPLES, batch):
+        yield min(batch, RESAMPLES - start)
+
+
+def _mean_interval(array: Floats, clusters: ArrayLike | None, seed: int) -> tuple[float, float, float, int]:
+    """Low and high end of the interval of a mean, the mean, and the number of clusters."""
+    names = np.arange(array.size) if clusters is None else np.asarray(clusters)
+    sums_C2 = _cluster_sums(np.stack([np.ones_like(array), array], axis=1), names)
+    value = math.fsum(array) / array.size
+    counts, sums = sums_C2.T
+    if np.ptp(sums - value * counts) <= 1e-12 * max(1.0, np.abs(sums).max()):
+        return value, value, value, len(sums_C2)
+    return *bootstrap(sums_C2, mean, seed), value, len(sums_C2)
+
+
+def _cluster_sums(parts_nK: Floats, clusters: ArrayLike) -> Floats:
+    """Sums (C, K) of the clusters' parts, whose order and rounding depend on their contents alone.
+
+    Raises HarnessError for no samples, for parts that are not finite, and for clusters of another length.
+    """
+    if parts_nK.ndim != 2 or not len(parts_nK) or not np.isfinite(parts_nK).all():
+        raise HarnessError(f"parts of shape {parts_nK.shape}: expected (n, K) finite numbers, at least one sample")
+    names = pd.factorize(np.asarray(clusters))[0]
+    if len(names) != len(parts_nK):
+        raise HarnessError(f"{len(parts_nK)} values and {len(names)} cluster names: expected one for each value")
+    if names.max() == 0:  # a single image says nothing of others: its samples are resampled
+        names = np.arange(len(parts_nK))
+    order = np.lexsort((*parts_nK.T, names))
+    sums_CK = np.stack([np.bincount(names[order], weights=part_n) for part_n in parts_nK[order].T], axis=1)
+    return np.asarray(sums_CK[np.lexsort(sums_CK.T)], dtype=np.float64)
 
 
 def _series(samples: Samples) -> pd.Series:
@@ -110,7 +236,13 @@ def _series(samples: Samples) -> pd.Series:
     )
 
 
+def _matched(series: pd.Series, index: pd.Index) -> pd.Series:
+    return series if series.index.equals(index) else series.loc[index]
+
+
 def _same_ids(here: pd.Series, other: pd.Series, whose: str) -> None:
+    if here.index.equals(other.index) and here.index.is_unique:
+        return
     for index in (here.index, other.index):
         if not index.is_unique:
             raise HarnessError(f"sample {index[index.duplicated()][0]!r} appears twice: expected one value per sample")
@@ -121,45 +253,6 @@ def _same_ids(here: pd.Series, other: pd.Series, whose: str) -> None:
             f"samples differ from {whose}: {len(only_here)} only here, {len(only_there)} only there "
             f"(first {first!r}); run both with the same --data and --limit"
         )
-
-
-def _cluster(
-    values: NDArray[np.float64], clusters: ArrayLike | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums and counts of the clusters (C,), in an order that depends on their contents alone."""
-    names: NDArray[np.int64] = np.arange(values.size)
-    if clusters is not None:
-        names = pd.factorize(np.asarray(clusters))[0].astype(np.int64)
-    if names.shape != values.shape:
-        raise HarnessError(f"{values.size} values and {names.size} cluster names: expected one for each value")
-    if names.max() == 0:
-        names = np.arange(values.size)
-    order = np.lexsort((values, names))
-    sums = np.bincount(names[order], weights=values[order])
-    counts = np.bincount(names).astype(np.float64)
-    order = np.lexsort((counts, sums))
-    return np.asarray(sums[order], dtype=np.float64), counts[order]
-
-
-def _interval(sums: NDArray[np.float64], counts: NDArray[np.float64], value: float, seed: int) -> tuple[float, float]:
-    if np.ptp(sums - value * counts) <= 1e-12 * max(1.0, np.abs(sums).max()):
-        return value, value
-
-    def mean(sums: NDArray[np.float64], counts: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
-        return sums.sum(axis=axis) / counts.sum(axis=axis)
-
-    interval = bootstrap(
-        (sums, counts),
-        mean,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=max(1, VALUES_PER_BATCH // len(sums)),
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
 
 
 def _wilson(share: float, count: int) -> tuple[float, float]:

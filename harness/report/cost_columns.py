@@ -2,52 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
+from harness.cost.quantities import COSTS, MENTIONED
+from harness.report.frame import Frame
 from harness.report.layout import Column, plain
-from harness.report.row import SIZED
-from harness.report.settings import DENSE
 
-UNIT_OF_TASK = "throughput_unit_"
+DIGITS = {"train_mib_per_image": 2}
 
 
-def costs_by_size(board: pd.DataFrame) -> list[tuple[str, list[Column]]]:
+def costs_by_size(board: Frame) -> list[tuple[str, list[Column]]]:
     """The cost columns, under ''; where tasks' towers see different sizes, those of each under ' at 384 px (vqa)'."""
-    tasks: dict[int, list[str]] = {}
-    for name in board.columns:
-        if name.startswith("cost_size_"):
-            for size in board[name].dropna().unique():
-                tasks.setdefault(int(size), []).append(name.removeprefix("cost_size_"))
-    if len(tasks) < 2:
+    if not board.sizes:
         return [("", _costs(board))]
-    found = []
-    for size, named in sorted(tasks.items()):
-        sized = board.drop(columns=[name for name in board.columns if _fate(name)[1] not in {"", *named}])
-        for name in SIZED:
-            columns = [f"{name}_{task}" for task in named]
-            sized[name] = board[columns].bfill(axis=1).iloc[:, 0]
-        found.append((f" at {size} px ({', '.join(named)})", _costs(sized)))
-    return found
+    return [(f" at {size} px ({', '.join(tasks)})", _costs(board, tasks)) for size, tasks in board.sizes.items()]
 
 
-def throughput(board: pd.DataFrame) -> list[Column]:
+def throughput(board: Frame) -> list[Column]:
     """A column per task with samples per second, end to end and (of the model alone), and one with dense as 100 %:
 
     the dense passes made in turn with the row's where there are some, else those of dense's own row.
     """
-    columns = []
-    for name in sorted(name for name in board.columns if name.startswith(UNIT_OF_TASK)):
-        if board[name].isna().all():
-            continue
-        task, unit = name.removeprefix(UNIT_OF_TASK), board[name].dropna().iloc[0]
-        rates = board[[f"throughput_{task}", f"model_throughput_{task}"]].astype(float)
-        columns.append(plain(f"{task}, {unit}/s", "(model alone)", _pairs(rates)))
-        dense = rates[(board["method"] == DENSE) & rates.notna().all(axis=1)]
+    measured, columns = board.values[board.values["quantity"] == "throughput"], []
+    for task in sorted(measured["task"].unique()):
+        rates = _both(board, task, "throughput")
+        unit = measured.loc[measured["task"] == task, "unit"].iloc[0]
+        columns.append(plain(f"{task}, {unit}", "(model alone)", _pairs(rates)))
+        dense = rates[board.dense & rates.notna().all(axis=1)]
         if len(dense):
-            ratios = board[[f"throughput_ratio_{task}", f"model_throughput_ratio_{task}"]].astype(float)
-            ratios = ratios.set_axis(rates.columns, axis=1).fillna(rates / dense.iloc[0])
+            ratios = _both(board, task, "throughput_ratio").fillna(rates / dense.iloc[0])
             columns.append(plain(task, "% of dense (model)", _pairs(100 * ratios)))
     return columns
+
+
+def _both(board: Frame, task: str, name: str) -> pd.DataFrame:
+    """A rate end to end and of the model alone, a column each."""
+    names = {"whole": name, "model": f"model_{name}"}
+    return pd.DataFrame({side: board.column(one, [task])["value"].astype(float) for side, one in names.items()})
 
 
 def _pairs(rates: pd.DataFrame) -> list[str]:
@@ -58,32 +51,19 @@ def _pairs(rates: pd.DataFrame) -> list[str]:
     ]
 
 
-def _fate(name: str) -> tuple[str, str]:
-    """('kept', 'vqa') of the column mentioned_kept_vqa; two empty strings of others."""
-    if not name.startswith("mentioned_"):
-        return "", ""
-    fate, _, task = name.removeprefix("mentioned_").partition("_")
-    return fate, task
+def _costs(board: Frame, tasks: Sequence[str] | None = None) -> list[Column]:
+    """The columns of a board's costs, those of some tasks where they differ in them."""
 
+    def column(name: str, chosen: Sequence[str] | None, heading: str = "") -> Column | None:
+        quantity, values = board.quantity(name), board.column(name, chosen)["value"].astype(float)
+        digits = DIGITS.get(name, 1)
+        if quantity.unit == "GMACs" and not values.max() >= 10:
+            digits = 4
+        texts = ["-" if pd.isna(value) else f"{quantity.scale * value:.{digits}f}" for value in values]
+        optional = name == "latency_ratio" or heading
+        return None if optional and values.isna().all() else plain(heading or quantity.title, quantity.unit, texts)
 
-def _costs(board: pd.DataFrame) -> list[Column]:
-    def column(heading: str, unit: str, name: str, scale: float = 1.0, digits: int = 1) -> Column:
-        values = [float("nan") if value is None else float(value) * scale for value in board[name]]
-        return plain(heading, unit, ["-" if pd.isna(value) else f"{value:.{digits}f}" for value in values])
-
-    digits = 1 if board["forward_gmacs"].astype(float).max() >= 10 else 4
-    columns = [
-        column("tokens", "% of n0", "token_ratio", 100),
-        column("forward", "GMACs", "forward_gmacs", 1, digits),
-        column("forward", "% of dense", "gmacs_ratio", 100),
-        column("scoring", "% of forward", "scoring_share", 100),
-        column("train step", "% of dense", "train_step_ratio", 100),
-        column("memory", "MiB", "train_mib_per_image", 1, 2),
-    ]
-    if board["latency_ratio"].notna().any():
-        columns.append(column("latency", "% of dense", "latency_ratio", 100))
-    for name in board.columns:
-        fate, task = _fate(name)
-        if fate and board[name].notna().any():
-            columns.append(column(f"{fate}, {task}", "% mentioned", name, 100))
-    return columns
+    found = [column(cost.name, tasks) for cost in COSTS if cost.headline]
+    for task in sorted(board.values["task"].unique()) if tasks is None else tasks:
+        found += [column(fate.name, [task], f"{fate.title}, {task}") for fate in MENTIONED]
+    return [one for one in found if one is not None]

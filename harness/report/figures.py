@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from harness.kit.errors import HarnessError
 from harness.kit.registry import unknown
-from harness.report.frame import boards, study_frame
+from harness.report.frame import Frame, boards, study_frame
 from harness.report.layers import layers_figure
 from harness.report.lines import (
     DOTS,
@@ -28,8 +28,6 @@ from harness.report.lines import (
     metric_line,
     scale,
 )
-from harness.report.metric_names import WITHOUT_TEXT, headline_metrics, metrics_of, title_of
-from harness.report.row import SIZED
 from harness.report.settings import DENSE
 from harness.report.style import INK, method_styles, save, styled
 
@@ -39,10 +37,10 @@ LINES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Against:
-    """A quality figure's x axis: frame column, scale, label; `dense` marks where dense stands."""
+    """A quality figure's x axis: quantity, scale, label; `dense` marks where dense stands."""
 
     name: str
-    column: str
+    quantity: str
     scale: float
     label: str
     dense: bool = False
@@ -55,7 +53,7 @@ AGAINST = (
 
 
 def plot_quality(
-    frame: pd.DataFrame, folder: Path | str, metrics: Sequence[str] | None = None, stem: str = "quality"
+    frame: Frame, folder: Path | str, metrics: Sequence[str] | None = None, stem: str = "quality"
 ) -> list[Path]:
     """Draw <stem>-macs and <stem>-ratio (SVG and PNG): a panel per metric, a line per method, dense as a
     band.
@@ -67,11 +65,11 @@ def plot_quality(
     HarnessError for an unknown metric, when nothing was measured, or when a file cannot be written.
     """
     for metric in metrics or ():
-        if metric not in metrics_of(frame):
-            raise unknown("metric", metric, metrics_of(frame))
+        if metric not in frame.metrics:
+            raise unknown("metric", metric, frame.metrics)
     written: list[Path] = []
     for number, (title, board) in enumerate(boards(frame), 1):
-        chosen = [m for m in (metrics or headline_metrics(board)) if board[m].notna().any()]
+        chosen = _measured(board, metrics or board.headline())
         if not chosen:
             raise HarnessError(f"nothing to draw for {title}: no cell has a value")
         for against in AGAINST:
@@ -97,16 +95,16 @@ def plot_study(
     `study_frame` and `plot_quality`.
     """
     frame = study_frame(records, labels)
-    if "placement" not in frame or frame["placement"].isna().all():
+    if "placement" not in frame.settings or frame.settings["placement"].isna().all():
         return plot_quality(frame, folder, metrics, stem=study)
-    chosen = [metric for metric in (metrics or _study_metrics(frame)) if frame[metric].notna().any()]
+    chosen = _measured(frame, metrics or _study_metrics(frame))
     if not chosen:
         raise HarnessError(f"nothing to draw for study {study}: no cell has a value")
     with styled():
         return save(layers_figure(frame, chosen), Path(folder) / study)
 
 
-def _quality_figure(board: pd.DataFrame, metrics: Sequence[str], against: Against, title: str) -> Figure:
+def _quality_figure(board: Frame, metrics: Sequence[str], against: Against, title: str) -> Figure:
     across = min(PANELS_ACROSS, len(metrics))
     down = ceil(len(metrics) / across)
     figure = Figure(figsize=(3.1 * across + 0.4, 2.55 * down + 0.9), layout="constrained")
@@ -142,62 +140,57 @@ def _quality_figure(board: pd.DataFrame, metrics: Sequence[str], against: Agains
     return figure
 
 
+def _measured(frame: Frame, metrics: Sequence[str]) -> list[str]:
+    return [metric for metric in metrics if frame.column(metric)["value"].notna().any()]
+
+
 def _panel(
-    axes: Axes,
-    board: pd.DataFrame,
-    lines: Sequence[tuple[str, pd.DataFrame, dict[str, Any]]],
-    metric: str,
-    against: Against,
+    axes: Axes, board: Frame, lines: Sequence[tuple[str, pd.Index, dict[str, Any]]], metric: str, against: Against
 ) -> bool:
     """One metric, by the costs of its own task; whether it shows a line of blank images."""
-    board = _as_spent(board, metric)
-    column, tokens = (_column(board, name, metric) for name in (against.column, "token_ratio"))
-    dense = board[board["method"] == DENSE][column].dropna()
-    dense_line(axes, board, metric, against.scale * float(dense.iloc[0]) if against.dense and len(dense) else None)
-    for place, (_, rows, style) in enumerate(lines):
-        rows = board.loc[rows.index[board.loc[rows.index, column].notna()]].sort_values(tokens)
-        metric_line(axes, rows, against.scale * rows[column].to_numpy(dtype=float), metric, style, 10 + place)
-    axes.set_title(title_of(metric))
+    quantity, values = board.quantity(metric), board.column(metric)
+    place, tokens = (spent(board, metric, name) for name in (against.quantity, "token_ratio"))
+    values = values.assign(place=against.scale * place, tokens=tokens)
+    dense = values["place"][board.dense].dropna()
+    dense_line(axes, board, metric, float(dense.iloc[0]) if against.dense and len(dense) else None)
+    for number, (_, index, style) in enumerate(lines):
+        rows = values.loc[index].dropna(subset="place").sort_values("tokens")
+        metric_line(axes, rows, rows["place"].to_numpy(dtype=float), quantity.scale, style, 10 + number)
+    axes.set_title(quantity.title)
     axes.margins(x=0.06)
     drawn = blind_line(axes, board, metric)
-    scale(axes, metric)
+    scale(axes, quantity)
     return drawn
 
 
-def _as_spent(board: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The board with dense's costs where a text-guided method fell back: in metrics of images seen without a text."""
-    unguided = board[f"unguided_{board.attrs['tasks'][metric]}"].eq(True)
-    dense = board[board["method"] == DENSE]
-    if not WITHOUT_TEXT.fullmatch(metric) or not unguided.any() or not len(dense):
-        return board
-    spent = board.copy()
-    costs = [name for name in board.columns if name in SIZED or any(name.startswith(f"{one}_") for one in SIZED)]
-    for name in costs:
-        spent.loc[unguided, name] = dense[name].iloc[0]
-    return spent
+def spent(board: Frame, metric: str, cost: str) -> pd.Series:
+    """A cost by setting, its own for the metric's task where tasks differ in it; dense's where a text-guided method
+    fell back, in metrics of images seen without a text."""
+    task, own = board.metrics[metric], None
+    if board.sizes:
+        own = board.column(cost, [task])["value"]
+    values = board.column(cost)["value"] if own is None or own.isna().all() else own
+    if board.quantity(metric).with_text or not board.dense.any():
+        return values
+    return values.mask(board.column(metric)["unguided"], values[board.dense].iloc[0])
 
 
-def _column(board: pd.DataFrame, cost: str, metric: str) -> str:
-    """The column of a cost: its own for the metric's task where tasks differ in it."""
-    own = f"{cost}_{board.attrs['tasks'][metric]}"
-    return own if own in board.columns and board[own].notna().any() else cost
-
-
-def _method_lines(board: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
-    """Name, rows and style of each line: one per method, and one per variant where a method has several."""
-    shown = [name for name in dict.fromkeys(board["method"]) if name != DENSE]
-    styles = method_styles(sorted(shown))
+def _method_lines(board: Frame) -> list[tuple[str, pd.Index, dict[str, Any]]]:
+    """Name, settings and style of each line: one per method, and one per variant where a method has several."""
+    settings = board.settings
+    shown = sorted({name for name in settings["method"] if name != DENSE})
+    styles = method_styles(shown)
     lines = []
-    for method in sorted(shown):
-        variants = board[board["method"] == method].groupby("variant", sort=True)
+    for method in shown:
+        variants = settings[settings["method"] == method].groupby("variant", sort=True)
         for place, (variant, rows) in enumerate(variants):
             style = {**styles[method], **DOTS, "linestyle": LINES[place % len(LINES)], "linewidth": 1.6}
-            lines.append((f"{method} {variant}".strip(), rows, style))
+            lines.append((f"{method} {variant}".strip(), rows.index, style))
     return lines
 
 
-def _study_metrics(frame: pd.DataFrame) -> list[str]:
+def _study_metrics(frame: Frame) -> list[str]:
     """At most three rows of panels: what was re-ranked says more than what was not."""
-    metrics = headline_metrics(frame)
+    metrics = frame.headline()
     reranked = [metric for metric in metrics if metric.endswith("_rerank")]
     return [metric for metric in metrics if not reranked or metric in reranked or f"{metric}_rerank" not in metrics]

@@ -1,69 +1,148 @@
-"""From records to one tidy frame: a row per measured setting, its tasks' metrics and its costs as columns.
+"""From records to numbers: a long frame with a row per setting, task and quantity, and what tables ask of it.
 
-A metric `m` has the columns `m` (fraction), `m__low`, `m__high`, `m__n`, `m__delta`, `m__delta_low`,
-`m__delta_high` and `m__error` ("" or why there is no value). Of several seeds all these are means over the seeds that
-have a value (`m__seeds` of them): the bounds speak of the sampling of test items, `m__sd` and `m__delta_sd` (standard
-deviations, n - 1; NaN of one seed) of training and draws. `m__blind` stands in dense's row: the score where images are
-blank. MACs are in G multiply-adds per image, memory in MiB per image, throughput in `throughput_unit_<task>` per
-second, end to end and of the model alone (`model_throughput_<task>`), with dense measured in turn as 1
-(`throughput_ratio_<task>`; empty where passes are long); these are of the first seed. Where the tasks'
-towers see images of different sizes (`cost_size_<task>`), there is each cost per task too (`forward_gmacs_<task>`).
+A setting is a method at a budget with everything it was measured under; its tasks and seeds belong to it. Values of
+several seeds are means: their bounds speak of the sampling of test items, `sd` of training and draws. docs/records.md
+explains every column.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
 from harness.kit.errors import HarnessError
-from harness.report.metric_names import reading_order
-from harness.report.row import absent_metrics, row_of
+from harness.metrics.quantity import Quantity
+from harness.report.quantities import OF_COST, OF_THROUGHPUT, of_metrics, quantity_of
+from harness.report.row import Value, absent_metrics, setting_of, values_of
 from harness.report.settings import CONTEXT, DENSE, PER_BUDGET, Setting, settings_of
 
+NUMBERS = [name for name, kind in Value.__annotations__.items() if kind == "float"]
+EMPTY = frozenset({"not run", "no value"})
+SEVERAL = ("keys", "seeds")
 
-def to_frame(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row per setting, tasks and seeds joined; dense first, then by descending ratio and method.
 
-    `frame.attrs`: "superseded", how many records newer ones of the same setting, task and seed hide; "failures", a
-    line for each failed cell; "tasks", the task of each metric. Raises HarnessError when there are no records.
+@dataclass(frozen=True)
+class Frame:
+    """Settings in the order of tables, and the values that stand for them.
+
+    settings: a row each, `setting` its number. values: a row per setting, task and quantity. failures: a line for each
+    failed cell. absent: metric -> why it could not be measured. superseded: how many records newer ones hide.
     """
-    settings, superseded = settings_of(records)
-    if not settings:
+
+    settings: pd.DataFrame
+    values: pd.DataFrame
+    failures: list[str] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+    superseded: int = 0
+
+    def long(self) -> pd.DataFrame:
+        """A row per setting, task and quantity, with everything that is known of it."""
+        known = self.settings.assign(
+            **{name: [" ".join(map(str, values)) for values in self.settings[name]] for name in SEVERAL}
+        ).drop(columns=["nominal", "image_size"])
+        rows = known.merge(self.values, on="setting", how="left", validate="many_to_many")
+        named = [self.quantity(name, task) for task, name in zip(rows["task"], rows["quantity"], strict=True)]
+        for name in ("title", "scale", "better"):
+            rows[name] = [getattr(one, name) for one in named]
+        return rows
+
+    @cached_property
+    def metrics(self) -> dict[str, str]:
+        """Metric -> its task, in the order of reading."""
+        quality = self.values.loc[self.values["kind"] == "quality", ["task", "quantity"]].drop_duplicates()
+        return {metric: task for task, metric in quality.itertuples(index=False)}
+
+    def headline(self) -> list[str]:
+        """The metrics shown unless others are asked for; those that no setting was measured on are left out."""
+        whole = [name for name in self.metrics if self.quantity(name).headline]
+        return [name for name in whole if not EMPTY.issuperset(self.column(name)["error"])]
+
+    def quantity(self, name: str, task: str | None = None) -> Quantity:
+        """What is declared of a metric, a cost or a rate."""
+        return OF_COST.get(name) or OF_THROUGHPUT.get(name) or quantity_of(task or self.metrics[name], name)
+
+    def column(self, name: str, tasks: Sequence[str] | None = None) -> pd.DataFrame:
+        """The values of a quantity, a row per setting; of several tasks (None: any) those of the first that has it."""
+        rows = self._by_quantity.get(name)
+        if rows is not None and tasks is not None:
+            rows = rows[rows["task"].isin(list(tasks))]
+        if rows is None or rows.empty:
+            found = self.values.iloc[:0].set_index("setting")
+        else:
+            found = rows.drop_duplicates("setting").set_index("setting")
+        found = found.reindex(self.settings["setting"]).set_axis(self.settings.index)
+        return found.assign(error=found["error"].fillna("not run"), unguided=found["unguided"].eq(True))
+
+    @cached_property
+    def _by_quantity(self) -> dict[str, pd.DataFrame]:
+        return {str(name): rows for name, rows in self.values.groupby("quantity", sort=False)}
+
+    @property
+    def dense(self) -> pd.Series:
+        """Which settings are dense."""
+        return self.settings["method"] == DENSE
+
+    @cached_property
+    def sizes(self) -> dict[int, list[str]]:
+        """Image size of the tower -> the tasks with such a tower, where there are several; else {}."""
+        if len(str(self.settings["image_size"].iloc[0]).split()) < 2:
+            return {}
+        costs = self.values[self.values["kind"] == "cost"].dropna(subset="image_size")
+        pairs = costs[["image_size", "task"]].drop_duplicates().sort_values(["image_size", "task"])
+        found: dict[int, list[str]] = {}
+        for size, task in pairs.itertuples(index=False):
+            found.setdefault(int(size), []).append(task)
+        return found if len(found) > 1 else {}
+
+
+def to_frame(records: Iterable[Mapping[str, Any]]) -> Frame:
+    """The frame of records: dense first, then by descending ratio and method. HarnessError when there are none."""
+    found, superseded = settings_of(records)
+    if not found:
         raise HarnessError("no records: `python -m harness run` measures cells, --runs names their folder")
-    known = _metrics_of_tasks(settings)
-    frame = pd.DataFrame([row_of(setting, known) for setting in settings])
-    frame["variant"] = _variants(frame)
-    order = pd.DataFrame({"dense": frame["method"] != DENSE, "ratio": -_nominal(frame), "method": frame["method"]})
-    order = pd.concat([frame[list(CONTEXT)].astype(str), order, frame["variant"]], axis=1)
-    frame = frame.loc[order.sort_values(list(order.columns), kind="stable").index].reset_index(drop=True)
-    frame.attrs["superseded"] = superseded
-    frame.attrs["failures"] = [line for setting in settings for line in _failures(setting)]
-    every = [record for setting in settings for record in setting.by_seed()]
-    frame.attrs["absent"] = {name: why for record in every for name, why in absent_metrics(record).items()}
-    frame.attrs["tasks"] = {metric: task for task, metrics in known.items() for metric in metrics}
-    return frame
+    known = _metrics_of_tasks(found)
+    settings = pd.DataFrame([setting_of(number, setting) for number, setting in enumerate(found)])
+    settings["variant"] = _variants(settings)
+    order = pd.DataFrame({"dense": settings["method"] != DENSE, "ratio": -settings["nominal"]})
+    order = pd.concat([settings[list(CONTEXT)].astype(str), order, settings[["method", "variant"]]], axis=1)
+    settings = settings.loc[order.sort_values(list(order.columns), kind="stable").index].reset_index(drop=True)
+    values = [value for number, setting in enumerate(found) for value in values_of(number, setting, known)]
+    rows = pd.DataFrame(values, columns=list(Value._fields))
+    place = {pair: number for number, pair in enumerate(of_metrics())}
+    rows["place"] = [place.get(pair, len(place)) for pair in zip(rows["task"], rows["quantity"], strict=True)]
+    rows = rows.sort_values(["task", "place"], kind="stable").drop(columns="place").reset_index(drop=True)
+    every = [record for setting in found for record in setting.by_seed()]
+    return Frame(
+        settings,
+        rows,
+        [line for setting in found for line in _failures(setting)],
+        {name: why for record in every for name, why in absent_metrics(record).items()},
+        superseded,
+    )
 
 
-def boards(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The frame in parts whose rows may be compared (same model, data, protocol …), each with a title."""
+def boards(frame: Frame) -> list[tuple[str, Frame]]:
+    """The frame in parts whose settings may be compared (same model, data, protocol …), each with a title."""
     parts = []
-    for _, part in frame.groupby(list(CONTEXT), sort=False, dropna=False):
-        part.attrs = frame.attrs
-        first = part.iloc[0]
+    for _, settings in frame.settings.groupby(list(CONTEXT), sort=False, dropna=False):
+        first = settings.iloc[0]
         split = "" if pd.isna(first["split"]) else f", split {first['split']}"
         limit = "" if pd.isna(first["limit"]) else f", limit {int(first['limit'])}"
         sizes = ", ".join(str(first["image_size"]).split())
-        what = (first["model"], _protocol(part), f"{first['data']}{split}{limit}", f"{sizes} px", first["dtype"])
-        parts.append((" · ".join(map(str, what)), part))
+        what = (first["model"], _protocol(settings), f"{first['data']}{split}{limit}", f"{sizes} px", first["dtype"])
+        values = frame.values[frame.values["setting"].isin(settings["setting"])]
+        parts.append((" · ".join(map(str, what)), replace(frame, settings=settings, values=values)))
     return parts
 
 
-def study_frame(records: Iterable[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """The frame of a study's records with a column per field of its labels: dense first, then in the labels'
-    order.
+def study_frame(records: Iterable[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]]) -> Frame:
+    """The frame of a study's records, its settings with a column per field of its labels: dense first, then in the
+    labels' order.
 
     labels: {"keys": [record keys], "label": "early, 3 stages" or None, …} each; without a label the ratio
     stands for it. Dense needs no label. Raises HarnessError when none of the keys has a record.
@@ -75,26 +154,23 @@ def study_frame(records: Iterable[Mapping[str, Any]], labels: Sequence[Mapping[s
             "none of the study's cells has a record yet: run `python -m harness ablate` with its name first"
         )
     frame = to_frame(chosen)
-    fields = [{name: value for name, value in label.items() if name not in {"keys", "method"}} for label in labels]
-    parts = [frame[frame["method"] == DENSE].assign(label="")]
-    for label, extra in zip(labels, fields, strict=True):
-        rows = frame[[not set(keys).isdisjoint(label["keys"]) for keys in frame["keys"]]]
+    parts = [frame.settings[frame.dense].assign(label="")]
+    for label in labels:
+        rows = frame.settings[[not set(keys).isdisjoint(label["keys"]) for keys in frame.settings["keys"]]]
         rows = rows[rows["method"] != DENSE]
-        extra = {"label": None, **extra}
-        if extra["label"] is None:
+        extra: dict[str, Any] = {name: value for name, value in label.items() if name not in {"keys", "method"}}
+        if extra.get("label") is None:
             extra["label"] = ["paper" if pd.isna(ratio) else f"{ratio:g}" for ratio in rows["ratio"].astype(float)]
         parts.append(rows.assign(**extra))
-    merged = pd.concat([part for part in parts if len(part)], ignore_index=True)
-    merged.attrs = frame.attrs
-    return merged
+    return replace(frame, settings=pd.concat([part for part in parts if len(part)], ignore_index=True))
 
 
-def _protocol(part: pd.DataFrame) -> str:
+def _protocol(settings: pd.DataFrame) -> str:
     """'finetune, 300 steps': a board's protocol, the steps that all its tasks were trained for, and what else is told
     apart from other boards."""
-    protocol = str(part["protocol"].iloc[0])
+    protocol = str(settings["protocol"].iloc[0])
     stages: dict[str, set[int]] = {}
-    for found in map(json.loads, part["training_steps"]):
+    for found in map(json.loads, settings["training_steps"].unique()):
         for stage, steps in found.items():
             stages.setdefault(stage, set()).update(steps)
     if not stages:
@@ -104,10 +180,10 @@ def _protocol(part: pd.DataFrame) -> str:
         words = [protocol, *steps.values()]
     else:
         words = [" + ".join(f"{stage} {steps[stage]}" if stage in steps else stage for stage in stages)]
-    return ", ".join([*words, *_told(part["training"].iloc[0], len(stages) > 1)])
+    return ", ".join([*words, *_training_words(settings["training"].iloc[0], len(stages) > 1)])
 
 
-def _told(training: str, several: bool) -> list[str]:
+def _training_words(training: str, several: bool) -> list[str]:
     """'batch_size 32' of each fact of training that another board has otherwise; its stage before it among several."""
     words = []
     for path, value in json.loads(training or "{}").items():
@@ -119,38 +195,31 @@ def _told(training: str, several: bool) -> list[str]:
 
 
 def _metrics_of_tasks(settings: Iterable[Setting]) -> dict[str, list[str]]:
-    """task -> metrics, from the records that have them; recalls by direction, re-ranking and rank."""
+    """task -> metrics, from the records that have them."""
     found: dict[str, set[str]] = {}
     for record in (record for setting in settings for record in setting.by_seed()):
         found.setdefault(record["spec"]["task"], set()).update(absent_metrics(record))
         for task, metrics in (record.get("quality") or {}).items():
             found.setdefault(task, set()).update(metrics)
-    return {task: sorted(metrics, key=reading_order) for task, metrics in sorted(found.items())}
+    return {task: sorted(metrics) for task, metrics in sorted(found.items())}
 
 
-def _nominal(frame: pd.DataFrame) -> pd.Series:
-    """The ratio asked for, or the realised one where the method's own setting was (1 if neither is known)."""
-    return frame["ratio"].astype(float).fillna(frame["token_ratio"].astype(float)).fillna(1.0)
-
-
-def _variants(frame: pd.DataFrame) -> list[str]:
+def _variants(settings: pd.DataFrame) -> list[str]:
     """What tells rows of one context, method and ratio apart: the differing settings; "" for a row alone."""
-    texts = pd.Series("", index=frame.index)
-    for _, group in frame.groupby([*CONTEXT, "method", "ratio"], dropna=False, sort=False):
-        if len(group) == 1:
+    texts = pd.Series("", index=settings.index)
+    for index in settings.groupby([*CONTEXT, "method", "ratio"], dropna=False, sort=False).indices.values():
+        if len(index) == 1:
             continue
-        settings = [_settings(row) for _, row in group.iterrows()]
-        names = sorted({name for setting in settings for name in setting})
-        differing = [name for name in names if len({json.dumps(setting.get(name)) for setting in settings}) > 1]
-        for index, setting in zip(group.index, settings, strict=True):
-            words = [
-                setting[name] if name == "schedule" else f"{name}={_short(setting.get(name))}" for name in differing
-            ]
-            texts[index] = " ".join(words)
+        facts = [_facts(row) for _, row in settings.iloc[index].iterrows()]
+        names = sorted({name for one in facts for name in one})
+        differing = [name for name in names if len({json.dumps(one.get(name)) for one in facts}) > 1]
+        for place, one in zip(index, facts, strict=True):
+            words = [one[name] if name == "schedule" else f"{name}={_short(one.get(name))}" for name in differing]
+            texts.iloc[place] = " ".join(words)
     return list(texts)
 
 
-def _settings(row: pd.Series) -> dict[str, Any]:
+def _facts(row: pd.Series) -> dict[str, Any]:
     config = {name: value for name, value in json.loads(row["config"]).items() if name not in PER_BUDGET | {"seed"}}
     return {"schedule": str(row["schedule"]), "match": row["match"], **config}
 

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from harness.report.frame import Frame
 from harness.report.lines import (
     DOTS,
     bars_words,
@@ -21,16 +22,14 @@ from harness.report.lines import (
     metric_line,
     scale,
 )
-from harness.report.metric_names import title_of
-from harness.report.settings import DENSE
 from harness.report.style import method_styles
 
 PLACEMENTS = ("early", "even", "late")
 
 
-def layers_figure(frame: pd.DataFrame, metrics: Sequence[str]) -> Figure:
+def layers_figure(frame: Frame, metrics: Sequence[str]) -> Figure:
     """Rows: metrics; left: by placement, at one number of stages; right: by stages, at one placement."""
-    staged = frame[frame["method"] != DENSE]
+    staged = frame.settings[~frame.dense]
     shown = sorted(set(staged["method"]))
     styles = method_styles(shown)
     count = _richest(staged, "stages", "placement")
@@ -50,6 +49,7 @@ def layers_figure(frame: pd.DataFrame, metrics: Sequence[str]) -> Figure:
     grid = figure.subplots(len(metrics), 2, squeeze=False, sharey="row")
     blind = False
     for row, metric in zip(grid, metrics, strict=True):
+        quantity, values = frame.quantity(metric), frame.column(metric)
         for axes, (title, rows, by, ticks) in zip(row, sweeps, strict=True):
             dense_line(axes, frame, metric)
             for number, method in enumerate(shown):
@@ -57,21 +57,22 @@ def layers_figure(frame: pd.DataFrame, metrics: Sequence[str]) -> Figure:
                 # A little apart, so that intervals at the same place can be told from each other.
                 aside = 0.06 * (number - (len(shown) - 1) / 2)
                 place = np.array([ticks.index(value) for value in line[by]], dtype=float) + aside
-                metric_line(axes, line, place, metric, {**styles[method], **DOTS, "linewidth": 1.6}, 10 + number)
+                style = {**styles[method], **DOTS, "linewidth": 1.6}
+                metric_line(axes, values.loc[line.index], place, quantity.scale, style, 10 + number)
             axes.set_xticks(range(len(ticks)), [tick if isinstance(tick, str) else f"{tick:g}" for tick in ticks])
             axes.set_xlim(-0.4, len(ticks) - 0.6)
-            axes.set_title(f"{title_of(metric)}, {title}")
+            axes.set_title(f"{quantity.title}, {title}")
         drawn = [blind_line(axes, frame, metric) for axes in row]
         blind |= any(drawn)
         row[0].set_ylabel("%")
-        scale(row[0], metric)
+        scale(row[0], quantity)
     handles: list[Any] = [Line2D([], [], label=name, linewidth=1.6, **styles[name], **DOTS) for name in shown]
     labels = [*shown, dense_words(frame, metrics)]
     handles.append(dense_handle())
     if blind:
         handles.append(blind_handle())
         labels.append("dense, blank images")
-    if words := bars_words(staged, metrics):
+    if words := bars_words(frame, metrics):
         figure.supxlabel(words, fontsize=9.5)
     ratios = staged["ratio"].dropna().unique()
     budget = f"token ratio {ratios[0]:g}" if len(ratios) == 1 else "several token ratios"

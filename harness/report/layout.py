@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from textwrap import wrap
 from typing import Any
 
@@ -24,7 +25,7 @@ class Column:
     best: list[bool]
     left: bool = False
 
-    @property
+    @cached_property
     def width(self) -> int:
         return max(len(text) for text in (self.heading, self.unit, *self.cells))
 

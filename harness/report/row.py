@@ -1,136 +1,75 @@
-"""The columns of one row: a setting's metrics over its seeds, its costs, its throughput and what blank images give."""
+"""One setting's numbers: a row for each of its tasks' metrics over the seeds, costs, throughput and blank images."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
+from harness.cost.quantities import costs_of, mentioned_of
+from harness.evaluate.quantities import throughput_of
+from harness.report.quantities import OF_COST, OF_THROUGHPUT, quantity_of
 from harness.report.settings import Record, Setting, steps_of_training
 
 ERRORS = {"failed": "failed", "out_of_memory": "no memory"}
 ABSENT = "absent"
 NAN = float("nan")
-# The costs that tables and figures show; where the tasks' towers see images of different sizes, there is one per task.
-SIZED = (
-    "token_ratio",
-    "forward_gmacs",
-    "gmacs_ratio",
-    "scoring_share",
-    "train_step_ratio",
-    "train_mib_per_image",
-    "latency_ratio",
-)
 
 
-def row_of(setting: Setting, known: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """A row's columns; `known` has the metrics of each task. What is not averaged is of the first seed."""
+class Value(NamedTuple):
+    """A row of the long frame, whose columns docs/records.md explains."""
+
+    setting: int
+    task: str
+    quantity: str
+    kind: str
+    unit: str
+    value: float
+    low: float = NAN
+    high: float = NAN
+    n: float = NAN
+    seed_count: float = NAN
+    sd: float = NAN
+    delta: float = NAN
+    delta_low: float = NAN
+    delta_high: float = NAN
+    delta_sd: float = NAN
+    blind: float = NAN
+    error: str = ""
+    image_size: float = NAN
+    unguided: bool = False
+
+
+def setting_of(number: int, setting: Setting) -> dict[str, Any]:
+    """What all values of a setting share. What is not averaged is of the first seed."""
     records = setting.by_seed()
     spec = records[0]["spec"]
-    row: dict[str, Any] = {name: spec.get(name) for name in ("method", "ratio", "schedule", "match")}
-    row |= setting.context
-    row |= {
+    realised = next((record["cost"]["ratio"] for record in records if (record["cost"] or {}).get("ratio")), None)
+    nominal = spec["ratio"] if spec["ratio"] is not None else realised if realised is not None else 1.0
+    return {
+        "setting": number,
+        **{name: spec.get(name) for name in ("method", "ratio", "schedule", "match")},
+        **setting.context,
+        "limit": None if setting.context["limit"] is None else float(setting.context["limit"]),
         "seeds": tuple(":".join(map(str, seed)) for seed in setting.seeds),
         "config": json.dumps(spec.get("config") or {}, sort_keys=True),
         "keys": tuple(record["key"] for found in setting.records.values() for record in found.values()),
         "training_steps": _stages(records),
+        "status": next((record["status"] for record in records if record["status"] != "done"), "done"),
+        "fallback": next((said for record in records if (said := _diagnostics(record).get("fallback"))), None),
+        "nominal": float(nominal),
     }
-    row["limit"] = None if row["limit"] is None else float(row["limit"])
-    row["status"] = next((record["status"] for record in records if record["status"] != "done"), "done")
-    row |= costs(next((record["cost"] for record in records if record.get("cost")), {}))
-    row["fallback"] = next((said for record in records if (said := _diagnostics(record).get("fallback"))), None)
+
+
+def values_of(number: int, setting: Setting, known: Mapping[str, Sequence[str]]) -> Iterator[Value]:
+    """A setting's values; `known` has the metrics of each task."""
     for task, found in setting.records.items():
-        row |= _of_task(task, list(found.values()))
-    row |= _costs_by_size(setting)
-    for task, metrics in known.items():
-        for metric in metrics:
-            row |= _metric(metric, task, list(setting.records.get(task, {}).values()))
-    return row
-
-
-def costs(cost: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a cost report; None where it says nothing."""
-    forward, dense, train = (cost.get(name) or {} for name in ("forward", "dense", "train_step"))
-    memory, latency = cost.get("memory") or {}, cost.get("latency") or {}
-    total, step = forward.get("total_gmacs"), train.get("total_gmacs")
-    aside = sum(forward.get(f"{part}_gmacs") or 0.0 for part in ("scoring", "matching", "predictor"))
-    return {
-        "token_ratio": cost.get("ratio"),
-        "forward_gmacs": total,
-        "main_gmacs": forward.get("main_gmacs"),
-        "dense_gmacs": dense.get("forward_gmacs"),
-        "gmacs_ratio": _over(total, dense.get("forward_gmacs")),
-        "scoring_share": _over(aside, total),
-        "train_step_gmacs": step,
-        "train_step_ratio": _over(step, dense.get("train_step_gmacs")),
-        "train_mib_per_image": memory.get("train_mib_per_image"),
-        "memory_source": memory.get("source"),
-        "latency_ms": latency.get("median_ms"),
-        "latency_ratio": latency.get("ratio"),
-        "tokens_per_block": tuple(cost.get("tokens_per_block") or ()),
-        "tokens_per_mlp": tuple(cost.get("tokens_per_mlp") or ()),
-    }
-
-
-def _of_task(task: str, records: Sequence[Record]) -> dict[str, Any]:
-    """What a row says of a task besides its metrics, from the first seed that has it."""
-    spec = records[0]["spec"]
-    found: dict[str, Any] = {f"weights_{task}": spec["weights"], f"image_size_{task}": spec.get("image_size")}
-    for fate in ("kept", "merged"):
-        lists = (_diagnostics(record).get(f"mentioned_{fate}_per_block") for record in records)
-        found[f"mentioned_{fate}_{task}"] = next((shares[-1] for shares in lists if shares), None)
-    # Of a method that is guided by texts: whether it saw images without one too, with all their tokens.
-    encodings = ((record.get("cost") or {}).get("encodings") or {} for record in records)
-    unguided = any(_diagnostics(record).get("fallback") for record in records)
-    found[f"unguided_{task}"] = unguided and any(made.get("images") for made in encodings)
-    if measured := next((record["throughput"] for record in records if record.get("throughput")), None):
-        found[f"throughput_{task}"] = measured["end_to_end_per_second"]
-        found[f"model_throughput_{task}"] = measured["model_per_second"]
-        found[f"throughput_unit_{task}"] = measured["unit"]
-        dense = measured.get("dense") or {}
-        for name, rate in (("", "end_to_end_per_second"), ("model_", "model_per_second")):
-            found[f"{name}throughput_ratio_{task}"] = _over(measured[rate], dense.get(rate))
-    return found
-
-
-def _costs_by_size(setting: Setting) -> dict[str, Any]:
-    """Where tasks differ in image size: the size that each task's cost is of, and each task's columns of SIZED."""
-    if len(setting.context["image_size"].split()) < 2:
-        return {}
-    columns: dict[str, Any] = {}
-    for task, found in setting.records.items():
-        cost: Mapping[str, Any] = next((record["cost"] for record in found.values() if record.get("cost")), {})
-        columns[f"cost_size_{task}"] = cost.get("image_size")
-        columns |= {f"{name}_{task}": value for name, value in costs(cost).items() if name in SIZED}
-    return columns
-
-
-def _metric(metric: str, task: str, records: Sequence[Record]) -> dict[str, Any]:
-    """A metric's columns over the seeds that have a value of it."""
-    found = [entry for record in records if (entry := (record.get("quality") or {}).get(task, {}).get(metric))]
-    bounds = [entry.get("ci95") or (None, None) for entry in found]
-    delta_bounds = [entry.get("delta_ci95") or (None, None) for entry in found]
-    values, deltas = ([entry.get(name) for entry in found] for name in ("value", "delta_to_dense"))
-    numbers = {
-        "": _mean(values),
-        "__low": _mean([low for low, _ in bounds]),
-        "__high": _mean([high for _, high in bounds]),
-        "__sd": _sd(values),
-        "__seeds": float(len(found)),
-        "__n": _mean([entry.get("n") for entry in found]),
-        "__delta": _mean(deltas),
-        "__delta_low": _mean([low for low, _ in delta_bounds]),
-        "__delta_high": _mean([high for _, high in delta_bounds]),
-        "__delta_sd": _sd(deltas),
-        "__blind": _mean([(record.get("blind") or {}).get(metric) for record in records]),
-    }
-    error = next((ERRORS[record["status"]] for record in records if record["status"] in ERRORS), "no value")
-    if any(metric in absent_metrics(record) for record in records):
-        error = ABSENT
-    columns: dict[str, Any] = {f"{metric}{suffix}": value for suffix, value in numbers.items()}
-    columns[f"{metric}__error"] = "" if found else error if records else "not run"
-    return columns
+        records = list(found.values())
+        size, unguided = float(records[0]["spec"].get("image_size") or NAN), _unguided(records)
+        for metric in known.get(task, ()):
+            yield _metric(number, task, metric, records)._replace(image_size=size, unguided=unguided)
+        yield from _costs(number, task, records, unguided)
 
 
 def absent_metrics(record: Record) -> Mapping[str, str]:
@@ -138,18 +77,71 @@ def absent_metrics(record: Record) -> Mapping[str, str]:
     return dict(_diagnostics(record).get("absent") or {})
 
 
+def _metric(number: int, task: str, metric: str, records: Sequence[Record]) -> Value:
+    """A metric over the seeds that have a value of it."""
+    found = [entry for record in records if (entry := (record.get("quality") or {}).get(task, {}).get(metric))]
+    bounds = [entry.get("ci95") or (None, None) for entry in found]
+    delta_bounds = [entry.get("delta_ci95") or (None, None) for entry in found]
+    values, deltas = ([entry.get(name) for entry in found] for name in ("value", "delta_to_dense"))
+    error = next((ERRORS[record["status"]] for record in records if record["status"] in ERRORS), "no value")
+    if any(metric in absent_metrics(record) for record in records):
+        error = ABSENT
+    return Value(
+        number,
+        task,
+        metric,
+        "quality",
+        quantity_of(task, metric).unit,
+        value=_mean(values),
+        low=_mean([low for low, _ in bounds]),
+        high=_mean([high for _, high in bounds]),
+        n=_mean([entry.get("n") for entry in found]),
+        seed_count=float(len(found)),
+        sd=_sd(values),
+        delta=_mean(deltas),
+        delta_low=_mean([low for low, _ in delta_bounds]),
+        delta_high=_mean([high for _, high in delta_bounds]),
+        delta_sd=_sd(deltas),
+        blind=_mean([(record.get("blind") or {}).get(metric) for record in records]),
+        error="" if found else error,
+    )
+
+
+def _costs(number: int, task: str, records: Sequence[Record], unguided: bool) -> Iterator[Value]:
+    """Costs and throughput, from the first seed that has them."""
+    cost: Mapping[str, Any] = next((record["cost"] for record in records if record.get("cost")), {})
+    speed = next((record["throughput"] for record in records if record.get("throughput")), None)
+    mentioned = [mentioned_of(_diagnostics(record)) for record in records]
+    fates = {name: next((one[name] for one in mentioned if one[name] is not None), None) for name in mentioned[0]}
+    size = float(cost.get("image_size") or NAN)
+    for name, value in (costs_of(cost) | fates).items():
+        if value is not None:
+            unit = OF_COST[name].unit
+            yield Value(number, task, name, "cost", unit, float(value), image_size=size, unguided=unguided)
+    for name, value in (throughput_of(speed) if speed else {}).items():
+        if value is not None:
+            unit = OF_THROUGHPUT[name].unit.replace("1/s", f"{speed['unit']}/s" if speed else "1/s")
+            yield Value(number, task, name, "throughput", unit, float(value), image_size=size, unguided=unguided)
+
+
+def _unguided(records: Sequence[Record]) -> bool:
+    """Whether a method that texts guide saw images without one too, with all their tokens."""
+    made = ((record.get("cost") or {}).get("encodings") or {} for record in records)
+    return any(_diagnostics(record).get("fallback") for record in records) and any(one.get("images") for one in made)
+
+
 def _mean(values: Sequence[float | None]) -> float:
+    if len(values) == 1:  # most settings have one seed
+        return NAN if values[0] is None else float(values[0])
     there = [float(value) for value in values if value is not None]
     return fmean(there) if there else NAN
 
 
 def _sd(values: Sequence[float | None]) -> float:
+    if len(values) == 1:
+        return NAN
     there = [float(value) for value in values if value is not None]
     return stdev(there) if len(there) > 1 else NAN
-
-
-def _over(part: float | None, whole: float | None) -> float | None:
-    return part / whole if part is not None and whole else None
 
 
 def _diagnostics(record: Record) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
 """Tables of a frame as text (at most 110 columns), CSV, Markdown and LaTeX.
 
 Percent with one decimal; ± is the farther end of the 95 % interval, sd the standard deviation over seeds. Quality,
-throughput and costs stand in parts below each other, so that a part fits a screen or a page. CSV has every column and
-the exact numbers.
+throughput and costs stand in parts below each other, so that a part fits a screen or a page. CSV is the long frame: a
+row per setting, task and quantity, with the exact numbers.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ import pandas as pd
 
 from harness.kit.registry import unknown
 from harness.report.cost_columns import costs_by_size, throughput
-from harness.report.frame import boards, study_frame
+from harness.report.frame import Frame, boards, study_frame
 from harness.report.layout import Column, Part, latex, markdown, plain, text
-from harness.report.metric_names import headline_metrics, metrics_of
 from harness.report.notes import notes
 from harness.report.quality_columns import names_with_blind, quality, shown_blind
 
 FORMATS = ("text", "csv", "md", "latex")
 
 
-def render_table(frame: pd.DataFrame, format: str = "text", metrics: Sequence[str] | None = None) -> str:
+def render_table(frame: Frame, format: str = "text", metrics: Sequence[str] | None = None) -> str:
     """The frame as a table, without a newline at its end; `metrics` instead of the headline ones.
 
     Raises HarnessError for an unknown format or metric.
@@ -42,7 +41,7 @@ def render_study_table(
 
 
 def _render(
-    frame: pd.DataFrame,
+    frame: Frame,
     format: str,
     metrics: Sequence[str] | None,
     name: Callable[[pd.DataFrame], list[Column]],
@@ -50,14 +49,14 @@ def _render(
     if format not in FORMATS:
         raise unknown("table format", format, FORMATS)
     if format == "csv":
-        return _csv(frame)
+        return str(frame.long().to_csv(index=False, lineterminator="\n")).rstrip("\n")
     for metric in metrics or ():
-        if metric not in metrics_of(frame):
-            raise unknown("metric", metric, metrics_of(frame))
+        if metric not in frame.metrics:
+            raise unknown("metric", metric, frame.metrics)
     parts: list[Part] = []
     for title, board in boards(frame):
-        names = name(board)
-        chosen = headline_metrics(board) if metrics is None else list(metrics)
+        names = name(board.settings)
+        chosen = board.headline() if metrics is None else list(metrics)
         blind = shown_blind(board, chosen)
         columns = [quality(board, metric, blind) for metric in chosen]
         parts.append(Part(f"Quality · {title}", names_with_blind(names, board) if blind else names, columns))
@@ -70,22 +69,17 @@ def _render(
     return "\n".join([*(draw(part) for part in parts), *said]).rstrip("\n")
 
 
-def _csv(frame: pd.DataFrame) -> str:
-    flat = frame.copy()
-    for name in ("keys", "seeds", "tokens_per_block", "tokens_per_mlp"):
-        flat[name] = [" ".join(map(str, values)) for values in flat[name]]
-    return str(flat.to_csv(index=False, lineterminator="\n")).rstrip("\n")
+def _method_columns(settings: pd.DataFrame) -> list[Column]:
+    ratios = ["paper" if pd.isna(ratio) else f"{ratio:g}" for ratio in settings["ratio"].astype(float)]
+    ratios = [
+        ratio + (" MACs" if match == "macs" else "") for ratio, match in zip(ratios, settings["match"], strict=True)
+    ]
+    columns = [plain("method", "", settings["method"], left=True), plain("ratio", "", ratios)]
+    return columns + ([plain("variant", "", settings["variant"], left=True)] if settings["variant"].any() else [])
 
 
-def _method_columns(board: pd.DataFrame) -> list[Column]:
-    ratios = ["paper" if pd.isna(ratio) else f"{ratio:g}" for ratio in board["ratio"].astype(float)]
-    ratios = [ratio + (" MACs" if match == "macs" else "") for ratio, match in zip(ratios, board["match"], strict=True)]
-    columns = [plain("method", "", board["method"], left=True), plain("ratio", "", ratios)]
-    return columns + ([plain("variant", "", board["variant"], left=True)] if board["variant"].any() else [])
-
-
-def _label_columns(board: pd.DataFrame) -> list[Column]:
+def _label_columns(settings: pd.DataFrame) -> list[Column]:
     return [
-        plain("method", "", board["method"], left=True),
-        plain("setting", "", board["label"], left=True),
+        plain("method", "", settings["method"], left=True),
+        plain("setting", "", settings["label"], left=True),
     ]

@@ -15,9 +15,10 @@ from harness.evaluate.task import TaskData
 from harness.kit.errors import HarnessError
 from harness.kit.parallel import agreed
 from harness.kit.progress import Progress
-from harness.run.cell import Cell, RunRequest
+from harness.run.cell import Cell
 from harness.run.grid import data_folder, plan_cells
-from harness.run.measure import Bench, is_out_of_memory
+from harness.run.measure import Measurer, is_out_of_memory
+from harness.run.request import RunRequest
 from harness.tasks.vqa import VQAOptions, answers
 
 
@@ -26,13 +27,13 @@ def server_answers(cell: Cell, weights: Path | None, progress: Progress) -> list
 
     Raises HarnessError as `run` does, and where memory runs out.
     """
-    bench = Bench(weights, progress)
-    config = agreed(partial(bench.config, cell))
+    measurer = Measurer(weights, progress)
+    config = agreed(partial(measurer.config, cell))
     asked = agreed(partial(_asked, cell, progress))
     ordered = asked.in_order()
     data = TaskData(ordered, ImageStore(ordered.images, cell.image_size, config.mean, config.std))
     data.images.ready(progress)
-    given = agreed(partial(_given, cell, bench, data))
+    given = agreed(partial(_given, cell, measurer, data))
     by_id = {question.id: answer for question, answer in zip(ordered.questions, given, strict=True)}
     return [{"question_id": question.id, "answer": by_id[question.id]} for question in asked.questions]
 
@@ -45,10 +46,10 @@ def answering_cell(request: RunRequest, progress: Progress) -> Cell:
     return plan_cells(request, progress)[-1]  # dense comes before the method
 
 
-def _given(cell: Cell, bench: Bench, data: TaskData) -> list[str]:
+def _given(cell: Cell, measurer: Measurer, data: TaskData) -> list[str]:
     try:
-        host, reducer, _ = bench.subject(cell)
-        encoder = VisionEncoder(host, reducer, data.images, cell.batch_size, bench.progress)
+        host, reducer, _ = measurer.subject(cell)
+        encoder = VisionEncoder(host, reducer, data.images, cell.batch_size, measurer.progress)
         with torch.no_grad():
             given, _, _ = answers(encoder, data, VQAOptions.model_validate(cell.task_options))
     except Exception as error:

@@ -1,22 +1,19 @@
-"""One measurement, completely specified: a cell, its content hash, and the grid of cells that a command plans."""
+"""One measurement, completely specified: a cell, its content hash, and the code that it comes from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from harness.data.digest import reader_modules
 from harness.kit.digest import key_of
-from harness.kit.errors import HarnessError
 from harness.kit.registry import methods, models, module_of, tasks
 from harness.kit.sources import code_parts
 from harness.train.protocol import Stage, stage_code
 
-MATCHES = ("tokens", "macs")
 # What every cell is measured by, beside its own host, method and task.
 EVALUATION = ("harness.evaluate.encoder", "harness.hosts.ready")
 
@@ -66,58 +63,6 @@ class Cell(BaseModel):
         """Short human name: method, ratio or schedule, task."""
         budget = f"{self.ratio:g}" if self.ratio is not None else self.schedule
         return f"{self.model} {self.method} {budget} {self.task}" + (f" seed {self.seed}" if self.seed else "")
-
-
-class RunRequest(BaseModel):
-    """A command's options, before names are looked up: the grid methods x ratios x tasks x seeds on one model and set.
-
-    `training`: by stage of the protocol (finetune, pretrain), what is chosen of its recipe and data.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    methods: tuple[str, ...]
-    ratios: tuple[float, ...] | None = None
-    model: str = "albef-tiny"
-    tasks: tuple[str, ...]
-    task_options: dict[str, dict[str, Any]] = {}
-    data: str = "scenes"
-    split: str | None = None
-    protocol: str = "inference"
-    training: dict[str, dict[str, Any]] = {}
-    schedule: str | dict[str, Any] | None = None
-    match: str = "tokens"
-    settings: dict[str, Any] = {}
-    device: str = "auto"
-    dtype: str = "float32"
-    batch_size: int = 64
-    limit: int | None = None
-    image_size: int | None = None
-    seeds: tuple[int, ...] = (0,)
-    weights: Path | None = None
-
-    @property
-    def starts(self) -> bool:
-        """Whether there are weights to start from: pre-training makes its own."""
-        return self.protocol != "pretrain"
-
-
-def expand(names: str, registry: Any, *, without: Sequence[str] = ()) -> tuple[str, ...]:
-    """'a,b' or 'all' as names that exist, each once, in the order given."""
-    if names.strip() == "all":
-        return tuple(name for name in registry.names() if name not in without)
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    if not chosen:
-        raise HarnessError(f"no {registry.kind} named; known: {', '.join(registry.names())}")
-    for name in chosen:
-        registry.entry(name)
-    return tuple(dict.fromkeys(chosen))
-
-
-def check_match(match: str) -> None:
-    """HarnessError for an unknown match."""
-    if match not in MATCHES:
-        raise HarnessError(f"match {match!r}: expected one of {', '.join(MATCHES)}")
 
 
 def cell_code(

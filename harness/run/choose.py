@@ -11,7 +11,7 @@ from harness.hosts.weights.own import abilities_in, assets_of, read_answers
 from harness.hosts.weights.sets import shipped, stated_model, tasks_of
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.registry import models, tasks
-from harness.run.cell import expand
+from harness.run.request import expand
 from harness.train.protocol import trainable_tasks
 
 DEFAULT_HOST = "albef-tiny"
@@ -36,10 +36,10 @@ def chosen_hosts(
     every = names.strip() == "all"
     if named is not None and len(hosts) == 1 and not every:
         return ((hosts[0], wanted),)
-    able = {host: able_tasks(host, weights, data, protocol, must=len(hosts) == 1) for host in hosts}
+    can_do = {host: measurable_tasks(host, weights, data, protocol, must=len(hosts) == 1) for host in hosts}
     found: dict[str, tuple[str, ...]] = {}
     for task in wanted:
-        doing = [host for host in hosts if task in able[host]]
+        doing = [host for host in hosts if task in can_do[host]]
         if doing and every and (reason := tasks.get(task).unavailable()) is not None:
             warn_on_stderr(f"{task} is left out: {reason}")
             continue
@@ -57,7 +57,7 @@ def shipped_hosts() -> tuple[str, ...]:
     return tuple(sorted(shipped(), key=lambda host: (host != DEFAULT_HOST, host)))
 
 
-def able_tasks(
+def measurable_tasks(
     model: str, weights: Path | str | None, data: str, protocol: str = "inference", *, must: bool = True
 ) -> tuple[str, ...]:
     """The tasks of a host with some weights (None: those that ship with it) on a data folder or the built-in world.

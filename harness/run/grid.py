@@ -27,7 +27,8 @@ from harness.kit.registry import methods
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
 from harness.reduction.schedule import Schedule
-from harness.run.cell import Cell, RunRequest, cell_code, check_match, resolve_task_options, unique
+from harness.run.cell import Cell, cell_code, resolve_task_options, unique
+from harness.run.request import RunRequest
 from harness.train.protocol import Stage, evaluation_image_size, method_host, plan_stages, with_method
 from harness.train.stage_options import check_stages
 
@@ -40,7 +41,6 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
     In inference a seed changes nothing but what a method draws, so whatever draws nothing has one cell, of the first.
     """
     check_stages(request.protocol, request.training)
-    check_match(request.match)
     device = pick_device(request.device)
     pick_dtype(request.dtype)
     folder = data_folder(request.data, request.limit, progress)

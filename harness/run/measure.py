@@ -33,6 +33,7 @@ from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
 from harness.run.cell import Cell, cost_code
 from harness.run.grid import data_folder
+from harness.run.store import FORMAT
 from harness.train.protocol import method_host
 from harness.train.stages import trained
 
@@ -41,7 +42,7 @@ BLANK = "blank_images"
 HOSTS_KEPT = 2
 
 
-class Bench:
+class Measurer:
     """The hosts, sets and costs of one command's cells. `weights`: the file or folder named, None for those shipped."""
 
     def __init__(self, weights: Path | None, progress: Progress) -> None:
@@ -63,7 +64,7 @@ class Bench:
                 raise  # Memory that runs out here runs out in the cell too, and is recorded there.
 
     def run(self, cell: Cell) -> tuple[dict[str, Any], pd.DataFrame]:
-        """Measure one cell: the record without its deltas, and the per-sample outcomes.
+        """Measure one cell: the record without its quality, and the per-sample outcomes that it follows from.
 
         Several processes share the samples and all have the outcomes; the first measures costs while the others wait.
         """
@@ -233,7 +234,7 @@ def encodings(images: int, pairs: int, of_images: int, text_guided: bool, cost: 
 def skeleton_record(cell: Cell) -> dict[str, Any]:
     """The parts of a record that every status has."""
     return {
-        "format": 1,
+        "format": FORMAT,
         "key": cell.key,
         "spec": cell.model_dump(mode="json"),
         "status": "failed",

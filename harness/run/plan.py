@@ -16,8 +16,9 @@ from harness.kit.progress import SILENT, Progress
 from harness.kit.registry import methods, models
 from harness.reduction.budget import make_reducer
 from harness.reduction.schedule import check_ratio
-from harness.run.cell import Cell, RunRequest
+from harness.run.cell import Cell
 from harness.run.grid import plan_cells, planned_host
+from harness.run.request import RunRequest
 from harness.run.store import Store
 
 
@@ -25,8 +26,8 @@ def plan_rows(
     request: RunRequest, out: Path, *, force: bool = False, progress: Progress = SILENT
 ) -> list[dict[str, Any]]:
     """One row per cell: label, key, whether its record is there, tokens per block, MACs and memory."""
-    store = Store(out)
     cells = plan_cells(request, progress)
+    kept = {} if force else Store(out).find(cell.key for cell in cells)
     hosts: dict[str, HostModel] = {}
     costs: dict[tuple[str, ...], dict[str, Any]] = {}
     rows = []
@@ -38,7 +39,7 @@ def plan_rows(
             known = (cell.method, str(cell.config), str(open_tower(vision).shape))
             if known not in costs:
                 costs[known] = cost_report(vision, cell.method, settings=cell.config, name=cell.model)
-            rows.append(_row(cell, costs[known], not force and store.find(cell.key) is not None))
+            rows.append(_row(cell, costs[known], cell.key in kept))
             bar.advance()
     return rows
 

@@ -21,17 +21,20 @@ from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import ensure_writable, explained, replace_all
 
 Record = dict[str, Any]
-FORMAT = 1
+FORMAT = 2
 STATUSES = ("done", "failed", "out_of_memory")
+# The last field of a record is the digest of its text without it, and of its samples.
+DIGEST, END = b',\n "digest": "', b"\n}"
 STALE_SECONDS = 24 * 3600
-NAMES = "*-" + 12 * "[0-9a-f]" + ".json"
+KEY_LETTERS = 12
+NAMES = "*-" + KEY_LETTERS * "[0-9a-f]" + ".json"
 
 
 def stem_of(record: Mapping[str, Any]) -> str:
     """The file name, without ending, of a record and its samples: method, ratio or 'paper', task, key."""
     spec = record["spec"]
     ratio = "paper" if spec["ratio"] is None else f"{spec['ratio']:g}"
-    return f"{spec['method']}-{ratio}-{spec['task']}-{record['key'][:12]}"
+    return f"{spec['method']}-{ratio}-{spec['task']}-{record['key'][:KEY_LETTERS]}"
 
 
 def superseded(records: Iterable[Record]) -> list[Record]:
@@ -52,12 +55,25 @@ class Damaged(Exception):
     """A record that is not what was saved; its text says why."""
 
 
-class Store:
-    """The records of one folder. `warn` is told, in one line, of each damaged record that is passed over."""
+class Earlier(Exception):
+    """A record of a format before FORMAT, which holds other things; its text says of which."""
 
-    def __init__(self, folder: Path | str, warn: Callable[[str], None] = warn_on_stderr) -> None:
+
+class Store:
+    """The records of one folder.
+
+    `warn` gets a line for each damaged record that is passed over; `notice`, by default `warn`, one for all that an
+    earlier version measured.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        warn: Callable[[str], None] = warn_on_stderr,
+        notice: Callable[[str], None] | None = None,
+    ) -> None:
         self.folder = Path(folder)
-        self._warn = warn
+        self._warn, self._notice = warn, notice or warn
 
     def prepare(self) -> None:
         """Create the folder, see that files can be written in it, and clear what killed runs left a day ago.
@@ -70,17 +86,21 @@ class Store:
                 if time.time() - left.stat().st_mtime > STALE_SECONDS:
                     left.unlink(missing_ok=True)
 
-    def find(self, key: str) -> Record | None:
-        """The done record of exactly this key with its samples whole, or None: then the cell has to be
-        computed.
+    def find(self, keys: Iterable[str]) -> dict[str, Record]:
+        """The done records of exactly these keys whose samples are whole, by key; other cells have to be computed.
 
         Failed and out-of-memory records are not found, so that they are tried again.
         """
-        for path in sorted(self.folder.glob(f"*-{key[:12]}.json")):
-            record = self._read(path)
-            if record is not None and record["key"] == key and record["status"] == "done":
-                return record
-        return None
+        paths: dict[str, list[Path]] = {}
+        for path in sorted(self.folder.glob(NAMES)):
+            paths.setdefault(path.stem[-KEY_LETTERS:], []).append(path)
+        found: dict[str, Record] = {}
+        for key in dict.fromkeys(keys):
+            for path in paths.get(key[:KEY_LETTERS], ()):
+                record = self._read(path, [])
+                if record is not None and record["key"] == key and record["status"] == "done":
+                    found[key] = record
+        return found
 
     def records(self) -> list[Record]:
         """All whole records of the folder, failed ones included, by file name; HarnessError if there is no
@@ -90,7 +110,11 @@ class Store:
             raise HarnessError(
                 f"results folder {self.folder}: not found; `python -m harness run` makes one, --runs names it"
             )
-        read = (self._read(path) for path in sorted(self.folder.glob(NAMES)))
+        earlier: list[Path] = []
+        read = [self._read(path, earlier) for path in sorted(self.folder.glob(NAMES))]
+        if earlier:
+            count = f"{len(earlier)} records" if len(earlier) > 1 else f"record {earlier[0].name}"
+            self._notice(f"{count} in {self.folder}: measured by an earlier version; left out, to be computed again")
         return [record for record in read if record is not None]
 
     def samples(self, record: Mapping[str, Any]) -> pd.DataFrame:
@@ -130,45 +154,55 @@ class Store:
         stored = {name: value for name, value in record.items() if name != "digest"}
         stored["samples"] = None if table is None else parquet_path.name
         try:
-            stored["digest"] = _digest(stored, table)
+            text = json.dumps(stored, indent=1, ensure_ascii=False, allow_nan=False).encode()
         except ValueError as error:
             raise HarnessError(f"record {stem}: {error}; a metric or cost is not a finite number") from error
-        text = json.dumps(stored, indent=1, ensure_ascii=False) + "\n"
-        contents = {json_path: text.encode()} if table is None else {parquet_path: table, json_path: text.encode()}
+        stored["digest"] = _digest(text, table)
+        text = text.removesuffix(END) + DIGEST + stored["digest"].encode() + b'"' + END + b"\n"
+        contents = {json_path: text} if table is None else {parquet_path: table, json_path: text}
         with explained(f"record {json_path}: cannot be saved", "free space or choose another --out, then run again"):
             replace_all(contents)
             if table is None:
                 parquet_path.unlink(missing_ok=True)
         return stored
 
-    def _read(self, path: Path) -> Record | None:
+    def _read(self, path: Path, earlier: list[Path]) -> Record | None:
+        """A whole record, or None: one of an earlier format goes to `earlier`, a damaged one is warned of."""
         try:
             return _checked(path)
+        except Earlier:
+            earlier.append(path)
+            return None
         except (Damaged, OSError) as error:
             self._warn(f"record {path}: {_first_line(error)}; left out, its cell will be computed again")
             return None
 
 
 def _checked(path: Path) -> Record:
-    """Read a record and compare it with its own digest; raises Damaged."""
+    """Read a record and compare it with its own digest; raises Damaged, and Earlier for another version's."""
     try:
-        record = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        record = json.loads(text)
     except ValueError as error:
         raise Damaged(f"not whole JSON ({_first_line(error)})") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT or "digest" not in record:
-        raise Damaged(f"not a record of format {FORMAT}")
+    if not isinstance(record, dict) or "digest" not in record:
+        raise Damaged("not a record")
+    if record.get("format") in range(1, FORMAT):
+        raise Earlier(f"format {record['format']}")
+    if record.get("format") != FORMAT:
+        raise Damaged(f"format {record.get('format')!r}: expected {FORMAT}; a later version may have measured it")
     digest = record["digest"]
     table = path.with_suffix(".parquet")
     if record.get("samples") is not None and (record["samples"] != table.name or not table.is_file()):
         raise Damaged(f"its samples {record['samples']} are missing")
-    content = {name: value for name, value in record.items() if name != "digest"}
+    content = text.rpartition(DIGEST)[0] + END
     if digest != _digest(content, table.read_bytes() if record.get("samples") is not None else None):
         raise Damaged("changed after it was saved (its digest does not fit)")
     return record
 
 
-def _digest(record: Mapping[str, Any], table: bytes | None) -> str:
-    return hashlib.sha256(canonical(record) + (table or b"")).hexdigest()
+def _digest(text: bytes, table: bytes | None) -> str:
+    return hashlib.sha256(text + (table or b"")).hexdigest()
 
 
 def _parquet(samples: pd.DataFrame) -> bytes:

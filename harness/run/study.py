@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,15 +9,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.kit.errors import HarnessError
-from harness.kit.files import write_atomically
 from harness.kit.progress import SILENT, Progress
 from harness.kit.registry import methods, studies, tasks
 from harness.kit.settings import validated
-from harness.run.cell import Cell, RunRequest, expand, unique
-from harness.run.choose import able_tasks
+from harness.run.cell import Cell, unique
+from harness.run.choose import measurable_tasks
 from harness.run.grid import plan_cells
-
-INDEX_FILE = "study.json"
+from harness.run.request import RunRequest, expand
 
 
 class StudyCells(BaseModel):
@@ -67,7 +64,7 @@ def plan_study(
     shared = {**study.run, **options}
     wanted = str(shared.pop("tasks", "all"))
     plain = validated(RunRequest, {**shared, "methods": (), "tasks": ()}, "study")
-    every = able_tasks(plain.model, plain.weights, plain.data, plain.protocol) if wanted.strip() == "all" else ()
+    every = measurable_tasks(plain.model, plain.weights, plain.data, plain.protocol) if wanted.strip() == "all" else ()
     names = every or expand(wanted, tasks)
     for entry in study.cells:
         fields = {
@@ -84,24 +81,3 @@ def plan_study(
             index.append({"method": method, **labels, "keys": [cell.key for cell in planned if cell.method != "dense"]})
     ordered = sorted(unique(cells), key=lambda cell: cell.method != "dense")
     return ordered, index
-
-
-def save_index(folder: Path, name: str, study: Study, cells: list[Cell], index: list[dict[str, Any]]) -> None:
-    """Write which record belongs to which label, so that tables and figures need no planning."""
-    dense = [cell.key for cell in cells if cell.method == "dense"]
-    content = json.dumps({"study": name, "draw": study.draw, "dense": dense, "cells": index}, indent=1) + "\n"
-    write_atomically(folder / INDEX_FILE, content.encode())
-
-
-def read_index(folder: Path, name: str) -> dict[str, Any]:
-    """The index that `ablate` wrote; HarnessError when the study was not run here."""
-    path = folder / INDEX_FILE
-    try:
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise HarnessError(
-            f"{path}: study {name} has not been run here; run: python -m harness ablate {name}"
-        ) from error
-    except (OSError, json.JSONDecodeError) as error:
-        raise HarnessError(f"{path}: not a study's index ({error}); run the study again") from error
-    return index

@@ -16,8 +16,9 @@ from harness.hosts.parts.tokenizer import Tokenizer
 from harness.kit.errors import HarnessError
 from harness.kit.parallel import by_first
 from harness.kit.registry import models
-from harness.metrics.captions import METRICS, caption_scores
+from harness.metrics.captions import caption_scores
 from harness.metrics.java import java_path
+from harness.metrics.quantity import Quantity
 
 SHOWN = 20
 RUNS_ON_JAVA = "METEOR, a metric of captioning,"
@@ -46,7 +47,16 @@ class Captioning(Task):
     Options = CaptioningOptions
     NEEDS = frozenset({"caption"})
     READS = "captions"
-    metrics = METRICS
+    quantities = (
+        Quantity("bleu_1", "BLEU-1", headline=False, with_text=False),
+        Quantity("bleu_2", "BLEU-2", headline=False, with_text=False),
+        Quantity("bleu_3", "BLEU-3", headline=False, with_text=False),
+        Quantity("bleu_4", "BLEU-4", with_text=False),
+        Quantity("cider", "CIDEr", "× 100", with_text=False),
+        Quantity("meteor", "METEOR", with_text=False),
+        Quantity("rouge_l", "ROUGE-L", with_text=False),
+        Quantity("spice", "SPICE", with_text=False),
+    )
 
     @classmethod
     def unavailable(cls) -> str | None:

@@ -20,11 +20,10 @@ from harness.evaluate.linear_probe import fit_probe
 from harness.evaluate.task import Outcome, Task, TaskData, TaskOptions
 from harness.kit.errors import HarnessError
 from harness.metrics.accuracy import mean_per_class
+from harness.metrics.quantity import Quantity
 from harness.metrics.ranking import best_ranks, require_finite
 
 CUTOFFS = (1, 5)
-PLAIN = (*(f"top{cutoff}" for cutoff in CUTOFFS), "mean_per_class")
-PROBED = tuple(f"probe_{metric}" for metric in PLAIN)
 DEFAULT_TEMPLATE = "a photo of a {}."
 PROBE_LAYOUT = "expected the classes in DIR/train/ and in DIR/test/ (or val/), and --data DIR"
 SAME_CLASSES = "the probe needs the same class folders in both"
@@ -62,7 +61,14 @@ class Classification(Task):
     NEEDS = frozenset({"contrast"})
     READS = "classified"
     Options = ClassificationOptions
-    metrics = PLAIN + PROBED
+    quantities = (
+        Quantity("mean_per_class", "mean per class", headline=False, with_text=False),
+        Quantity("probe_mean_per_class", "probe mean per class", headline=False, with_text=False),
+        Quantity("probe_top1", "probe top1", with_text=False),
+        Quantity("probe_top5", "probe top5", headline=False, with_text=False),
+        Quantity("top1", "top1", with_text=False),
+        Quantity("top5", "top5", headline=False, with_text=False),
+    )
 
     def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
         return load_classes(folder, limit, split)

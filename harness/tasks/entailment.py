@@ -13,6 +13,7 @@ from harness.data.formats import Hypothesis, ImageTextSet, load_entailment
 from harness.evaluate.encoder import Texts, VisionEncoder
 from harness.evaluate.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 from harness.kit.errors import HarnessError
+from harness.metrics.quantity import Quantity
 from harness.metrics.ranking import require_finite
 
 BY_CLASS = tuple(f"entailment_{label}" for label in ENTAILMENT_LABELS)
@@ -30,7 +31,12 @@ class Entailment(Task):
     NEEDS = frozenset({"entail"})
     READS = "hypotheses"
     Options = BlindOptions
-    metrics = ("entailment_accuracy", *BY_CLASS)
+    quantities = (
+        Quantity("entailment_accuracy", "entailment accuracy"),
+        Quantity("entailment_contradiction", "entailment contradiction", headline=False),
+        Quantity("entailment_entailment", "entailment entailment", headline=False),
+        Quantity("entailment_neutral", "entailment neutral", headline=False),
+    )
 
     def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
         return load_entailment(folder, limit, split)

@@ -13,6 +13,7 @@ from harness.evaluate.encoder import Texts, VisionEncoder
 from harness.evaluate.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 from harness.kit.errors import HarnessError
 from harness.metrics.accuracy import consistency
+from harness.metrics.quantity import Quantity
 from harness.metrics.ranking import require_finite
 
 LEARNT = "ALBEF, BLIP and METER learn it: python -m harness finetune --task nlvr2 --model albef-tiny --data DIR"
@@ -29,7 +30,10 @@ class Nlvr2(Task):
     NEEDS = frozenset({"compare"})
     READS = "statements"
     Options = BlindOptions
-    metrics = ("nlvr2_accuracy", "nlvr2_consistency")
+    quantities = (
+        Quantity("nlvr2_accuracy", "NLVR2 accuracy"),
+        Quantity("nlvr2_consistency", "NLVR2 consistency", headline=False),
+    )
 
     def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
         return load_nlvr2(folder, limit, split)

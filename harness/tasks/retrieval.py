@@ -17,6 +17,7 @@ from harness.hosts.host import TextBatch
 from harness.kit.errors import HarnessError
 from harness.kit.parallel import batches
 from harness.metrics.accuracy import mean_per_class
+from harness.metrics.quantity import Quantity
 from harness.metrics.ranking import Shortlist, require_finite, shortlists
 from harness.reduction import Tokens, join, reducing
 
@@ -46,10 +47,21 @@ class Retrieval(Task):
     Options = RetrievalOptions
     NEEDS = frozenset({"contrast", "match"})
     READS = "captions"
-    metrics = tuple(
-        f"{name}{stage}"
-        for stage in ("", "_rerank")
-        for name in (*(f"{way}_r{k}" for way in ("t2i", "i2t") for k in CUTOFFS), "mean_recall")
+    quantities = (
+        Quantity("t2i_r1", "t2i R@1", with_text=False),
+        Quantity("t2i_r5", "t2i R@5", headline=False, with_text=False),
+        Quantity("t2i_r10", "t2i R@10", headline=False, with_text=False),
+        Quantity("i2t_r1", "i2t R@1", with_text=False),
+        Quantity("i2t_r5", "i2t R@5", headline=False, with_text=False),
+        Quantity("i2t_r10", "i2t R@10", headline=False, with_text=False),
+        Quantity("t2i_r1_rerank", "t2i R@1, re-ranked"),
+        Quantity("t2i_r5_rerank", "t2i R@5, re-ranked", headline=False),
+        Quantity("t2i_r10_rerank", "t2i R@10, re-ranked", headline=False),
+        Quantity("i2t_r1_rerank", "i2t R@1, re-ranked"),
+        Quantity("i2t_r5_rerank", "i2t R@5, re-ranked", headline=False),
+        Quantity("i2t_r10_rerank", "i2t R@10, re-ranked", headline=False),
+        Quantity("mean_recall", "mean recall", headline=False, with_text=False),
+        Quantity("mean_recall_rerank", "mean recall, re-ranked", headline=False),
     )
 
     def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:

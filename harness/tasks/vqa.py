@@ -14,6 +14,7 @@ from harness.data.formats import ImageTextSet, Question, load_questions
 from harness.evaluate.encoder import Texts, VisionEncoder
 from harness.evaluate.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 from harness.kit.errors import HarnessError
+from harness.metrics.quantity import Quantity
 from harness.metrics.vqa import ANSWER_TYPES, answer_type, vqa_accuracy
 
 BY_TYPE = {"yes/no": "vqa_yes_no", "number": "vqa_number", "other": "vqa_other"}
@@ -44,7 +45,12 @@ class VQA(Task):
     Options = VQAOptions
     NEEDS = frozenset({"answer"})
     READS = "questions"
-    metrics = ("vqa_accuracy", *BY_TYPE.values())
+    quantities = (
+        Quantity("vqa_accuracy", "VQA accuracy"),
+        Quantity("vqa_number", "VQA number", headline=False),
+        Quantity("vqa_other", "VQA other", headline=False),
+        Quantity("vqa_yes_no", "VQA yes no", headline=False),
+    )
 
     def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
         return load_questions(folder, limit, split)

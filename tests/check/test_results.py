@@ -21,7 +21,7 @@ def save(store, *, code="c", started="2026-01-01T00:00:00+00:00", status="done",
     plain = {"model": "albef-tiny", "method": "random", "ratio": 0.5, "task": "vqa", "seed": 2, "training": []}
     spec = plain | {"code": {"harness/tasks/vqa.py": code}} | spec
     done = status == "done"
-    record = {"format": 1, "key": key_of(spec), "spec": spec, "status": status, "error": None if done else "no image"}
+    record = {"format": 2, "key": key_of(spec), "spec": spec, "status": status, "error": None if done else "no image"}
     record |= {"quality": {}, "cost": None, "diagnostics": {}, "run": {"started": started}, "samples": None}
     return store.save(record, SAMPLES if done else None)["key"]
 
@@ -64,3 +64,13 @@ def test_damaged_records_are_left_where_they_are(store):
     found = lines(store.folder, prune=True)
     assert sum(line.startswith("damaged") for line, _ in found) == 1
     assert len(list(store.folder.iterdir())) == 4
+
+
+def test_records_of_an_earlier_version_are_a_line_that_fails_nothing(store):
+    save(store)
+    path = next(store.folder.glob("*.json"))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    found = lines(store.folder)
+    assert all(good for _, good in found)
+    assert found[0][0].startswith("earlier  record ")
+    assert "measured by an earlier version" in found[0][0]

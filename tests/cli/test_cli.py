@@ -271,7 +271,7 @@ def test_deltas_are_filled_in_once_dense_is_there(harness, world, tmp_path, monk
     complete = json.loads(harness(*words)[1])[1]
     for path in tmp_path.iterdir():
         path.unlink()
-    monkeypatch.setattr("harness.run.measure.Bench.run", failing_dense())
+    monkeypatch.setattr("harness.run.measure.Measurer.run", failing_dense())
     assert harness(*words)[0] == 1
     monkeypatch.undo()
     records = json.loads(harness(*words)[1])
@@ -281,10 +281,10 @@ def test_deltas_are_filled_in_once_dense_is_there(harness, world, tmp_path, monk
 
 
 def failing_dense():
-    """Bench.run that runs out of memory for dense."""
-    from harness.run.measure import Bench
+    """Measurer.run that runs out of memory for dense."""
+    from harness.run.measure import Measurer
 
-    run = Bench.run
+    run = Measurer.run
 
     def some(self, cell):
         if cell.method == "dense":
@@ -385,10 +385,10 @@ def test_check_data_and_results(harness, world, records):
 def test_a_failing_cell_is_recorded_and_the_others_go_on(world, tmp_path, monkeypatch):
     from baselines.elip import ELIP
     from harness.kit.progress import Progress
-    from harness.run.cell import RunRequest
     from harness.run.grid import plan_cells
-    from harness.run.measure import Bench
-    from harness.run.runner import run_cells
+    from harness.run.here import Here
+    from harness.run.measure import Measurer
+    from harness.run.request import RunRequest
     from harness.run.store import Store
 
     def broken(*_):
@@ -396,11 +396,11 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(world, tmp_path, monkey
 
     cells = plan_cells(RunRequest(methods=("elip", "evit"), ratios=(0.5,), tasks=("vqa",), data=str(world)))
     monkeypatch.setattr(ELIP, "before_block", broken)
-    records = run_cells(cells, Store(tmp_path), Bench(None, Progress(quiet=True)))
+    records = list(Here().run(cells, Store(tmp_path), Measurer(None, Progress(quiet=True))))
     assert [record["status"] for record in records] == ["done", "out_of_memory", "done"]
     assert records[1]["error"].startswith("CUDA out of memory")
     monkeypatch.undo()
-    again = run_cells(cells, Store(tmp_path), Bench(None, Progress(quiet=True)))
+    again = list(Here().run(cells, Store(tmp_path), Measurer(None, Progress(quiet=True))))
     assert [record["status"] for record in again] == ["done"] * 3
     assert again[0] == records[0]
 

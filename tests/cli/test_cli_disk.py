@@ -21,10 +21,11 @@ import pytest
 
 from harness.cli.main import main
 from harness.data.scenes import write_scenes
+from harness.run.compare import NAME as COMPARISONS
 
 PR_CAPBSET_READ, PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 23, 24, 1
 COUNT = 3
-SMALL = ("--workers", "1", "--ratios", "0.5", "--tasks", "vqa", "--limit", str(COUNT), "--batch-size", "1")
+SMALL = ("--threads", "1", "--ratios", "0.5", "--tasks", "vqa", "--limit", str(COUNT), "--batch-size", "1")
 
 
 def command(*words: object, before: Callable[[], None] | None = None, stdout: int = subprocess.PIPE, **variables: str):
@@ -58,7 +59,9 @@ def as_anyone() -> Callable[[], None]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """The files of a folder; comparisons, which may be lost and are computed again, left out."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != COMPARISONS]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def refused(process, *said: str) -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from harness.kit.errors import HarnessError
-from harness.metrics.corpus import bleu, meteor, paired_corpus, summarise_corpus
-from harness.metrics.stats import summarise
+from harness.metrics.corpus import bleu, meteor
+from harness.metrics.stats import paired_corpus, summarise, summarise_corpus
 
 NAMES = [f"{number}.png" for number in range(40)]
 
@@ -95,7 +95,7 @@ def test_a_constant_difference_to_dense_has_no_width():
 def test_parts_that_do_not_fit_are_refused():
     with pytest.raises(HarnessError, match=r"expected \(n, K\) finite"):
         summarise_corpus(np.zeros((0, 4)), [], bleu)
-    with pytest.raises(HarnessError, match="expected one for each sample"):
+    with pytest.raises(HarnessError, match="expected one for each value"):
         summarise_corpus(unigrams([1, 2]), ["a.png"], bleu)
     with pytest.raises(HarnessError, match="the same samples"):
         paired_corpus(unigrams([1, 2]), unigrams([1]), NAMES[:2], bleu)

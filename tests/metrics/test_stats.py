@@ -1,13 +1,14 @@
 """Intervals that can be checked by hand, and whose coverage is what they say."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from harness.kit.errors import HarnessError
-from harness.metrics.stats import paired, quality, summarise
+from harness.metrics.stats import deltas, paired, quality, summarise
 
 
 @pytest.fixture(autouse=True)
@@ -144,17 +145,58 @@ def long_samples(values, metric="vqa_accuracy"):
     return pd.DataFrame({"task": "vqa", "metric": metric, "sample": ids, "cluster": ids, "value": values})
 
 
-def test_quality_is_the_record_s_shape():
+def test_quality_and_deltas_are_by_task_and_metric():
     dense, here = long_samples([1.0, 1.0, 0.0, 1.0]), long_samples([1.0, 0.0, 0.0, 1.0])
-    found = quality(here, dense.iloc[::-1])["vqa"]["vqa_accuracy"]
-    assert (found["value"], found["n"], found["delta_to_dense"]) == (0.5, 4, -0.25)
-    assert list(found) == ["value", "ci95", "n", "delta_to_dense", "delta_ci95"]
-    assert quality(dense)["vqa"]["vqa_accuracy"]["delta_ci95"] is None
+    found = quality(here)["vqa"]["vqa_accuracy"]
+    assert list(found) == ["value", "ci95", "n"]
+    assert (found["value"], found["n"]) == (0.5, 4)
+    difference = deltas(here, dense.iloc[::-1])["vqa"]["vqa_accuracy"]
+    assert list(difference) == ["delta_to_dense", "delta_ci95"]
+    assert difference["delta_to_dense"] == -0.25
 
 
-def test_quality_needs_the_metric_in_dense():
+def test_deltas_need_the_metric_in_dense():
     with pytest.raises(HarnessError, match="dense has no samples"):
-        quality(long_samples([1.0]), long_samples([1.0], metric="other"))
+        deltas(long_samples([1.0]), long_samples([1.0], metric="other"))
+
+
+# Of dense, and of EViT at ratio 0.7 with its difference to dense, as records of the default run held them when means
+# were resampled by scipy and corpora by numpy.
+STORED = {
+    "vqa_accuracy": ([0.9425, 0.9605], [0.7175, 0.7555], -0.216, [-0.234, -0.197]),
+    "i2t_r1_rerank": (
+        *([0.9179999999999999, 0.948], [0.327, 0.38902500000000007], -0.577, [-0.6090249999999999, -0.544]),
+    ),
+    "mean_recall": (
+        *([0.9145, 0.931], [0.7461666666666668, 0.7853333333333332]),
+        *(-0.1574999999999999, [-0.1754999999999999, -0.13932916666666656]),
+    ),
+    "cider": (
+        *([2.972280280538906, 3.104740715720662], [2.5469848907615646, 2.6857508918033117]),
+        *(-0.4226893529378383, [-0.49892273399164566, -0.33928859572700115]),
+    ),
+    "bleu_4": (
+        *([0.7825965717432829, 0.795889591978242], [0.7450801382217249, 0.7608128033578059]),
+        *(-0.03631088706422314, [-0.04485756616632697, -0.02715324565272637]),
+    ),
+    "meteor": (
+        *([0.39019729302684414, 0.3975422196047736], [0.37623768868782065, 0.3838692705827601]),
+        *(-0.014079157913953921, [-0.0192409322015947, -0.009075287068272144]),
+    ),
+}
+
+
+def test_intervals_are_those_that_records_held_to_the_last_bit():
+    samples = pd.read_parquet(Path(__file__).with_name("intervals.parquet"))
+    dense, evit = (
+        samples[samples["method"] == method].astype({"task": str, "metric": str}) for method in ("dense", "evit")
+    )
+    own = [
+        {metric: found["ci95"] for task in quality(rows).values() for metric, found in task.items()}
+        for rows in (dense, evit)
+    ]
+    paired_with = {metric: found for task in deltas(evit, dense).values() for metric, found in task.items()}
+    assert {metric: (own[0][metric], own[1][metric], *paired_with[metric].values()) for metric in paired_with} == STORED
 
 
 def test_nineteen_intervals_of_twenty_hold_the_truth():

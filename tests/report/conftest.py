@@ -81,7 +81,7 @@ def make_record(method, ratio, task, status="done", **spec):
         }
     done = status == "done"
     return {
-        "format": 1,
+        "format": 2,
         "key": key_of(spec),
         "spec": spec,
         "status": status,
@@ -126,3 +126,12 @@ def full_record(method, ratio, task, values, status="done", blind=None, rate=Non
     record["blind"] = blind
     record["throughput"] = {"unit": UNITS[task], "samples": 100, **per_second} if per_second else None
     return record
+
+
+def number(frame, name, method, ratio=None):
+    """The one row of a quantity's column for a method, and a ratio where it has several."""
+    chosen = frame.settings["method"] == method
+    if ratio is not None:
+        chosen &= frame.settings["ratio"] == ratio
+    (row,) = frame.column(name)[chosen].to_dict("records")
+    return row

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from math import isnan
 
 import matplotlib
 import pytest
@@ -11,11 +12,11 @@ from harness.report.figures import plot_quality
 from harness.report.frame import boards, to_frame
 from harness.report.layout import WIDTH
 from harness.report.lines import blind_line, scale
-from harness.report.metric_names import headline_metrics, title_of
 from harness.report.notes import IN_TURN
+from harness.report.quantities import of_metrics, quantity_of
 from harness.report.tables import render_table
 
-from .conftest import full_record, make_record
+from .conftest import full_record, make_record, number
 
 
 def pair(task, values, dense_fields=None, **fields):
@@ -60,7 +61,7 @@ def test_blank_images_are_in_markdown_and_latex(records, format, row):
 
 def test_csv_has_blank_images_in_the_row_of_dense(records):
     rows = list(csv.DictReader(io.StringIO(render_table(to_frame(records), "csv"))))
-    assert [row["vqa_accuracy__blind"] for row in rows] == ["0.45", ""]
+    assert [row["blind"] for row in rows if row["quantity"] == "vqa_accuracy"] == ["0.45", ""]
 
 
 def test_throughput_is_a_part_with_dense_as_100_percent(records):
@@ -92,10 +93,16 @@ def test_throughput_is_left_out_where_no_record_has_it(records):
 
 
 def test_csv_has_throughput_by_task(records):
-    row = list(csv.DictReader(io.StringIO(render_table(to_frame(records), "csv"))))[1]
-    found = [float(row[name]) for name in ("throughput_vqa", "model_throughput_vqa")]
-    assert found == [500, 1000]
-    assert row["throughput_unit_vqa"] == "questions"
+    rows = csv.DictReader(io.StringIO(render_table(to_frame(records), "csv")))
+    found = [
+        (row["task"], row["quantity"], float(row["value"]), row["unit"])
+        for row in rows
+        if row["method"] == "elip" and "throughput" in row["quantity"]
+    ]
+    assert found == [
+        ("vqa", "throughput", 500, "questions/s"),
+        ("vqa", "model_throughput", 1000, "questions/s"),
+    ]
 
 
 def test_slow_rates_keep_a_digit():
@@ -114,7 +121,7 @@ def test_only_percents_end_at_100():
     axes = Figure().subplots(1, 2)
     for panel, metric in zip(axes, ("cider", "vqa_accuracy"), strict=True):
         panel.set_ylim(80, 140)
-        scale(panel, metric)
+        scale(panel, quantity_of({"cider": "captioning"}.get(metric, "vqa"), metric))
     assert [round(panel.get_ylim()[1], 1) for panel in axes] == [140, 100.6]
     assert axes[0].get_ylabel() == "× 100"
 
@@ -123,7 +130,7 @@ def test_only_percents_end_at_100():
     ("metric", "title"), [("rouge_l", "ROUGE-L"), ("meteor", "METEOR"), ("nlvr2_accuracy", "NLVR2 accuracy")]
 )
 def test_metrics_of_captions_have_their_papers_names(metric, title):
-    assert title_of(metric) == title
+    assert {one.title for (_, name), one in of_metrics().items() if name == metric} == {title}
 
 
 @pytest.mark.parametrize(("low", "drawn"), [(40, True), (55, True), (80, False)])
@@ -137,7 +144,7 @@ def test_a_line_of_blank_images_is_drawn_unless_it_squashes_the_axis(records, lo
 
 def test_each_model_has_a_board_with_its_own_tasks_only(records):
     captions = pair("captioning", {"cider": 1.1}, {"model": "blip-tiny", "base": "b"}, model="blip-tiny", base="b")
-    found = [headline_metrics(board) for _, board in boards(to_frame([*records, *captions]))]
+    found = [board.headline() for _, board in boards(to_frame([*records, *captions]))]
     assert found == [["nlvr2_accuracy", "vqa_accuracy"], ["cider"]]
 
 
@@ -151,7 +158,7 @@ def test_tables_of_many_tasks_fit_a_screen(records):
     ]
     frame = to_frame([*records, *more])
     assert len(boards(frame)) == 1
-    assert len(headline_metrics(frame)) == 13
+    assert len(frame.headline()) == 13
     lines = render_table(frame).splitlines()
     assert max(map(len, lines)) <= WIDTH
     assert sum(line.startswith("dense ") for line in lines) > 4
@@ -185,8 +192,8 @@ def test_a_metric_that_could_not_be_measured_is_absent_with_the_reason():
     dense = full_record("dense", 1.0, "captioning", {"cider": (3.0, None)})
     dense["diagnostics"]["absent"] = {"spice": "its parser is not installed"}
     frame = to_frame([dense])
-    assert frame["spice__error"].tolist() == ["absent"]
-    assert frame["spice"].isna().all()
+    assert number(frame, "spice", "dense")["error"] == "absent"
+    assert isnan(number(frame, "spice", "dense")["value"])
     text = render_table(frame)
     assert "       absent" in text
     assert "SPICE absent: its parser is not installed" in text
@@ -199,7 +206,8 @@ def test_a_method_that_fell_back_is_drawn_at_dense_s_cost_where_there_was_no_tex
         record["diagnostics"]["fallback"] = "all tokens" if record["spec"]["method"] == "elip" else None
     drawn = {"cider": [], "vqa_accuracy": []}
     monkeypatch.setattr(
-        "harness.report.figures.metric_line", lambda axes, rows, costs, metric, *_: drawn[metric].extend(costs.tolist())
+        "harness.report.figures.metric_line",
+        lambda axes, rows, costs, *_: drawn[rows["quantity"].iloc[0]].extend(costs.tolist()),
     )
     plot_quality(to_frame(records), tmp_path)
     dense, elip = (record["cost"]["forward"]["total_gmacs"] for record in records[:2])

@@ -2,12 +2,11 @@
 
 import pytest
 
-from harness.report.figures import _column
+from harness.report.figures import spent
 from harness.report.frame import boards, to_frame
-from harness.report.metric_names import headline_metrics
 from harness.report.tables import render_table
 
-from .conftest import full_record
+from .conftest import full_record, number
 
 SIZES = {"vqa": 480, "retrieval": 384, "nlvr2": 288}
 METRIC = {"vqa": "vqa_accuracy", "retrieval": "t2i_r1", "nlvr2": "nlvr2_accuracy"}
@@ -58,9 +57,9 @@ def titles(records):
 
 def test_tasks_with_weights_recipes_and_sizes_of_their_own_are_one_row():
     frame = to_frame(grid())
-    assert list(frame["method"]) == ["dense", "elip"]
-    assert list(frame["variant"]) == ["", ""]
-    assert frame.iloc[1][["weights_vqa", "image_size_vqa", "image_size_nlvr2"]].tolist() == ["of vqa", 480, 288]
+    assert list(frame.settings["method"]) == ["dense", "elip"]
+    assert list(frame.settings["variant"]) == ["", ""]
+    assert {task: number(frame, METRIC[task], "elip")["image_size"] for task in SIZES} == SIZES
     assert titles(grid()) == ["albef-tiny · finetune, 300 steps · scenes, limit 1000 · 288, 384, 480 px · float32"]
 
 
@@ -76,16 +75,18 @@ def test_one_task_trained_in_two_ways_is_two_boards_of_all_tasks(changed, words)
     first = {} if "steps" in changed else {"recipe": {"batch_size": 16}}
     records = [*grid(seed=0, **first), *grid(seed=1, **first), *grid(seed=0, **changed), *grid(seed=1, **changed)]
     found = boards(to_frame(records))
-    assert [len(board) for _, board in found] == [2, 2]
-    assert all(board[f"{metric}__seeds"].tolist() == [2, 2] for _, board in found for metric in METRIC.values())
+    assert [len(board.settings) for _, board in found] == [2, 2]
+    assert all(
+        board.column(metric)["seed_count"].tolist() == [2, 2] for _, board in found for metric in METRIC.values()
+    )
     assert sum(words in title for title, _ in found) == 1
 
 
 def test_a_training_that_one_task_alone_had_again_leaves_the_others_out():
     found = dict(boards(to_frame([*grid(), *grid(("vqa",), steps=1000)])))
     longer = next(board for title, board in found.items() if "1000 steps" in title)
-    assert set(longer["t2i_r1__error"]) == {"not run"}
-    assert headline_metrics(longer) == ["vqa_accuracy"]
+    assert set(longer.column("t2i_r1")["error"]) == {"not run"}
+    assert longer.headline() == ["vqa_accuracy"]
 
 
 def test_one_task_at_two_sizes_is_two_boards():
@@ -98,7 +99,7 @@ def test_sizes_of_inference_follow_the_same_rule():
     records = [full_record("dense", 1.0, "vqa", values, size=size) for size in (64, 128)]
     records.append(full_record("dense", 1.0, "retrieval", {"t2i_r1": (0.5, None)}, size=64))
     found = boards(to_frame(records))
-    assert [board["t2i_r1__error"].tolist() for _, board in found] == [["not run"], [""]]
+    assert [board.column("t2i_r1")["error"].tolist() for _, board in found] == [["not run"], [""]]
 
 
 def test_steps_are_left_out_of_the_title_where_tasks_differ_in_them():
@@ -130,10 +131,8 @@ def test_each_image_size_has_costs_of_its_own():
     part = table.split("at 480 px (vqa)")[1]
     assert "480.0" in part
     assert "384.0" not in part
-    assert frame["forward_gmacs_vqa"].tolist() == [480.0, 480.0]
-    assert [_column(frame, "forward_gmacs", METRIC[task]) for task in SIZES] == [
-        f"forward_gmacs_{task}" for task in SIZES
-    ]
+    for task, size in SIZES.items():
+        assert spent(frame, METRIC[task], "forward_gmacs").tolist() == [size, size]
 
 
 def test_costs_at_one_size_are_one_part():

@@ -8,10 +8,10 @@ import pytest
 from harness.kit.errors import HarnessError
 from harness.report.frame import study_frame, to_frame
 from harness.report.layout import WIDTH
-from harness.report.metric_names import headline_metrics, metrics_of, title_of
+from harness.report.quantities import of_metrics
 from harness.report.tables import FORMATS, render_study_table, render_table
 
-from .conftest import make_record, make_records
+from .conftest import make_record, make_records, number
 
 
 @pytest.fixture
@@ -20,28 +20,25 @@ def frame(records):
 
 
 def test_dense_is_first_then_ratios_fall_and_methods_rise(frame):
-    rows = list(zip(frame["method"], frame["ratio"], strict=True))
+    rows = list(zip(frame.settings["method"], frame.settings["ratio"], strict=True))
     methods = ("elip", "evit", "random", "tome")
     assert rows == [("dense", 1.0), *((method, ratio) for ratio in (0.7, 0.5) for method in methods)]
 
 
 def test_a_row_joins_the_tasks_of_a_setting(frame):
-    row = frame[(frame["method"] == "elip") & (frame["ratio"] == 0.5)].iloc[0]
-    assert row["vqa_accuracy"] == pytest.approx(0.954)
-    assert row["t2i_r1"] == pytest.approx(0.442)
-    assert len(row["keys"]) == 2
+    assert number(frame, "vqa_accuracy", "elip", 0.5)["value"] == pytest.approx(0.954)
+    assert number(frame, "t2i_r1", "elip", 0.5)["value"] == pytest.approx(0.442)
+    assert {len(keys) for keys in frame.settings["keys"]} == {2}
 
 
 def test_costs_are_relative_to_dense(frame):
-    row = frame[(frame["method"] == "elip") & (frame["ratio"] == 0.5)].iloc[0]
-    assert row["gmacs_ratio"] == pytest.approx(0.61)
-    assert row["scoring_share"] == pytest.approx(0.11 / 0.61)
-    assert row["train_step_ratio"] == pytest.approx(0.5)
+    for cost, value in {"gmacs_ratio": 0.61, "scoring_share": 0.11 / 0.61, "train_step_ratio": 0.5}.items():
+        assert number(frame, cost, "elip", 0.5)["value"] == pytest.approx(value)
 
 
 def test_the_headline_leaves_recalls_beyond_one_out(frame):
-    assert headline_metrics(frame) == ["t2i_r1", "i2t_r1", "t2i_r1_rerank", "i2t_r1_rerank", "vqa_accuracy"]
-    assert len(metrics_of(frame)) == 13
+    assert frame.headline() == ["t2i_r1", "i2t_r1", "t2i_r1_rerank", "i2t_r1_rerank", "vqa_accuracy"]
+    assert len(frame.metrics) == 13
 
 
 @pytest.mark.parametrize(
@@ -54,7 +51,7 @@ def test_the_headline_leaves_recalls_beyond_one_out(frame):
     ],
 )
 def test_metrics_have_readable_names(metric, title):
-    assert title_of(metric) == title
+    assert {one.title for (_, name), one in of_metrics().items() if name == metric} == {title}
 
 
 def test_the_text_fits_a_screen(frame):
@@ -94,9 +91,10 @@ def test_latex_is_balanced_and_escaped(frame):
 
 def test_csv_has_the_exact_numbers_of_every_metric(frame):
     rows = list(csv.DictReader(io.StringIO(render_table(frame, "csv"))))
-    assert len(rows) == 9
-    assert float(rows[1]["vqa_accuracy__delta"]) == -0.04 * (1 - 0.7) * 1.4
-    assert rows[1]["tokens_per_mlp"].startswith("65 65 47")
+    (row,) = (row for row in rows if (row["method"], row["ratio"], row["quantity"]) == ("elip", "0.7", "vqa_accuracy"))
+    assert float(row["delta"]) == -0.04 * (1 - 0.7) * 1.4
+    assert (row["title"], row["unit"], row["scale"], row["better"]) == ("VQA accuracy", "%", "100.0", "higher")
+    assert len({(row["setting"], row["task"], row["quantity"]) for row in rows}) == len(rows)
 
 
 def test_failed_cells_say_why(records):
@@ -129,14 +127,14 @@ def test_the_latest_of_two_measurements_counts(records):
     newer["quality"]["vqa"]["vqa_accuracy"]["value"] = 0.5
     newer["run"]["started"] = "2026-02-01T00:00:00"
     frame = to_frame([newer, *records])
-    assert frame[(frame["method"] == "elip") & (frame["ratio"] == 0.5)]["vqa_accuracy"].tolist() == [0.5]
+    assert number(frame, "vqa_accuracy", "elip", 0.5)["value"] == 0.5
     assert "1 older record(s)" in render_table(frame)
 
 
 def test_settings_of_one_method_and_ratio_are_told_apart(records):
     other = make_record("elip", 0.5, "vqa", config={"guidance": 0.5}, schedule="begin=3 keep=.4")
     frame = to_frame([*records, other])
-    rows = frame[(frame["method"] == "elip") & (frame["ratio"] == 0.5)]
+    rows = frame.settings[(frame.settings["method"] == "elip") & (frame.settings["ratio"] == 0.5)]
     assert set(rows["variant"]) == {"guidance=None paper", "guidance=0.5 begin=3 keep=.4"}
     assert "guidance=0.5" in render_table(frame)
 
@@ -170,7 +168,7 @@ def test_a_study_names_its_rows(records):
         for ratio, label in ((0.5, "early, 3 stages"), (0.7, None))
     ]
     frame = study_frame(records, labels)
-    assert list(frame["label"]) == ["", "early, 3 stages", "0.7"]
+    assert list(frame.settings["label"]) == ["", "early, 3 stages", "0.7"]
     assert "elip    early, 3 stages" in render_study_table(records, labels)
 
 

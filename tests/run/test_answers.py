@@ -28,7 +28,7 @@ from harness.kit.progress import SILENT
 from harness.metrics.vqa import vqa_accuracy
 from harness.reduction.budget import make_reducer
 from harness.run.answers import answering_cell, server_answers
-from harness.run.cell import RunRequest
+from harness.run.request import RunRequest
 from harness.tasks.vqa import VQA, VQAOptions
 from tests.data.test_formats import picture, put
 

@@ -12,7 +12,7 @@ from harness.data.scenes import write_scenes
 from harness.hosts.build import build_host
 from harness.hosts.weights.own import assets_of, save_weights
 from harness.kit.errors import HarnessError
-from harness.run.choose import able_tasks, chosen_hosts, shipped_hosts
+from harness.run.choose import chosen_hosts, measurable_tasks, shipped_hosts
 
 FILE = "model.safetensors"
 # Heads of their own ship in a folder per task.
@@ -37,27 +37,33 @@ def entailing(tmp_path: Path) -> Path:
 
 def test_the_shipped_weights_on_the_built_in_world() -> None:
     assert "entailment" in SHIPPED_HEADS
-    assert able_tasks("albef-tiny", None, "scenes") == SHIPPED
-    assert able_tasks("blip-tiny", None, "scenes") == ("captioning", "classification", "nlvr2", "retrieval", "vqa")
+    assert measurable_tasks("albef-tiny", None, "scenes") == SHIPPED
+    assert measurable_tasks("blip-tiny", None, "scenes") == (
+        "captioning",
+        "classification",
+        "nlvr2",
+        "retrieval",
+        "vqa",
+    )
 
 
 def test_a_folder_of_weights_does_what_its_files_can_each_its_own_task(entailing: Path, tmp_path: Path) -> None:
     folder = tmp_path / "set"
     save_weights(build_host("albef-tiny", task="nlvr2"), folder / "nlvr2" / FILE, "albef-tiny")
-    assert able_tasks("albef-tiny", folder, "scenes") == ("nlvr2",)
+    assert measurable_tasks("albef-tiny", folder, "scenes") == ("nlvr2",)
     (folder / "entailment").mkdir()
     (folder / "entailment" / FILE).write_bytes((entailing / FILE).read_bytes())
-    assert able_tasks("albef-tiny", folder, "scenes") == ("entailment", "nlvr2")
+    assert measurable_tasks("albef-tiny", folder, "scenes") == ("entailment", "nlvr2")
     save_weights(build_host("albef-tiny"), folder / FILE, "albef-tiny")
-    assert set(able_tasks("albef-tiny", folder, "scenes")) == {
+    assert set(measurable_tasks("albef-tiny", folder, "scenes")) == {
         *("classification", "entailment", "nlvr2", "retrieval", "vqa")
     }
 
 
 def test_a_protocol_does_what_hosts_can_be_trained_on() -> None:
     every = ("entailment", "nlvr2", "retrieval", "vqa")
-    assert able_tasks("albef-tiny", None, "scenes", "finetune") == every
-    assert able_tasks("albef-tiny", None, "scenes", "pretrain") == tuple(sorted(("classification", *every)))
+    assert measurable_tasks("albef-tiny", None, "scenes", "finetune") == every
+    assert measurable_tasks("albef-tiny", None, "scenes", "pretrain") == tuple(sorted(("classification", *every)))
 
 
 def test_without_a_host_each_task_goes_to_the_first_that_can_do_it() -> None:
@@ -72,7 +78,7 @@ def test_without_a_host_each_task_goes_to_the_first_that_can_do_it() -> None:
 
 def test_of_hosts_that_are_named_each_does_all_it_can() -> None:
     both = "blip-tiny,albef-tiny"
-    can = able_tasks("blip-tiny", None, "scenes")
+    can = measurable_tasks("blip-tiny", None, "scenes")
     assert chosen_hosts(both, "all", None, "scenes") == (("blip-tiny", can), ("albef-tiny", SHIPPED))
     assert chosen_hosts(both, "captioning,retrieval", None, "scenes") == (
         ("blip-tiny", ("captioning", "retrieval")),
@@ -106,24 +112,24 @@ def test_a_task_that_is_named_and_nobody_does_is_an_error(world: Path, tmp_path:
 
 
 def test_one_annotation_file_of_a_folder_decides_alone(world: Path) -> None:
-    assert able_tasks("albef-tiny", None, str(world / "captions_val.json")) == ("retrieval",)
+    assert measurable_tasks("albef-tiny", None, str(world / "captions_val.json")) == ("retrieval",)
 
 
 def test_weights_decide_by_the_task_they_were_fine_tuned_on(entailing: Path) -> None:
-    assert able_tasks("albef-tiny", entailing, "scenes") == ("classification", "entailment", "retrieval")
+    assert measurable_tasks("albef-tiny", entailing, "scenes") == ("classification", "entailment", "retrieval")
 
 
 def test_questions_need_a_closed_list(tmp_path: Path) -> None:
     save_weights(build_host("blip-tiny"), tmp_path / FILE, "blip-tiny")
-    assert able_tasks("blip-tiny", tmp_path, "scenes") == ("captioning", "classification", "retrieval")
+    assert measurable_tasks("blip-tiny", tmp_path, "scenes") == ("captioning", "classification", "retrieval")
 
 
 def test_data_decide_by_what_they_hold(world: Path, tmp_path: Path) -> None:
     shutil.copytree(world, tmp_path / "world")
-    assert able_tasks("albef-tiny", None, str(tmp_path / "world")) == SHIPPED
+    assert measurable_tasks("albef-tiny", None, str(tmp_path / "world")) == SHIPPED
     for name in ("questions_val.json", "annotations_val.json"):
         (tmp_path / "world" / name).unlink()
-    assert "vqa" not in (left := able_tasks("albef-tiny", None, str(tmp_path / "world")))
+    assert "vqa" not in (left := measurable_tasks("albef-tiny", None, str(tmp_path / "world")))
     assert sorted((*left, "vqa")) == sorted(SHIPPED)
 
 
@@ -131,15 +137,15 @@ def test_a_file_that_cannot_be_read_is_no_reason_to_leave_its_task_out(world: Pa
     shutil.copytree(world, tmp_path / "world")
     (tmp_path / "world" / "captions_val.json").write_text('{"images": [')
     with pytest.raises(HarnessError, match="captions_val"):
-        able_tasks("albef-tiny", None, str(tmp_path / "world"))
+        measurable_tasks("albef-tiny", None, str(tmp_path / "world"))
 
 
 def test_nothing_to_do_is_said_with_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "ve.json").write_text(json.dumps([{"image": "a.jpg", "sentence": "a dog", "label": "neutral"}]))
     with pytest.raises(HarnessError, match=r"no task for blip-tiny on .* which holds hypotheses: it can do capt"):
-        able_tasks("blip-tiny", None, str(tmp_path))
+        measurable_tasks("blip-tiny", None, str(tmp_path))
     with pytest.raises(HarnessError, match="no such folder"):
-        able_tasks("albef-tiny", None, str(tmp_path / "nowhere"))
+        measurable_tasks("albef-tiny", None, str(tmp_path / "nowhere"))
 
 
 def test_captioning_is_left_out_of_all_tasks_where_there_is_no_java(

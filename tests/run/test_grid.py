@@ -12,9 +12,10 @@ from harness.data.scenes import write_scenes
 from harness.hosts.build import build_host
 from harness.hosts.weights.own import assets_of, save_weights
 from harness.kit.errors import HarnessError
-from harness.run.cell import Cell, RunRequest
+from harness.run.cell import Cell
 from harness.run.grid import plan_cells
 from harness.run.plan import plan_rows, render_plan
+from harness.run.request import RunRequest
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,6 @@ def test_evaluation_is_at_the_size_of_the_last_training(worlds: Path) -> None:
     ("changes", "said"),
     [
         ({"protocol": "zero-shot"}, "unknown protocol 'zero-shot': known: finetune, inference, pretrain"),
-        ({"match": "flops"}, "match 'flops': expected one of tokens, macs"),
         ({"training": {"finetune": {"steps": 3}}}, "protocol inference has no such stage"),
         ({"training": {"tuning": {"steps": 3}}}, "unknown stage of training 'tuning'"),
         ({"data": "nowhere"}, "data 'nowhere': no such folder or file"),

@@ -1,4 +1,4 @@
-"""Facts about running cells: with which dense each is compared, what is kept, and what becomes of failures."""
+"""Facts about running cells here: what is kept, recounted, and what becomes of failures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import torch
 
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
-from harness.run.cell import Cell
+from harness.run.cell import Cell, cost_code
+from harness.run.executors import named_executor
+from harness.run.here import Here
 from harness.run.measure import skeleton_record
-from harness.run.runner import run_cells, told
+from harness.run.runner import costs_are_old, summary
 from harness.run.store import Store
 
 SPEED = {"unit": "questions", "end_to_end_per_second": 12.34, "model_per_second": 20.0}
@@ -50,7 +52,7 @@ def cell(method: str = "dense", **changes: Any) -> Cell:
 
 
 class Scripted:
-    """A bench whose cells score what `score` says of them, the same on each of three images."""
+    """A measurer whose cells score what `score` says of them, the same on each of three images."""
 
     progress = SILENT
 
@@ -58,6 +60,8 @@ class Scripted:
         self.score = score
         self.prepared: list[Cell] = []
         self.ran: list[Cell] = []
+        self.recounted: list[Cell] = []
+        self.code: Callable[[Cell], dict[str, str]] = lambda cell: cost_code(cell.model, cell.method)
 
     def prepare(self, cell: Cell) -> None:
         self.prepared.append(cell)
@@ -65,25 +69,25 @@ class Scripted:
     def run(self, cell: Cell) -> tuple[dict[str, Any], pd.DataFrame]:
         self.ran.append(cell)
         samples = {"task": cell.task, "metric": "accuracy", "sample": list("abc"), "cluster": list("abc")}
-        record = skeleton_record(cell) | {"status": "done", "throughput": SPEED}
+        record = skeleton_record(cell) | {"status": "done", "throughput": SPEED, "cost": {"code": self.code(cell)}}
         return record, pd.DataFrame(samples | {"value": self.score(cell)})
+
+    def recount(self, cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
+        self.recounted.append(cell)
+        return {"code": self.code(cell), "before": record["cost"]["code"]}
 
 
 def run(cells: list[Cell], folder: Path, score: Callable[[Cell], float], **options: Any) -> list[dict[str, Any]]:
-    bench: Any = Scripted(score)
-    return run_cells(cells, Store(folder), bench, **options)
-
-
-def deltas(records: list[dict[str, Any]]) -> list[float | None]:
-    return [record["quality"][record["spec"]["task"]]["accuracy"]["delta_to_dense"] for record in records]
+    measurer: Any = Scripted(score)
+    return list(Here().run(cells, Store(folder), measurer, **options))
 
 
 def test_each_cell_is_announced_with_the_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bench: Any = Scripted(lambda _: 0.5)
-    bench.progress = Progress()
-    run_cells([cell()], Store(tmp_path), bench)
+    measurer: Any = Scripted(lambda _: 0.5)
+    measurer.progress = Progress()
+    list(Here().run([cell()], Store(tmp_path), measurer))
     capsys.readouterr()
-    run_cells([cell(), cell("elip"), cell("evit")], Store(tmp_path), bench)
+    list(Here().run([cell(), cell("elip"), cell("evit")], Store(tmp_path), measurer))
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "[1/3] albef-tiny dense 1 vqa (kept)",
@@ -92,49 +96,6 @@ def test_each_cell_is_announced_with_the_time_left(tmp_path: Path, capsys: pytes
         "[3/3] albef-tiny evit 0.5 vqa, about 1 s left",
         "    accuracy 0.500 [0.500, 0.500]; 12.3 questions/s, model alone 20.0",
     ]
-
-
-def test_what_draws_is_compared_with_the_one_dense_of_its_task(tmp_path: Path) -> None:
-    cells = [
-        cell(name, task=task, seed=seed)
-        for task in ("vqa", "nlvr2")
-        for name, seed in (("dense", 0), ("random", 0), ("random", 1))
-    ]
-    records = run(cells, tmp_path, lambda one: (one.task == "nlvr2") / 2 + (one.method == "dense") / 4 + one.seed / 8)
-    assert deltas(records) == [None, -0.25, -0.125] * 2
-
-
-def test_a_trained_cell_is_compared_with_the_dense_of_its_seed(tmp_path: Path) -> None:
-    cells = [cell(name, seed=seed, protocol="finetune") for seed in (0, 1) for name in ("dense", "elip")]
-    scores = {("dense", 0): 0.5, ("elip", 0): 0.25, ("dense", 1): 0.25, ("elip", 1): 0.75}
-    assert deltas(run(cells, tmp_path, lambda one: scores[one.method, one.seed])) == [None, -0.25, None, 0.5]
-
-
-@pytest.mark.parametrize("other", [{"model": "blip-tiny"}, {"base": "b2"}, {"task": "nlvr2"}])
-def test_dense_of_another_host_set_or_task_is_no_reference(tmp_path: Path, other: dict[str, str]) -> None:
-    records = run([cell(), cell("elip", **other), cell(**other), cell("evit", **other)], tmp_path, lambda _: 0.5)
-    assert deltas(records) == [None, None, None, 0]
-
-
-def test_where_dense_of_a_seed_failed_that_of_another_is_no_stand_in(tmp_path: Path) -> None:
-    cells = [cell(name, seed=seed, protocol="finetune") for seed in (0, 1) for name in ("dense", "elip")]
-    fails = {("dense", 1)}
-
-    def score(one: Cell) -> float:
-        if (one.method, one.seed) in fails:
-            raise ValueError("lost\nin the second line: more")
-        return one.seed + (one.method == "elip") / 4
-
-    records = run(cells, tmp_path, score)
-    assert [record["status"] for record in records] == ["done", "done", "failed", "done"]
-    assert deltas([records[1], records[3]]) == [0.25, None]
-    assert (records[2]["error"], "ValueError: lost" in records[2]["traceback"]) == ("lost", True)
-    fails.clear()
-    bench: Any = Scripted(score)
-    again = run_cells(cells, Store(tmp_path), bench)
-    assert bench.ran == bench.prepared == [cells[2]]
-    assert deltas(again) == [None, 0.25, None, 0.25]
-    assert Store(tmp_path).find(cells[3].key) == again[3]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +121,7 @@ def test_a_failure_is_a_record_and_the_next_cell_is_run(
     assert [record["status"] for record in records] == ["done", status, "done"]
     assert records[1]["error"] == (str(error) or "KeyError")
     assert (records[1]["traceback"] is not None) == traced
-    assert told(records[1]) == f"{status}: {records[1]['error']}"
+    assert summary(records[1]) == f"{status}: {records[1]['error']}"
     assert {record["key"] for record in Store(tmp_path).records()} == {record["key"] for record in records}
 
 
@@ -169,10 +130,67 @@ def test_what_is_kept_is_not_measured_again_but_for_force(tmp_path: Path) -> Non
     first = run(cells, tmp_path, lambda _: 0.5)
     assert run(cells, tmp_path, lambda _: 1 / 0) == first
     forced = run(cells, tmp_path, lambda one: 0.75 if one.method == "dense" else 0.5, force=True)
-    assert deltas(forced) == [None, -0.25]
+    assert [record["quality"]["vqa"]["accuracy"]["value"] for record in forced] == [0.75, 0.5]
     assert len(Store(tmp_path).records()) == 2
 
 
-def test_a_record_is_told_by_its_first_metric_and_its_speed(tmp_path: Path) -> None:
+def test_a_record_is_summed_up_by_its_first_metric_and_its_speed(tmp_path: Path) -> None:
     (record,) = run([cell()], tmp_path, lambda _: 0.5)
-    assert told(record) == "accuracy 0.500 [0.500, 0.500]; 12.3 questions/s, model alone 20.0"
+    assert summary(record) == "accuracy 0.500 [0.500, 0.500]; 12.3 questions/s, model alone 20.0"
+
+
+def test_cells_are_independent_and_a_failed_one_is_run_again_alone(tmp_path: Path) -> None:
+    cells = [cell("elip"), cell(), cell("evit")]
+    fails = {"dense"}
+
+    def score(one: Cell) -> float:
+        if one.method in fails:
+            raise ValueError("lost\nin the second line: more")
+        return 0.5
+
+    records = run(cells, tmp_path, score)
+    assert [record["status"] for record in records] == ["done", "failed", "done"]
+    assert (records[1]["error"], "ValueError: lost" in records[1]["traceback"]) == ("lost", True)
+    fails.clear()
+    measurer: Any = Scripted(score)
+    again = list(Here().run(cells, Store(tmp_path), measurer))
+    assert measurer.ran == measurer.prepared == [cells[1]]
+    assert [again[0], again[2]] == [records[0], records[2]]
+
+
+def test_a_record_is_yielded_as_soon_as_it_is_saved(tmp_path: Path) -> None:
+    measurer: Any = Scripted(lambda _: 0.5)
+    cells = [cell(), cell("elip")]
+    records = Here().run(cells, Store(tmp_path), measurer)
+    assert next(records)["key"] == cells[0].key
+    assert measurer.ran == cells[:1]
+    assert list(Store(tmp_path).find(one.key for one in cells)) == [cells[0].key]
+
+
+def test_costs_that_other_code_counted_are_counted_again_and_nothing_else(tmp_path: Path) -> None:
+    measurer: Any = Scripted(lambda _: 0.5)
+    measurer.code = lambda _: {"harness/cost": "before"}
+    cells = [cell(), cell("elip")]
+    first = list(Here().run(cells, Store(tmp_path), measurer))
+    assert [costs_are_old(*pair) for pair in zip(cells, first, strict=True)] == [True, True]
+    later: Any = Scripted(lambda _: 1 / 0)
+    again = list(Here().run(cells, Store(tmp_path), later))
+    assert (later.ran, later.prepared, later.recounted) == ([], [], cells)
+    for one, before, after in zip(cells, first, again, strict=True):
+        assert after["cost"] == {"code": cost_code(one.model, one.method), "before": {"harness/cost": "before"}}
+        assert {**after, "cost": before["cost"], "digest": before["digest"]} == before
+        assert Store(tmp_path).samples(after).equals(Store(tmp_path).samples(before))
+    assert list(Here().run(cells, Store(tmp_path), later)) == again
+    assert later.recounted == cells
+
+
+def test_a_failed_cell_has_no_costs_to_count_again(tmp_path: Path) -> None:
+    (record,) = run([cell()], tmp_path, lambda _: 1 / 0)
+    assert record["cost"] is None
+    assert not costs_are_old(cell(), record)
+
+
+def test_executors_that_do_not_exist_are_refused_with_those_that_do() -> None:
+    assert isinstance(named_executor("here"), Here)
+    with pytest.raises(HarnessError, match="unknown executor 'hre': did you mean here"):
+        named_executor("hre")

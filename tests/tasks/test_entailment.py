@@ -13,7 +13,7 @@ import torch
 from harness.data.annotations.records import ENTAILMENT_LABELS
 from harness.data.formats import Hypothesis, ImageTextSet
 from harness.kit.errors import HarnessError
-from harness.metrics.stats import quality
+from harness.metrics.stats import deltas, quality
 from harness.tasks.entailment import BY_CLASS, Entailment, accuracies
 from tests.tasks.small_hosts import by_sample, encoder_of, measured, noise, one_pair, sentence, small_host, turned
 
@@ -64,7 +64,7 @@ def test_figures_are_those_of_asking_for_each_sentence_alone(folder: Path, famil
         own = {str(one.id) for one in annotations.hypotheses if one.label == label}
         assert found[metric] == {sample: found["entailment_accuracy"][sample] for sample in own}
     assert encoder.encoded_pairs == (14 if method == "elip" else 0)
-    assert set(outcome.outcomes) == set(Entailment.metrics)
+    assert set(outcome.outcomes) == {one.name for one in Entailment.quantities}
 
 
 @pytest.mark.parametrize("method", ["dense", "elip"])
@@ -94,9 +94,9 @@ def test_the_record_has_intervals_by_image(folder: Path) -> None:
     annotations = Entailment().load(folder, None)
     frame = measured(Entailment(), encoder_of(small_host("meter", "entailment"), annotations), annotations).frame()
     assert frame["cluster"].nunique() == 5
-    entry = quality(frame, frame)["entailment"]["entailment_accuracy"]
+    entry = quality(frame)["entailment"]["entailment_accuracy"]
     assert entry["n"] == 14
-    assert entry["delta_to_dense"] == 0
+    assert deltas(frame, frame)["entailment"]["entailment_accuracy"]["delta_to_dense"] == 0
 
 
 def test_blank_images_show_what_sentences_alone_give_away(folder: Path) -> None:

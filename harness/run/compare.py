@@ -1,0 +1,107 @@
+"""Records beside dense: differences on the same samples, computed when records are read and kept beside them.
+
+A record knows itself alone. What it differs by from dense belongs to the pair, so it is kept by both records' digests:
+a record that is measured again is another pair, and what was kept is never stale.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from harness.kit.errors import HarnessError, warn_on_stderr
+from harness.kit.files import replace_all
+from harness.run.store import Record, Store
+
+Deltas = dict[str, dict[str, dict[str, Any]]]
+NAME = "comparisons.jsonl"
+# What records that are compared have in common, beside their training.
+SHARED = (
+    *("model", "base", "protocol", "task", "task_options", "data", "data_digest", "split", "limit"),
+    *("device", "hardware", "threads", "dtype", "image_size"),
+)
+# Of a stage of training: the method, the draw, and what content the draw gave.
+OWN = {"method", "config", "settings", "seed", "digests"}
+
+
+def with_deltas(records: Sequence[Record], store: Store, warn: Callable[[str], None] = warn_on_stderr) -> list[Record]:
+    """The records of a store, each metric with `delta_to_dense` and `delta_ci95`; both None where there is no dense.
+
+    Dense is the latest done record of the same host, data and task, after training that of the same seed. Where the
+    samples of two records differ, `warn` gets the line that says so.
+    """
+    dense = _dense_of(records)
+    kept, found = _read(store), dict[str, Deltas]()
+    compared = []
+    for record in records:
+        beside = dense.get(_board(record["spec"])) if record["status"] == "done" else None
+        deltas: Deltas = {}
+        if beside is not None and record["spec"]["method"] != "dense":
+            pair = f"{record['digest']} {beside['digest']}"
+            deltas = kept[pair] if pair in kept else _computed(record, beside, store, warn)
+            if deltas and pair not in kept:
+                found[pair] = deltas
+        compared.append({**record, "quality": _joined(record["quality"], deltas)})
+    if found:
+        _write(store, kept | found)
+    return compared
+
+
+def _dense_of(records: Iterable[Record]) -> dict[str, Record]:
+    """The dense record of each board: the latest, if it is done."""
+    ordered = sorted(records, key=lambda record: (record.get("run") or {}).get("started") or "")
+    latest = {_board(record["spec"]): record for record in ordered if record["spec"]["method"] == "dense"}
+    return {board: record for board, record in latest.items() if record["status"] == "done"}
+
+
+def _board(spec: Mapping[str, Any]) -> str:
+    """What a record shares with the dense record that it is compared with.
+
+    Without training dense has one record for all seeds: it draws nothing.
+    """
+    stages = [{name: value for name, value in stage.items() if name not in OWN} for stage in spec["training"]]
+    seed = spec["seed"] if stages else None
+    return json.dumps([stages, seed, *(spec[name] for name in SHARED)], sort_keys=True)
+
+
+def _computed(record: Record, dense: Record, store: Store, warn: Callable[[str], None]) -> Deltas:
+    from harness.metrics.stats import deltas
+
+    try:
+        return deltas(store.samples(record), store.samples(dense))
+    except HarnessError as error:
+        warn(f"{record['samples']} is not compared with {dense['samples']}: {error}")
+        return {}
+
+
+def _joined(quality: Mapping[str, Any], deltas: Deltas) -> dict[str, dict[str, Any]]:
+    nothing = {"delta_to_dense": None, "delta_ci95": None}
+    return {
+        task: {metric: entry | deltas.get(task, {}).get(metric, nothing) for metric, entry in metrics.items()}
+        for task, metrics in quality.items()
+    }
+
+
+def _read(store: Store) -> dict[str, Deltas]:
+    """What was computed before, by pair of digests; nothing where the file is missing, cut off or edited.
+
+    A line for each pair, after one with the digest of all others.
+    """
+    try:
+        first, _, rest = (store.folder / NAME).read_bytes().partition(b"\n")
+        if first.decode() != hashlib.sha256(rest).hexdigest():
+            return {}
+        return dict(json.loads(b"[" + rest.strip().replace(b"\n", b",") + b"]"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(store: Store, pairs: dict[str, Deltas]) -> None:
+    rest = "".join(json.dumps(entry) + "\n" for entry in sorted(pairs.items())).encode()
+    try:
+        replace_all({store.folder / NAME: hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest})
+    except OSError:
+        # Records that may only be read are compared anew each time.
+        return

@@ -1,0 +1,213 @@
+"""What a command asks to be measured: one spec whose fields are the request, the flags and their help. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, create_model, field_validator
+
+from harness.kit.errors import HarnessError
+from harness.kit.registry import Registry, methods, models, tasks
+from harness.kit.settings import NO_FLAG, Flag, validated
+
+
+def expand(names: str, registry: Registry, *, without: Sequence[str] = ()) -> tuple[str, ...]:
+    """'a,b' or 'all' as names that exist, each once, in the order given; HarnessError for others and for none."""
+    if names.strip() == "all":
+        return tuple(name for name in registry.names() if name not in without)
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if not chosen:
+        raise HarnessError(f"no {registry.kind} named; known: {', '.join(registry.names())}")
+    for name in chosen:
+        registry.entry(name)
+    return tuple(dict.fromkeys(chosen))
+
+
+def read_seeds(words: str) -> tuple[int, ...]:
+    """(0, 1, 2) from '0,1,2', each once; HarnessError for what no generator takes as a seed."""
+    try:
+        seeds = tuple(dict.fromkeys(int(word) for word in words.split(",")))
+    except ValueError as error:
+        raise HarnessError(f"--seed {words!r}: expected a whole number, or several as 0,1,2") from error
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise HarnessError(f"--seed {seed}: expected a whole number from 0 to {2**32 - 1}")
+    return seeds
+
+
+def _read_methods(words: str) -> tuple[str, ...]:
+    return expand(words, methods, without=("dense",))
+
+
+def _read_ratios(words: str) -> tuple[float, ...]:
+    from harness.reduction.schedule import parse_ratios
+
+    return parse_ratios(words)
+
+
+def _read_hosts(words: str) -> str:
+    expand(words, models)
+    return words
+
+
+def _read_tasks(words: str) -> str:
+    expand(words, tasks)
+    return words
+
+
+class Measurement(BaseModel):
+    """What all cells of a command share, and the methods, ratios and seeds that they differ in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    methods: Annotated[
+        tuple[str, ...],
+        Flag("--method", read=_read_methods),
+        Field(description="Methods, comma-separated, or 'all'. Dense is always measured beside them"),
+    ]
+    ratios: Annotated[
+        tuple[float, ...] | None,
+        Flag(read=_read_ratios),
+        Field(description="Token ratios, as 0.5,0.7; left out: each method's paper setting"),
+    ] = None
+    data: Annotated[str, Field(description="Folder or file of a data set, or 'scenes', the built-in world")] = "scenes"
+    split: Annotated[str | None, Field(description="Of a set with splits; left out: test, else val, dev, train")] = None
+    protocol: Annotated[str, Field(description="inference, finetune or pretrain")] = "inference"
+    schedule: Annotated[
+        str | dict[str, Any] | None,
+        Flag(read=str),
+        Field(description="'paper', 'begin=2,4,10 keep=.9,.65,.4 [lookahead=2,6,2]', or a YAML/JSON file"),
+    ] = None
+    match: Annotated[
+        Literal["tokens", "macs"],
+        Field(description="What --ratios sets: tokens, or forward MACs (macs) with all overhead"),
+    ] = "tokens"
+    device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
+    dtype: Annotated[str, Field(description="float32, float64 or bfloat16")] = "float32"
+    batch_size: Annotated[PositiveInt, Field(description="Images or pairs per forward pass")] = 64
+    limit: Annotated[PositiveInt | None, Field(description="Use the first N images only")] = None
+    seeds: Annotated[
+        tuple[int, ...],
+        Flag("--seed", read=read_seeds, default="0"),
+        Field(description="Seed of everything random, or several, as 0,1,2: tables show mean and sd"),
+    ] = (0,)
+    weights: Annotated[
+        Path | None, Field(description="A file or folder of weights, instead of those that ship with the model")
+    ] = None
+    settings: Annotated[
+        dict[str, Any], Flag("--set"), Field(description="A field of the method's config, as keep_rate=0.7")
+    ] = {}
+    task_options: Annotated[
+        dict[str, dict[str, Any]],
+        Flag("--set-task", metavar="TASK.option=value, as retrieval.rerank_k=32"),
+        Field(description="A task's option"),
+    ] = {}
+    training: Annotated[
+        dict[str, dict[str, Any]],
+        Flag("--set-train", metavar="STAGE.option=value, as finetune.steps=300"),
+        Field(description="Of a protocol's training"),
+    ] = {}
+    image_size: Annotated[PositiveInt | None, Field(description="Image side in pixels")] = None
+
+    @field_validator("task_options")
+    @classmethod
+    def _tasks_exist(cls, options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for task in options:
+            tasks.entry(task)
+        return options
+
+    @property
+    def starts(self) -> bool:
+        """Whether there are weights to start from: pre-training makes its own."""
+        return self.protocol != "pretrain"
+
+
+class RunRequest(Measurement):
+    """The grid methods x ratios x tasks x seeds on one model and one set."""
+
+    model: str = "albef-tiny"
+    tasks: tuple[str, ...]
+
+
+class _Names(BaseModel):
+    """Hosts and tasks as words; fields of a base that stands behind another come before its fields."""
+
+    hosts: Annotated[
+        str | None,
+        Flag("--model", read=_read_hosts),
+        Field(description="Host models, comma-separated; left out: albef-tiny, and blip-tiny for what it cannot do"),
+    ] = None
+    tasks: Annotated[
+        str,
+        Flag(read=_read_tasks, default="all"),
+        Field(description="Tasks, comma-separated, or 'all' that the weights and data allow"),
+    ] = "all"
+
+
+class RunOptions(Measurement, _Names):
+    """The options of `run` and `plan`: of several hosts, or of those that can do the tasks."""
+
+    def requests(self) -> list[RunRequest]:
+        """A request per host; HarnessError for names and values that cannot be."""
+        from harness.run.choose import chosen_hosts
+
+        hosts = chosen_hosts(self.hosts, self.tasks, self.weights, self.data, self.protocol)
+        shared = self.model_dump(exclude={"hosts", "tasks"})
+        return [validated(RunRequest, shared | {"model": model, "tasks": names}, "options") for model, names in hosts]
+
+
+class EvaluateOptions(RunOptions):
+    """The options of `evaluate`: those of `run`, of which none must be given."""
+
+    methods: Annotated[
+        tuple[str, ...],
+        Flag("--method", read=_read_methods, default="dense"),
+        Field(description="Methods to measure too, comma-separated"),
+    ] = ("dense",)
+
+
+class AnswerOptions(RunOptions):
+    """The options of `answer`: one host under one method at one budget, on questions without annotations."""
+
+    methods: Annotated[
+        tuple[str, ...],
+        Flag("--method", read=_read_methods, default="dense"),
+        Field(description="Token reduction in the vision tower"),
+    ] = ("dense",)
+    ratios: Annotated[
+        tuple[float, ...] | None,
+        Flag("--ratio", read=_read_ratios),
+        Field(description="Token ratio; left out: the paper's"),
+    ] = None
+    data: Annotated[str, Field(description="Questions: a file, or a folder with one such file")]
+    seeds: Annotated[
+        tuple[int, ...], Flag("--seed", read=read_seeds, default="0"), Field(description="Seed of everything random")
+    ] = (0,)
+    tasks: Annotated[str, NO_FLAG] = "vqa"
+    protocol: Annotated[str, NO_FLAG] = "inference"
+    training: Annotated[dict[str, dict[str, Any]], NO_FLAG] = {}
+
+    def request(self) -> RunRequest:
+        """The one request; HarnessError for several models, methods, ratios or seeds."""
+        from harness.data.world import BUILT_IN_WORLD
+
+        # Which hosts can answer: a set without annotations says nothing of it.
+        found = self.model_copy(update={"data": BUILT_IN_WORLD}).requests()
+        if len(found) > 1 or max(len(self.methods), len(self.ratios or ()), len(self.seeds)) > 1:
+            raise HarnessError("answer: answers of one model under one method at a time; name one of each")
+        return found[0].model_copy(update={"data": self.data})
+
+
+def overrides(names: Sequence[str]) -> type[BaseModel]:
+    """A spec of some of Measurement's fields, all of them optional: what a command changes in a study."""
+    fields: dict[str, Any] = {}
+    for name in names:
+        field = Measurement.model_fields[name]
+        marks = tuple(part for part in field.metadata if not isinstance(part, Flag))
+        flags = tuple(Flag(part.name, part.read, None, part.metavar) for part in field.metadata if part not in marks)
+        kind = Annotated[(field.annotation, *marks)] if marks else field.annotation  # type: ignore[valid-type]
+        about = Field(description=f"{field.description}; left out: the study's")
+        fields[name] = (Annotated[(kind | None, *flags, about)], None)  # type: ignore[operator]
+    return create_model("StudyOptions", __config__=ConfigDict(frozen=True, extra="forbid"), **fields)
