@@ -19,7 +19,7 @@ from harness.cost.vits import build_vit
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
-from harness.reduction import TokenReducer, Trace
+from harness.reduction import StackShape, TokenReducer, Trace
 from harness.reduction.budget import make_reducer, realised_ratio
 from harness.reduction.kernels import ATTENTION_PATHS
 from harness.reduction.plan import Sample
@@ -44,6 +44,8 @@ def cost_report(
     dtype: torch.dtype = torch.float32,
     name: str | None = None,
     sample: Sample | None = None,
+    shape: StackShape | None = None,
+    reducer: TokenReducer[Any] | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The `cost --json` object of a timm ViT by name, or of a ViT already built (a host's tower).
@@ -51,20 +53,17 @@ def cost_report(
     MACs are per image at batch 1, in evaluation mode; `batch_size` is latency's. `match`: whether `ratio` is
     of tokens or of forward MACs. `gib` adds memory.largest_batch. `name` is printed for a built model. On
     `device` "cpu" memory is estimated; on "cuda" it is measured. `sample`: real images, on which adaptive methods are
-    counted, in a model with its weights. Raises HarnessError for what cannot be built or reached.
+    counted, in a model with its weights. `shape`: the tower's within its host.
+    `reducer`: the method itself, where it has learned. Raises HarnessError for what cannot be built or reached.
     """
     _check(attention, match, device)
     label = name or (model if isinstance(model, str) else type(model).__name__)
     vit = build_vit(model, image_size) if isinstance(model, str) else model
-    shape = open_tower(vit).shape
+    shape = open_tower(vit).shape if shape is None else shape
     height, width = image_shape(vit)[1:]
     if image_size is not None and (height, width) != (image_size, image_size):
         raise HarnessError(f"image size {image_size}: {label} was built for {height} x {width} pixels; leave it out")
-    if match == "macs" and ratio is not None:
-        reducer = reducer_at_macs(method, vit, ratio, schedule, settings)
-    else:
-        measured = None if sample is None else ratio_on(open_tower(vit), sample)
-        reducer = make_reducer(method, shape, ratio=ratio, schedule=schedule, settings=settings, measured=measured)
+    reducer = reducer or _reducer(method, vit, shape, ratio, schedule, settings, match, sample)
     if reducer.adaptive and sample is None:
         raise HarnessError(
             f"method {method} is adaptive: what it costs is measured on images; name a host with weights"
@@ -96,6 +95,22 @@ def cost_report(
             progress=progress,
         )
     return report
+
+
+def _reducer(
+    method: str,
+    vit: nn.Module,
+    shape: StackShape,
+    ratio: float | None,
+    schedule: Any,
+    settings: Mapping[str, Any] | None,
+    match: str,
+    sample: Sample | None,
+) -> TokenReducer[Any]:
+    if match == "macs" and ratio is not None:
+        return reducer_at_macs(method, vit, ratio, schedule, settings)
+    measured = None if sample is None else ratio_on(open_tower(vit), sample)
+    return make_reducer(method, shape, ratio=ratio, schedule=schedule, settings=settings, measured=measured)
 
 
 def _check(attention: str, match: str, device: str) -> None:

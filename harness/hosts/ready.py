@@ -54,8 +54,12 @@ class Host:
             learned = self.learned
             stated = None if learned is None else (learned.name, learned.config)
             check_learned(name, settings.model_dump(mode="json"), stated)
-            assert learned is not None
-            fill_method(reducer, learned)
+        return self.with_learned(reducer)
+
+    def with_learned(self, reducer: TokenReducer[Any]) -> TokenReducer[Any]:
+        """The method on the host's device, in evaluation mode, with the parameters that the weights hold of it."""
+        if reducer.learns and self.learned is not None:
+            fill_method(reducer, self.learned)
         return reducer.to(self.device, self.dtype).eval()
 
 

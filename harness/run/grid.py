@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from harness.cost.adaptive import ratio_on
 from harness.cost.budget import reducer_at_macs
 from harness.data.digest import data_digest
 from harness.data.scene_layout import IMAGE_SIZE as SCENE_SIZE
 from harness.data.scenes import scenes_folder
 from harness.data.world import BUILT_IN_WORLD, WORLD_SEED
+from harness.evaluate.sample import sample_of
 from harness.hosts.build import paper_settings, skeleton
 from harness.hosts.host import HostModel
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.ready import pick_device, pick_dtype
-from harness.hosts.weights.own import stated_sizes
+from harness.hosts.ready import Host, check_learned, load_host, pick_device, pick_dtype
+from harness.hosts.weights.own import file_metadata, stated_method, stated_sizes
+from harness.hosts.weights.released_files import is_released
 from harness.hosts.weights.sets import base_of, start_weights, task_weights, weights_digest
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
 from harness.kit.provenance import hardware
-from harness.kit.registry import methods
+from harness.kit.registry import methods, tasks
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
+from harness.reduction.plan import Sample
 from harness.reduction.schedule import Schedule
 from harness.run.cell import Cell, cell_code, resolve_task_options, unique
 from harness.run.request import RunRequest
@@ -58,6 +62,7 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
         "dtype": request.dtype,
         "batch_size": request.batch_size,
     }
+    budgets = Budgets(request, folder)
     ratios: Sequence[float | None] = request.ratios or (None,)
     wanted = [("dense", 1.0), *((name, ratio) for ratio, name in product(ratios, request.methods) if name != "dense")]
     cells = []
@@ -74,7 +79,7 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
             }
             for method, ratio in wanted:
                 if seed == request.seeds[0] or stages or draws(method, request.settings):
-                    cells.append(_cell(about, request, host, stages, method, ratio))
+                    cells.append(_cell(about, budgets, host, stages, method, ratio))
                 bar.advance()
     return unique(cells)
 
@@ -123,17 +128,75 @@ def draws(method: str, settings: Mapping[str, Any]) -> bool:
     return "seed" in methods.get(method).Config.model_fields and "seed" not in settings
 
 
+class Budgets:
+    """Methods' settings at the ratios of a request, solved once for each tower; adaptive ones are measured on images."""
+
+    def __init__(self, request: RunRequest, folder: Path) -> None:
+        self.request, self.folder = request, folder
+        self._solved: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._samples: dict[str, tuple[Host, Sample]] = {}
+
+    def config(self, host: HostModel, method: str, ratio: float | None, task: str, seed: int) -> dict[str, Any]:
+        """A method's resolved config. HarnessError for budgets it has not, and for one that learns without weights."""
+        kind, request = methods.get(method), self.request
+        own = (task,) if kind.adaptive else ()
+        key = (method, ratio, seed if draws(method, request.settings) else None, str(host.shape), *own)
+        if key not in self._solved:
+            self._solved[key] = self._solve(host, method, ratio, task, seed)
+        return self._solved[key]
+
+    def _solve(self, host: HostModel, method: str, ratio: float | None, task: str, seed: int) -> dict[str, Any]:
+        if method == "dense":
+            return make_reducer("dense", host.shape).config.model_dump(mode="json")
+        request, learned = self.request, self._learned(task)
+        own = learned is not None and learned[0] == method
+        if learned is not None and own and not (ratio or request.settings or request.schedule):
+            return dict(learned[1])
+        given = request.settings | ({"seed": seed} if draws(method, request.settings) else {})
+        settings, schedule = paper_settings(request.model, method, request.schedule, given)
+        if request.match == "macs" and ratio is not None:
+            reducer = reducer_at_macs(method, host.vision, ratio, schedule, settings)
+        else:
+            measured = self._measured(task) if methods.get(method).adaptive and ratio is not None else None
+            reducer = make_reducer(
+                method, host.shape, ratio=ratio, schedule=schedule, settings=settings, measured=measured
+            )
+        config = reducer.config.model_dump(mode="json")
+        if reducer.learns and request.protocol == "inference":
+            check_learned(method, config, learned)
+        return config
+
+    def _learned(self, task: str) -> tuple[str, dict[str, Any]] | None:
+        """The method that learned with the weights of a task, as their file states it."""
+        if self.request.protocol == "pretrain":
+            return None
+        path = measured_weights(self.request, task)
+        return None if is_released(path) else stated_method(file_metadata(path), path)
+
+    def _measured(self, task: str) -> Callable[[TokenReducer[Any]], float]:
+        """The token ratio of a reducer on images of the set, in the host with its weights."""
+        host, sample = self.on_images(task)
+        on_images = ratio_on(open_tower(host.model.vision), sample)
+        return lambda reducer: on_images(host.with_learned(reducer))
+
+    def on_images(self, task: str) -> tuple[Host, Sample]:
+        """The host with the weights of a task, and images of its set; HarnessError where there are no weights yet."""
+        request = self.request
+        if request.protocol == "pretrain":
+            raise HarnessError("protocol pretrain: what an adaptive method keeps is known once it is trained")
+        if task not in self._samples:
+            weights = measured_weights(request, task)
+            host = load_host(request.model, weights, request.device, request.dtype, request.image_size)
+            annotations = tasks.get(task)().load(self.folder, request.limit, request.split).in_order()
+            self._samples[task] = host, sample_of(host, annotations)
+        return self._samples[task]
+
+
 def _cell(
-    about: dict[str, Any],
-    request: RunRequest,
-    host: HostModel,
-    stages: Sequence[Stage],
-    method: str,
-    ratio: float | None,
+    about: dict[str, Any], budgets: Budgets, host: HostModel, stages: Sequence[Stage], method: str, ratio: float | None
 ) -> Cell:
-    dense, shape = method == "dense", open_tower(host.vision).shape
-    reducer = make_reducer("dense", shape) if dense else _reducer(request, host, method, ratio, about["seed"])
-    config = reducer.config.model_dump(mode="json")
+    dense, request = method == "dense", budgets.request
+    config = budgets.config(host, method, ratio, about["task"], about["seed"])
     trained = tuple(with_method(stages, method, config))
     return Cell(
         **about,
@@ -145,14 +208,6 @@ def _cell(
         match="tokens" if dense else request.match,
         code=cell_code(about["model"], method, about["task"], trained, about["data"], about["data_digest"]),
     )
-
-
-def _reducer(request: RunRequest, host: HostModel, method: str, ratio: float | None, seed: int) -> TokenReducer[Any]:
-    given = request.settings | ({"seed": seed} if draws(method, request.settings) else {})
-    settings, schedule = paper_settings(request.model, method, request.schedule, given)
-    if request.match == "macs" and ratio is not None:
-        return reducer_at_macs(method, host.vision, ratio, schedule, settings)
-    return make_reducer(method, open_tower(host.vision).shape, ratio=ratio, schedule=schedule, settings=settings)
 
 
 def _spec(schedule: Any) -> str:

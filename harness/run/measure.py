@@ -15,10 +15,10 @@ import torch
 from harness.cost.report import cost_report
 from harness.data.image_store import ImageStore, PixelBudget
 from harness.evaluate.encoder import VisionEncoder
+from harness.evaluate.sample import sample_of
 from harness.evaluate.task import Outcome, TaskData
 from harness.evaluate.timing import Pass, settled, speeds
 from harness.hosts.host import HostConfig, HostModel
-from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import Host, load_host, pick_dtype
 from harness.hosts.weights.sets import task_weights
 from harness.kit.allocator import keep_freed_memory
@@ -30,7 +30,6 @@ from harness.kit.provenance import environment
 from harness.kit.ranks import world
 from harness.kit.registry import methods, tasks
 from harness.reduction import TokenReducer
-from harness.reduction.budget import make_reducer
 from harness.run.cell import Cell, cost_code
 from harness.run.grid import data_folder
 from harness.run.store import FORMAT
@@ -74,7 +73,7 @@ class Measurer:
         encoder, outcome, first = agreed(partial(self._timed, cell, host, reducer, data, self.progress))
         encoder.release()
         again = partial(self._again, cell, host, data)
-        dense = make_reducer("dense", open_tower(host.model.vision).shape).to(host.device)
+        dense = host.method("dense", {})
         beside = None if cell.method == "dense" else partial(again, dense)
         passes, dense_passes = settled(first, partial(again, reducer), beside)
         blind = agreed(partial(self._blind, cell, host, reducer, data))
@@ -96,7 +95,7 @@ class Measurer:
         weights, training = self._weights(cell)
         torch.manual_seed(cell.seed)
         host = agreed(partial(self._host, cell, weights))
-        return host, evaluated_reducer(cell, host).to(host.device), training
+        return host, evaluated_reducer(cell, host), training
 
     def config(self, cell: Cell) -> HostConfig:
         """That of the cell's host; HarnessError where its weights cannot do the cell's task."""
@@ -190,15 +189,28 @@ class Measurer:
         spent = encodings(images, pairs, of_images, text_guided, encoded)
         return cost | {"encodings": spent, "code": cost_code(cell.model, cell.method)}
 
+    def _on_images(self, cell: Cell, method: str, config: dict[str, Any]) -> dict[str, Any]:
+        """What the cost of an adaptive method is counted with: real images, and the method with what it learned."""
+        if not methods.get(method).adaptive:
+            return {}
+        weights, _ = self._weights(cell)
+        host = self._host(cell, weights)
+        sample = sample_of(host, self._set(cell, host.model.config).annotations)
+        return {"sample": sample, "reducer": host.method(method, config)}
+
     def _report(self, cell: Cell, model: HostModel, method: str, config: dict[str, Any]) -> dict[str, Any]:
-        shape = open_tower(model.vision).shape
+        shape = model.shape
         tower = (cell.model, str(shape), model.config.image_size, cell.device, cell.dtype, cell.batch_size)
-        key = (*tower, method, str(config))
+        # What an adaptive method costs depends on the weights and the images; what others cost does not.
+        own = (cell.weights, cell.task, str(cell.training)) if methods.get(method).adaptive else ()
+        key = (*tower, *own, method, str(config))
         if key not in self._costs:
             self._costs[key] = cost_report(
                 model.vision,
                 method,
+                shape=shape,
                 settings=config,
+                **self._on_images(cell, method, config),
                 batch_size=cell.batch_size,
                 latency=True,
                 device=cell.device,
@@ -210,12 +222,10 @@ class Measurer:
 
 
 def evaluated_reducer(cell: Cell, host: Host) -> TokenReducer[Any]:
-    """What reduces in evaluation: the cell's method by its resolved config; after reduced pre-training, nothing."""
-    shape = open_tower(host.model.vision).shape
-    if cell.protocol == "pretrain":
-        return make_reducer("dense", shape)
-    kind = methods.get(cell.method)
-    return kind(kind.Config.model_validate(cell.config), shape)
+    """What reduces in evaluation: the cell's method by its resolved config, with what it learned; after reduced
+    pre-training, nothing.
+    """
+    return host.method("dense", {}) if cell.protocol == "pretrain" else host.method(cell.method, cell.config)
 
 
 def encodings(images: int, pairs: int, of_images: int, text_guided: bool, cost: dict[str, Any]) -> dict[str, Any]:

@@ -7,17 +7,20 @@ from typing import Any
 
 from harness.cost.host import compare_memory, host_parts
 from harness.cost.report import cost_report
+from harness.data.formats import load
+from harness.data.world import BUILT_IN_WORLD
+from harness.evaluate.sample import SAMPLED_IMAGES, sample_of
 from harness.hosts.build import paper_settings, skeleton
 from harness.hosts.host import HostModel
-from harness.hosts.parts.towers import open_tower
-from harness.hosts.ready import pick_device
+from harness.hosts.ready import load_host, pick_device
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
 from harness.kit.registry import methods, models
 from harness.reduction.budget import make_reducer
+from harness.reduction.plan import Sample
 from harness.reduction.schedule import check_ratio
 from harness.run.cell import Cell
-from harness.run.grid import plan_cells, planned_host
+from harness.run.grid import Budgets, data_folder, plan_cells, planned_host
 from harness.run.request import RunRequest
 from harness.run.store import Store
 
@@ -28,6 +31,7 @@ def plan_rows(
     """One row per cell: label, key, whether its record is there, tokens per block, MACs and memory."""
     cells = plan_cells(request, progress)
     kept = {} if force else Store(out).find(cell.key for cell in cells)
+    budgets = Budgets(request, data_folder(request.data, request.limit, progress))
     hosts: dict[str, HostModel] = {}
     costs: dict[tuple[str, ...], dict[str, Any]] = {}
     rows = []
@@ -35,10 +39,16 @@ def plan_rows(
         for cell in cells:
             if cell.task not in hosts:
                 hosts[cell.task] = planned_host(request, cell.task, cell.training)
-            vision = hosts[cell.task].vision
-            known = (cell.method, str(cell.config), str(open_tower(vision).shape))
-            if known not in costs:
-                costs[known] = cost_report(vision, cell.method, settings=cell.config, name=cell.model)
+            host = hosts[cell.task]
+            adaptive = methods.get(cell.method).adaptive
+            known = (cell.method, str(cell.config), str(host.shape), cell.task if adaptive else "")
+            if known not in costs and adaptive:
+                ready, sample = budgets.on_images(cell.task)
+                made, on = ready.method(cell.method, cell.config), ready.model
+                costs[known] = cost_report(on.vision, cell.method, shape=on.shape, sample=sample, reducer=made)
+            elif known not in costs:
+                report = cost_report(host.vision, cell.method, shape=host.shape, settings=cell.config, name=cell.model)
+                costs[known] = report
             rows.append(_row(cell, costs[known], cell.key in kept))
             bar.advance()
     return rows
@@ -89,13 +99,24 @@ def cost_of(model: str, method: str, *, ratio: str | None, **options: Any) -> di
             model, method, options.get("schedule"), options.get("settings")
         )
         tower = build(host) if options["latency"] or options["device"] != "cpu" else host
-        found = cost_report(tower.vision, method, ratio=budget, name=model, **options)
-        reducer = make_reducer(method, open_tower(host.vision).shape, settings=found["config"])
+        if methods.get(method).adaptive:
+            tower, options["sample"] = on_scenes(model, image_size)
+        found = cost_report(tower.vision, method, ratio=budget, name=model, shape=tower.shape, **options)
+        reducer = make_reducer(method, host.shape, settings=found["config"])
+        if reducer.adaptive:
+            return found
         found["parts"] = host_parts(model, reducer, image_size)
         if options.get("gib") is not None:
             found["host"] = compare_memory(model, reducer, options["gib"], image_size)
         return found
     return cost_report(model, method, ratio=budget, image_size=image_size, **options)
+
+
+def on_scenes(model: str, image_size: int | None) -> tuple[HostModel, Sample]:
+    """A host with the weights that ship with it, and images of the built-in world, for adaptive methods."""
+    host = load_host(model, None, "cpu", "float32", image_size)
+    annotations = load("captions", data_folder(BUILT_IN_WORLD, None), SAMPLED_IMAGES)
+    return host.model, sample_of(host, annotations)
 
 
 def build(host: HostModel) -> HostModel:

@@ -15,10 +15,10 @@ import pytest
 from harness.cost.latency import measure_latency
 from harness.data.scenes import write_scenes
 from harness.kit.progress import Progress
+from harness.kit.provenance import environment
 from harness.report.frame import to_frame
 from harness.run.cell import Cell
 from harness.run.compare import with_deltas
-from harness.kit.provenance import environment
 from harness.run.grid import plan_cells
 from harness.run.here import Here
 from harness.run.measure import Measurer, skeleton_record
