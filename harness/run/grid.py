@@ -129,7 +129,7 @@ def draws(method: str, settings: Mapping[str, Any]) -> bool:
 
 
 class Budgets:
-    """Methods' settings at the ratios of a request, solved once for each tower; adaptive ones are measured on images."""
+    """The settings of methods at the ratios of a request, solved once for each tower; adaptive ones on real images."""
 
     def __init__(self, request: RunRequest, folder: Path) -> None:
         self.request, self.folder = request, folder
@@ -183,7 +183,7 @@ class Budgets:
         """The host with the weights of a task, and images of its set; HarnessError where there are no weights yet."""
         request = self.request
         if request.protocol == "pretrain":
-            raise HarnessError("protocol pretrain: what an adaptive method keeps is known once it is trained")
+            raise HarnessError("protocol pretrain: an adaptive method needs trained weights to be measured on")
         if task not in self._samples:
             weights = measured_weights(request, task)
             host = load_host(request.model, weights, request.device, request.dtype, request.image_size)
