@@ -54,9 +54,13 @@ def _run(
         records = _records(planned, out, options.weights, place, force=force, quiet=quiet)
     if first:
         from harness.report.frame import to_frame
-        from harness.report.tables import render_table
+        from harness.report.tables import render_summary, render_table
 
-        typer.echo(json.dumps(records, indent=1) if as_json else render_table(to_frame(records), "text"))
+        if as_json:
+            typer.echo(json.dumps(records, indent=1))
+        else:
+            frame = to_frame(records)
+            typer.echo(f"{render_summary(frame)}\n\n{render_table(frame)}")
         _finish(records)
 
 
