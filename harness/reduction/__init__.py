@@ -7,10 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.kit.draws import uniform as uniform
     from harness.kit.errors import HarnessError as HarnessError
     from harness.kit.settings import validated as validated
     from harness.reduction.kernels import attention as attention
     from harness.reduction.kernels import attention_map as attention_map
+    from harness.reduction.kernels import distances as distances
     from harness.reduction.kernels import policy_map as policy_map
     from harness.reduction.method import PLAIN as PLAIN
     from harness.reduction.method import Guide as Guide
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from harness.reduction.method import encode as encode
     from harness.reduction.schedule import Ratio as Ratio
     from harness.reduction.schedule import Schedule as Schedule
+    from harness.reduction.schedule import geometric as geometric
     from harness.reduction.stack import EVIDENCE_KINDS as EVIDENCE_KINDS
     from harness.reduction.stack import Evidence as Evidence
     from harness.reduction.stack import Stack as Stack
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from harness.reduction.stack import reducing as reducing
     from harness.reduction.stack import sample_keys as sample_keys
     from harness.reduction.stack import working_in as working_in
+    from harness.reduction.staged import StagedConfig as StagedConfig
     from harness.reduction.tokens import PHASES as PHASES
     from harness.reduction.tokens import Pooled as Pooled
     from harness.reduction.tokens import Tokens as Tokens
@@ -39,15 +43,17 @@ if TYPE_CHECKING:
     from harness.reduction.tokens import take as take
 
 _HOMES = {
+    "harness.kit.draws": ("uniform",),
     "harness.kit.errors": ("HarnessError",),
     "harness.kit.settings": ("validated",),
-    "harness.reduction.kernels": ("attention", "attention_map", "policy_map"),
+    "harness.reduction.kernels": ("attention", "attention_map", "distances", "policy_map"),
     "harness.reduction.method": ("PLAIN", "Guide", "MethodConfig", "TokenReducer", "encode"),
-    "harness.reduction.schedule": ("Ratio", "Schedule"),
+    "harness.reduction.schedule": ("Ratio", "Schedule", "geometric"),
     "harness.reduction.stack": (
         *("EVIDENCE_KINDS", "Evidence", "Stack", "StackShape", "Trace", "drive", "reducing"),
         *("sample_keys", "working_in"),
     ),
+    "harness.reduction.staged": ("StagedConfig",),
     "harness.reduction.tokens": (
         "PHASES",
         "Pooled",

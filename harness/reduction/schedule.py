@@ -22,6 +22,11 @@ GAMMA_MAX = 4096.0
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
+def geometric(rate: float, stages: int) -> tuple[float, ...]:
+    """What stays of the input when each stage leaves `rate` of what the one before left."""
+    return tuple(rate**stage for stage in range(1, stages + 1))
+
+
 class Schedule(BaseModel):
     """Stages of a reduction: stage s happens at block `begin[s]` and leaves `keep[s]` of the input's n0 patches.
 

@@ -260,7 +260,7 @@ class TokenState:
         if self.origin is not None:
             places = torch.full_like(self.origin[:, :1].expand(-1, self.patches), -1).contiguous()
             places.scatter_(1, index, torch.arange(index.shape[1], device=index.device).expand_as(index))
-            origin = _moved(self.origin, places)
+            origin = moved(self.origin, places)
         return replace(self, tokens=tokens, sizes=sizes, mask=mask, positions=positions, origin=origin)
 
     def _kept(self, part: Tensor | None, index: Tensor) -> Tensor | None:
@@ -276,18 +276,52 @@ class TokenState:
         """
         batch, patches, width = self.patch_tokens.shape
         weight = self.patch_sizes
-        moved = weight.gather(1, source)
+        added = weight.gather(1, source)
         wide = into.unsqueeze(-1).expand(-1, -1, width)
         weighted = self.patch_tokens * weight.unsqueeze(-1)
         total = weighted.scatter_add(1, wide, take(weighted, source))
-        sizes = weight.scatter_add(1, into, moved)
+        sizes = weight.scatter_add(1, into, added)
         merged = replace(
             self,
             tokens=torch.cat([self.tokens[:, : self.prefix], total / sizes.unsqueeze(-1)], dim=1),
             sizes=torch.cat([sizes.new_ones(batch, self.prefix), sizes], dim=1),
-            origin=None if self.origin is None else _moved(self.origin, _redirect(source, into, patches)),
+            origin=None if self.origin is None else moved(self.origin, _redirect(source, into, patches)),
         )
         return merged.keep(rest)
+
+    def group(self, into: Tensor, count: int, weights: Tensor | None = None, eps: float = 0.0) -> TokenState:
+        """Merge all tokens into `count` groups: `into` (B, P) says whose member each is. Sizes add.
+
+        A group's token is sum(w x) / (sum(w) + eps), with weights (B, P) or, left out, the sizes.
+        """
+        sizes = self.patch_sizes
+        weights = sizes if weights is None else weights.to(self.tokens.dtype)
+        zeros = self.tokens.new_zeros(len(into), count)
+        weighted = self.patch_tokens * weights.unsqueeze(-1)
+        wide = into.unsqueeze(-1).expand_as(weighted)
+        total = weighted.new_zeros(*zeros.shape, weighted.shape[-1]).scatter_add(1, wide, weighted)
+        means = total / (zeros.to(weights.dtype).scatter_add(1, into, weights) + eps).unsqueeze(-1)
+        added = zeros.to(sizes.dtype).scatter_add(1, into, sizes)
+        return replace(self.regroup(means, into), sizes=torch.cat([self._prefix_sizes(), added], dim=1))
+
+    def _prefix_sizes(self) -> Tensor:
+        if self.sizes is None:
+            return self.tokens.new_ones(len(self.tokens), self.prefix)
+        return self.sizes[:, : self.prefix]
+
+    def regroup(self, tokens: Tensor, into: Tensor) -> TokenState:
+        """Put tokens (B, K, D), which all stand and count one each, in place of those behind the prefix.
+
+        into: (B, P), the new token in which each of those lives from now on, -1 where it is gone.
+        """
+        batch, count = tokens.shape[:2]
+        positions = self.positions
+        if positions is not None:
+            nowhere = positions.new_full((batch, count), -1)
+            positions = torch.cat([positions[:, : self.prefix], nowhere], dim=1)
+        origin = None if self.origin is None else moved(self.origin, into)
+        put = torch.cat([self.tokens[:, : self.prefix], tokens], dim=1)
+        return replace(self, tokens=put, sizes=None, mask=None, positions=positions, origin=origin)
 
     def pool(self, index: Tensor, weights: Tensor | None = None) -> Pooled:
         """Sum the tokens index (B, R) with weights (B, R) into one token; without weights, their size-weighted mean."""
@@ -347,7 +381,7 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
-def _moved(origin: Tensor, places: Tensor) -> Tensor:
+def moved(origin: Tensor, places: Tensor) -> Tensor:
     """Compose patch -> token (B, n0) with token -> new token (B, P); -1 stays -1."""
     return torch.where(origin < 0, origin, places.gather(1, origin.clamp(min=0)))
 

@@ -49,7 +49,7 @@ class Run:
         return dict(self.model.named_parameters())[name].grad if own is None else self.reducer.get_parameter(own).grad
 
     def gradient_errors(self, part: str) -> dict[str, float]:
-        """By name, of the file's gradients under `part` ("grad", "grad_total"); a gradient that did not come is zero."""
+        """By name, of the file's gradients under `part` ("grad", "grad_total"); one that did not come is zero."""
         found = {}
         for name, expected in self.golden.part(part).items():
             ours = self.gradient(name)
@@ -81,9 +81,14 @@ def run_vit(golden: Golden, settings: dict[str, Any], parameter: Parameter = of_
     return Run(golden, model, reducer, parameter, tokens, trace)
 
 
-def check_vit(golden: Golden, settings: dict[str, Any], parameter: Parameter = of_tower) -> dict[str, float]:
-    """Largest absolute error of each output that the file holds of tokens, sizes, counts, source and gradients."""
-    run = run_vit(golden, settings, parameter)
+def check_vit(
+    golden: Golden, settings: dict[str, Any], parameter: Parameter = of_tower, **inputs: Any
+) -> dict[str, float]:
+    """Largest absolute error of each output that the file holds of what every method gives, and of the gradients.
+
+    These are tokens, sizes, counts, source, mask, kept and assignment; `inputs` as in `run_vit`.
+    """
+    run = run_vit(golden, settings, parameter, **inputs)
     outputs, tokens = golden.part("output"), run.tokens
     errors = {"tokens": difference(tokens, outputs["tokens"])}
     ones = tokens.states.new_ones(tokens.states.shape[:2])
@@ -95,8 +100,31 @@ def check_vit(golden: Golden, settings: dict[str, Any], parameter: Parameter = o
         errors["counts"] = difference(torch.tensor(run.trace.mlp, dtype=torch.float64), outputs["counts"])
     if "source" in outputs:
         errors["source"] = difference(source_of(tokens), outputs["source"])
+    if "mask" in outputs:
+        errors["mask"] = difference(tokens.standing.long(), outputs["mask"])
+    for name, expected in outputs.items():
+        if name.startswith(("kept.", "assignment.")):
+            errors[name] = difference(places_of(run, name, expected), expected)
     tokens.states.square().mean().backward()
     return errors | run.gradient_errors("grad")
+
+
+def places_of(run: Run, name: str, expected: Tensor) -> Tensor:
+    """What the file calls `kept.BLOCK`, (B, K): the tokens that entered the block and stand behind the prefix now, or
+    `assignment.BLOCK`, (B, P): the places that they went to; counted from the front where the file has the prefix, too.
+    """
+    what, _, block = name.partition(".")
+    if (noted := run.tokens.notes.get(f"{what}_{block}")) is not None:
+        return noted
+    move, prefix = run.trace.moves[int(block)], run.tokens.prefix
+    if what == "assignment":
+        if expected.shape[1] == move.shape[1]:
+            return move
+        front = torch.arange(prefix).expand(len(move), -1)
+        return torch.cat([front, torch.where(move < 0, move, move + prefix)], dim=1)
+    kept = move.new_full((len(move), expected.shape[1] + 1), -1)
+    entered = torch.arange(move.shape[1]).expand_as(move)
+    return kept.scatter(1, torch.where(move < 0, expected.shape[1], move), entered)[:, :-1]
 
 
 def source_of(tokens: Tokens) -> Tensor:
