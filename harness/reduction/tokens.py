@@ -320,7 +320,7 @@ class TokenState:
             nowhere = positions.new_full((batch, count), -1)
             positions = torch.cat([positions[:, : self.prefix], nowhere], dim=1)
         origin = None if self.origin is None else moved(self.origin, into)
-        put = torch.cat([self.tokens[:, : self.prefix], tokens], dim=1)
+        put = torch.cat([self.tokens[:, : self.prefix], tokens.to(self.tokens.dtype)], dim=1)
         return replace(self, tokens=put, sizes=None, mask=None, positions=positions, origin=origin)
 
     def pool(self, index: Tensor, weights: Tensor | None = None) -> Pooled:
