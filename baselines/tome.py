@@ -1,12 +1,10 @@
 """ToMe: merge the most similar tokens in every block by bipartite matching of their keys (arXiv 2210.09461)."""
 
-from math import floor
-
 import torch
 from pydantic import Field, NonNegativeInt
 from torch.nn import functional as F
 
-from harness.reduction import Evidence, HarnessError, MethodConfig, TokenReducer, TokenState, phase
+from harness.reduction import Evidence, HarnessError, MethodConfig, TokenReducer, TokenState, per_block, phase
 
 
 class ToMeConfig(MethodConfig):
@@ -26,11 +24,7 @@ class ToMeConfig(MethodConfig):
         """Tokens to merge in each block, before the cap (section 3, 'merging schedule'; utils.parse_r)."""
         if self.r_per_block is not None:
             return [*self.r_per_block, *[0] * depth][:depth]
-        if self.inflect == 0:
-            return [floor((i + 1) * self.r) - floor(i * self.r) for i in range(depth)]
-        first = int(self.r * (1 - self.inflect))
-        step = 2 * (self.r - first) / max(depth - 1, 1)
-        return [int(first + i * step) for i in range(depth)]
+        return per_block(self.r, self.inflect, depth)
 
 
 class ToMe(TokenReducer[ToMeConfig]):

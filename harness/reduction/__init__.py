@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness.reduction.schedule import Ratio as Ratio
     from harness.reduction.schedule import Schedule as Schedule
     from harness.reduction.schedule import geometric as geometric
+    from harness.reduction.schedule import per_block as per_block
     from harness.reduction.stack import EVIDENCE_KINDS as EVIDENCE_KINDS
     from harness.reduction.stack import Evidence as Evidence
     from harness.reduction.stack import Stack as Stack
@@ -48,7 +49,7 @@ _HOMES = {
     "harness.kit.settings": ("validated",),
     "harness.reduction.kernels": ("attention", "attention_map", "distances", "policy_map"),
     "harness.reduction.method": ("PLAIN", "Guide", "MethodConfig", "TokenReducer", "encode"),
-    "harness.reduction.schedule": ("Ratio", "Schedule", "geometric"),
+    "harness.reduction.schedule": ("Ratio", "Schedule", "geometric", "per_block"),
     "harness.reduction.stack": (
         *("EVIDENCE_KINDS", "Evidence", "Stack", "StackShape", "Trace", "drive", "reducing"),
         *("sample_keys", "working_in"),

@@ -237,7 +237,11 @@ class TokenState:
         here = standing[:, self.prefix :]
         longest = max(1, int(here.sum(dim=1).max()))
         order = torch.sort((~here).to(torch.int8), dim=1, stable=True).indices[:, :longest]
-        stays, state = here.gather(1, order), replace(self, mask=None).keep(order)
+        return self.keep_where(order, here.gather(1, order))
+
+    def keep_where(self, index: Tensor, stays: Tensor) -> TokenState:
+        """Keep the tokens index (B, K) behind the prefix, of which those where `stays` (B, K) is false are padding."""
+        state = replace(self, mask=None).keep(index)
         if state.origin is not None:
             padding = ~stays.gather(1, state.origin.clamp(min=0))
             state = replace(state, origin=state.origin.masked_fill(padding, -1))

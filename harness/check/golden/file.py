@@ -93,6 +93,14 @@ def staged_settings(config: dict[str, Any], key: str = "keep_rate", counts: bool
     return {"schedule": {"begin": begin, "keep": rates}}
 
 
+def merges_per_block(config: dict[str, Any]) -> dict[str, Any]:
+    """`r` is a number, a list of one a block, or a pair: a number and an inflection (negative, or with a fraction)."""
+    r = config.get("r_per_layer", config.get("r"))
+    if isinstance(r, list) and len(r) == 2 and "r_per_layer" not in config and (r[1] < 0 or isinstance(r[1], float)):
+        return {"r": r[0], "inflect": r[1]}
+    return {"r_per_block" if isinstance(r, list) else "r": r}
+
+
 def difference(ours: Tensor | Tokens, theirs: Tensor) -> float:
     """Largest absolute difference, of tokens that of their states; infinite when shapes differ or one is not finite."""
     if isinstance(ours, Tokens):
