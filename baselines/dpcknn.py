@@ -11,9 +11,9 @@ from harness.reduction import (
     StagedConfig,
     TokenReducer,
     TokenState,
+    density_peaks,
     distances,
     phase,
-    split_top,
     uniform,
 )
 
@@ -64,7 +64,10 @@ class DPCKNN(TokenReducer[DPCKNNConfig]):
         weights = torch.ones_like(tokens[..., 0])
         if not self.config.equal_weight:
             weights = self.cluster_layers[str(stage)].score(tokens).squeeze(-1).exp()  # type: ignore[operator,union-attr]
-        centres, into = self.cluster(tokens, count, self.drawn(stage, state))
+        with phase("matching"):
+            apart = distances(tokens) / tokens.shape[-1] ** 0.5
+        noise = self.config.noise * self.drawn(stage, state)
+        centres, into = density_peaks(apart, count, self.config.neighbours, noise)
         return state.group(into, count, weights, eps=1e-6).noted(**{f"kept_{block}": centres})
 
     def drawn(self, stage: int, state: TokenState) -> Tensor:
@@ -74,17 +77,3 @@ class DPCKNN(TokenReducer[DPCKNNConfig]):
         if state.sample_keys is None:
             return torch.zeros_like(state.patch_tokens[..., 0])
         return uniform(state.sample_keys, state.patches, self.config.seed, stage)
-
-    @torch.no_grad()
-    def cluster(self, tokens: Tensor, count: int, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, P, D) -> centres (B, K) and the cluster (B, P) of each token."""
-        with phase("matching"):
-            apart = distances(tokens) / tokens.shape[-1] ** 0.5
-        near = apart.topk(min(self.config.neighbours, apart.shape[1]), dim=-1, largest=False).values
-        density = (-near.square().mean(dim=-1)).exp() + self.config.noise * drawn.to(apart.dtype)
-        denser = density.unsqueeze(1) > density.unsqueeze(2)
-        farthest = apart.amax(dim=(1, 2), keepdim=True)
-        centres, _ = split_top(torch.where(denser, apart, farthest).amin(dim=-1) * density, count)
-        into = apart.gather(1, centres.unsqueeze(-1).expand(-1, -1, apart.shape[1])).argmin(dim=1)
-        own = torch.arange(count, device=into.device).expand_as(centres)
-        return centres, into.scatter(1, centres, own)

@@ -10,10 +10,13 @@ if TYPE_CHECKING:
     from harness.kit.draws import uniform as uniform
     from harness.kit.errors import HarnessError as HarnessError
     from harness.kit.settings import validated as validated
+    from harness.reduction.clustering import density_peaks as density_peaks
+    from harness.reduction.clustering import distances as distances
     from harness.reduction.kernels import attention as attention
     from harness.reduction.kernels import attention_map as attention_map
-    from harness.reduction.kernels import distances as distances
     from harness.reduction.kernels import policy_map as policy_map
+    from harness.reduction.matching import bipartite as bipartite
+    from harness.reduction.matching import even_and_odd as even_and_odd
     from harness.reduction.method import PLAIN as PLAIN
     from harness.reduction.method import Guide as Guide
     from harness.reduction.method import MethodConfig as MethodConfig
@@ -47,7 +50,9 @@ _HOMES = {
     "harness.kit.draws": ("uniform",),
     "harness.kit.errors": ("HarnessError",),
     "harness.kit.settings": ("validated",),
-    "harness.reduction.kernels": ("attention", "attention_map", "distances", "policy_map"),
+    "harness.reduction.clustering": ("density_peaks", "distances"),
+    "harness.reduction.kernels": ("attention", "attention_map", "policy_map"),
+    "harness.reduction.matching": ("bipartite", "even_and_odd"),
     "harness.reduction.method": ("PLAIN", "Guide", "MethodConfig", "TokenReducer", "encode"),
     "harness.reduction.schedule": ("Ratio", "Schedule", "geometric", "per_block"),
     "harness.reduction.stack": (

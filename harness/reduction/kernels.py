@@ -47,21 +47,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropo
     return F.dropout(attention_map(q, k, bias), dropout) @ v
 
 
-@torch.no_grad()
-def distances(tokens: Tensor) -> Tensor:
-    """Euclidean distances (B, P, P) between tokens (B, P, D), without gradient, from one product; 0 on the diagonal.
-
-    In float32 at least, whatever autocast says, and around the mean: a difference of large squares loses digits.
-    """
-    with torch.autocast(tokens.device.type, enabled=False):
-        wide = tokens if tokens.dtype == torch.float64 else tokens.float()
-        wide = wide - wide.mean(dim=1, keepdim=True)
-        squares = wide.square().sum(dim=-1)
-        squared = squares.unsqueeze(2) + squares.unsqueeze(1) - 2 * wide @ wide.transpose(1, 2)
-        own = torch.eye(wide.shape[1], dtype=torch.bool, device=wide.device)
-        return squared.clamp(min=0).sqrt().masked_fill(own, 0)
-
-
 def policy_map(q: Tensor, k: Tensor, policy: Tensor, eps: float = 1e-6, own: bool = True) -> Tensor:
     """The softmax that a policy (B, N) in [0, 1] masks, with gradients to the policy: (B, H, M, N).
 

@@ -247,6 +247,23 @@ class TokenState:
             state = replace(state, origin=state.origin.masked_fill(padding, -1))
         return state if bool(stays.all()) else state.hide(stays)
 
+    def where(self, rows: Tensor, other: TokenState) -> TokenState:
+        """The state of each input from this one where rows (B,) is true, else from `other`, which has as many tokens.
+
+        For methods that reduce an image in one of two ways; masks, positions and notes are this one's.
+        """
+        if other.tokens.shape != self.tokens.shape:
+            raise HarnessError(f"one way leaves {self.patches} tokens, the other {other.patches}: they must be as many")
+        sizes, origin = self.sizes, self.origin
+        if sizes is not None or other.sizes is not None:
+            ones = self.tokens.new_ones(self.tokens.shape[:2])
+            here, there = (ones if each is None else each for each in (sizes, other.sizes))
+            sizes = torch.where(rows[:, None], here, there)
+        if origin is not None and other.origin is not None:
+            origin = torch.where(rows[:, None], origin, other.origin)
+        tokens = torch.where(rows[:, None, None], self.tokens, other.tokens)
+        return replace(self, tokens=tokens, sizes=sizes, origin=origin)
+
     def traced(self) -> TokenState:
         """The same state with `origin` switched on, where it is not yet: every input lives in its own token."""
         if self.origin is not None:

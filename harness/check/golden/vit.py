@@ -84,12 +84,17 @@ def run_vit(golden: Golden, settings: dict[str, Any], parameter: Parameter = of_
 def check_vit(
     golden: Golden, settings: dict[str, Any], parameter: Parameter = of_tower, **inputs: Any
 ) -> dict[str, float]:
+    """`check_run` of `run_vit`, which says what `inputs` are."""
+    return check_run(run_vit(golden, settings, parameter, **inputs))
+
+
+def check_run(run: Run) -> dict[str, float]:
     """Largest absolute error of each output that the file holds of what every method gives, and of the gradients.
 
-    These are tokens, sizes, counts, source, mask, kept and assignment; `inputs` as in `run_vit`.
+    These are tokens, sizes, counts, source, mask, kept and assignment.
     """
-    run = run_vit(golden, settings, parameter, **inputs)
-    outputs, tokens = golden.part("output"), run.tokens
+    golden, tokens = run.golden, run.tokens
+    outputs = golden.part("output")
     errors = {"tokens": difference(tokens, outputs["tokens"])}
     ones = tokens.states.new_ones(tokens.states.shape[:2])
     sizes = (ones if tokens.sizes is None else tokens.sizes).to(ones.dtype)
