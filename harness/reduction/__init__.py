@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from harness.reduction.kernels import attention as attention
     from harness.reduction.kernels import attention_map as attention_map
     from harness.reduction.kernels import policy_map as policy_map
+    from harness.reduction.matching import bipartite as bipartite
+    from harness.reduction.matching import even_and_odd as even_and_odd
     from harness.reduction.method import PLAIN as PLAIN
     from harness.reduction.method import Guide as Guide
     from harness.reduction.method import MethodConfig as MethodConfig
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from harness.reduction.tokens import Pooled as Pooled
     from harness.reduction.tokens import Tokens as Tokens
     from harness.reduction.tokens import TokenState as TokenState
+    from harness.reduction.tokens import add_to as add_to
     from harness.reduction.tokens import current_phase as current_phase
     from harness.reduction.tokens import join as join
     from harness.reduction.tokens import phase as phase
@@ -42,6 +45,7 @@ _HOMES = {
     "harness.kit.errors": ("HarnessError",),
     "harness.kit.settings": ("validated",),
     "harness.reduction.kernels": ("attention", "attention_map", "policy_map"),
+    "harness.reduction.matching": ("bipartite", "even_and_odd"),
     "harness.reduction.method": ("PLAIN", "Guide", "MethodConfig", "TokenReducer", "encode"),
     "harness.reduction.schedule": ("Ratio", "Schedule"),
     "harness.reduction.stack": (
@@ -53,6 +57,7 @@ _HOMES = {
         "Pooled",
         "TokenState",
         "Tokens",
+        "add_to",
         "current_phase",
         "join",
         "phase",

@@ -47,13 +47,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropo
     return F.dropout(attention_map(q, k, bias), dropout) @ v
 
 
-def policy_map(q: Tensor, k: Tensor, policy: Tensor, eps: float = 1e-6, own: bool = True) -> Tensor:
+def policy_map(
+    q: Tensor, k: Tensor, policy: Tensor, eps: float = 1e-6, own: bool = True, bias: Tensor | None = None
+) -> Tensor:
     """The softmax that a policy (B, N) in [0, 1] masks, with gradients to the policy: (B, H, M, N).
 
     (e_ij + eps / N) / (sum_j e_ij + eps) with e_ij = exp(a_ij - max_j a_ij) p_ij and p_ij = policy_j, or 1 for i = j if
-    `own`. The maximum is over all keys, kept or not (raoyongming/DynamicViT, models/dyvit.py, `softmax_with_policy`).
+    `own`. The maximum is over all keys, kept or not, after `bias` (log sizes) is added (raoyongming/DynamicViT,
+    models/dyvit.py, `softmax_with_policy`).
     """
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if bias is not None:
+        logits = logits + bias
     keys = logits.shape[-1]
     weight = policy[:, None, None, :]
     if own:

@@ -70,6 +70,7 @@ class TokenReducer(nn.Module, Generic[C]):
     `needs_text`: uses `guide` where there is one; `without_text` says what it does where there is none.
     `adaptive`: how many tokens are kept depends on the image. `stochastic`: asks for sample keys.
     `needs_dense`: its losses compare with the tokens of the unreduced tower.
+    `values_late`: its attention asks the stack for v, of the tokens that it leaves; the v that it is given has no rows.
     A method with parameters learns: it is trained, saved and loaded with its host, and measured with trained ones only.
     """
 
@@ -82,6 +83,7 @@ class TokenReducer(nn.Module, Generic[C]):
     adaptive: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False
     needs_dense: ClassVar[bool] = False
+    values_late: ClassVar[bool] = False
 
     def __init__(self, config: C, shape: StackShape) -> None:
         super().__init__()
@@ -134,6 +136,10 @@ class TokenReducer(nn.Module, Generic[C]):
 
     def between(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
         """Reduce after the attention residual and before the MLP; products computed here count as matching."""
+        return state
+
+    def after_block(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
+        """Reduce what leaves the block, after its MLP; products computed here count as matching."""
         return state
 
     def losses(self, tokens: Tokens, dense: Tokens | None) -> Mapping[str, Tensor]:

@@ -269,21 +269,20 @@ class TokenState:
             return None
         return torch.cat([part[:, : self.prefix], part[:, self.prefix :].gather(1, index)], dim=1)
 
-    def merge(self, source: Tensor, into: Tensor, rest: Tensor) -> TokenState:
-        """Merge tokens source (B, R) into the tokens `into` (B, R): size-weighted means, sizes add.
+    def merge(self, source: Tensor, into: Tensor, rest: Tensor, weights: Tensor | None = None) -> TokenState:
+        """Merge tokens source (B, R) into the tokens `into` (B, R): means weighted by size, or by `weights` (B, P).
 
-        rest (B, P - R) names the tokens that remain, destinations among them, in the order they shall stand.
+        Sizes add. rest (B, P - R) names the tokens that remain, destinations among them, in the order they shall stand.
         """
         batch, patches, width = self.patch_tokens.shape
-        weight = self.patch_sizes
-        moved = weight.gather(1, source)
-        wide = into.unsqueeze(-1).expand(-1, -1, width)
+        sizes = add_to(self.patch_sizes, source, into)
+        weight = self.patch_sizes if weights is None else weights
         weighted = self.patch_tokens * weight.unsqueeze(-1)
-        total = weighted.scatter_add(1, wide, take(weighted, source))
-        sizes = weight.scatter_add(1, into, moved)
+        total = weighted.scatter_add(1, into.unsqueeze(-1).expand(-1, -1, width), take(weighted, source))
+        mean = total / (sizes if weights is None else add_to(weights, source, into)).unsqueeze(-1)
         merged = replace(
             self,
-            tokens=torch.cat([self.tokens[:, : self.prefix], total / sizes.unsqueeze(-1)], dim=1),
+            tokens=torch.cat([self.tokens[:, : self.prefix], mean], dim=1),
             sizes=torch.cat([sizes.new_ones(batch, self.prefix), sizes], dim=1),
             origin=None if self.origin is None else _moved(self.origin, _redirect(source, into, patches)),
         )
@@ -345,6 +344,11 @@ def join(parts: Sequence[Tokens]) -> Tokens:
 def take(values: Tensor, index: Tensor) -> Tensor:
     """Gather rows: values (B, P, D), index (B, K) -> (B, K, D)."""
     return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def add_to(values: Tensor, source: Tensor, into: Tensor) -> Tensor:
+    """values (B, P) with those at source (B, R) added to those at `into` (B, R)."""
+    return values.scatter_add(1, into, values.gather(1, source))
 
 
 def _moved(origin: Tensor, places: Tensor) -> Tensor:

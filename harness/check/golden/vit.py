@@ -43,13 +43,19 @@ class Run:
     def tower(self) -> VisionTower:
         return open_tower(self.model)
 
+    @property
+    def logits(self) -> Tensor:
+        """(B, classes), the released classifier's, of the class token."""
+        logits: Tensor = self.model.head(self.tokens.states[:, 0])
+        return logits
+
     def gradient(self, name: str) -> Tensor | None:
         """The gradient of a released parameter after a backward pass; None where none came."""
         own = self.parameter(name)
         return dict(self.model.named_parameters())[name].grad if own is None else self.reducer.get_parameter(own).grad
 
     def gradient_errors(self, part: str) -> dict[str, float]:
-        """By name, of the file's gradients under `part` ("grad", "grad_total"); a gradient that did not come is zero."""
+        """By name, of the file's gradients under `part` ("grad", "grad_total"); one that did not come is zero."""
         found = {}
         for name, expected in self.golden.part(part).items():
             ours = self.gradient(name)
@@ -82,9 +88,14 @@ def run_vit(golden: Golden, settings: dict[str, Any], parameter: Parameter = of_
 
 
 def check_vit(golden: Golden, settings: dict[str, Any], parameter: Parameter = of_tower) -> dict[str, float]:
-    """Largest absolute error of each output that the file holds of tokens, sizes, counts, source and gradients."""
-    run = run_vit(golden, settings, parameter)
-    outputs, tokens = golden.part("output"), run.tokens
+    """Largest absolute error of each output that the file holds of what `run_errors` compares."""
+    return run_errors(run_vit(golden, settings, parameter))
+
+
+def run_errors(run: Run) -> dict[str, float]:
+    """Largest absolute error of tokens, sizes, counts, source, logits and gradients, as far as the file holds them."""
+    golden, tokens = run.golden, run.tokens
+    outputs = golden.part("output")
     errors = {"tokens": difference(tokens, outputs["tokens"])}
     ones = tokens.states.new_ones(tokens.states.shape[:2])
     sizes = (ones if tokens.sizes is None else tokens.sizes).to(ones.dtype)
@@ -95,7 +106,9 @@ def check_vit(golden: Golden, settings: dict[str, Any], parameter: Parameter = o
         errors["counts"] = difference(torch.tensor(run.trace.mlp, dtype=torch.float64), outputs["counts"])
     if "source" in outputs:
         errors["source"] = difference(source_of(tokens), outputs["source"])
-    tokens.states.square().mean().backward()
+    if "logits" in outputs:
+        errors["logits"] = difference(run.logits, outputs["logits"])
+    tokens.states.square().mean().backward(retain_graph=True)
     return errors | run.gradient_errors("grad")
 
 
