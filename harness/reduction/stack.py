@@ -145,11 +145,11 @@ class Stack(ABC):
 
         Without a reducer: the stack's plain attention, as look-ahead scoring runs it.
         """
-        if reducer is not None and reducer.values_late:
+        if reducer is None or reducer.takes_values(block, state):
+            q, k, v = self.queries_keys_values(block, state.tokens)
+        else:
             q, k = self.query_and_keys(block, state.tokens, state.tokens.shape[1])
             v = k[:, :, :0]
-        else:
-            q, k, v = self.queries_keys_values(block, state.tokens)
         proportional = reducer is not None and reducer.proportional_attention
         evidence = self._evidence(q, k, wants, state.prefix, self.bias(state, proportional) if wants else None)
         if reducer is None:

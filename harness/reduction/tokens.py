@@ -274,12 +274,13 @@ class TokenState:
 
         Sizes add. rest (B, P - R) names the tokens that remain, destinations among them, in the order they shall stand.
         """
-        batch, patches, width = self.patch_tokens.shape
+        batch, patches = self.patch_tokens.shape[:2]
         sizes = add_to(self.patch_sizes, source, into)
         weight = self.patch_sizes if weights is None else weights
         weighted = self.patch_tokens * weight.unsqueeze(-1)
-        total = weighted.scatter_add(1, into.unsqueeze(-1).expand(-1, -1, width), take(weighted, source))
-        mean = total / (sizes if weights is None else add_to(weights, source, into)).unsqueeze(-1)
+        mean = add_to(weighted, source, into) / (sizes if weights is None else add_to(weights, source, into)).unsqueeze(
+            -1
+        )
         merged = replace(
             self,
             tokens=torch.cat([self.tokens[:, : self.prefix], mean], dim=1),
@@ -347,8 +348,10 @@ def take(values: Tensor, index: Tensor) -> Tensor:
 
 
 def add_to(values: Tensor, source: Tensor, into: Tensor) -> Tensor:
-    """values (B, P) with those at source (B, R) added to those at `into` (B, R)."""
-    return values.scatter_add(1, into, values.gather(1, source))
+    """values (B, P) or (B, P, D) with those at source (B, R) added to those at `into` (B, R)."""
+    if values.dim() == 2:
+        return values.scatter_add(1, into, values.gather(1, source))
+    return values.scatter_add(1, into.unsqueeze(-1).expand(-1, -1, values.shape[-1]), take(values, source))
 
 
 def _moved(origin: Tensor, places: Tensor) -> Tensor:
