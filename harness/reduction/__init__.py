@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from harness.reduction.method import MethodConfig as MethodConfig
     from harness.reduction.method import TokenReducer as TokenReducer
     from harness.reduction.method import encode as encode
+    from harness.reduction.predicted import PredictedConfig as PredictedConfig
+    from harness.reduction.predicted import PredictedStages as PredictedStages
     from harness.reduction.schedule import Ratio as Ratio
     from harness.reduction.schedule import Schedule as Schedule
     from harness.reduction.stack import EVIDENCE_KINDS as EVIDENCE_KINDS
@@ -47,6 +49,7 @@ _HOMES = {
     "harness.reduction.kernels": ("attention", "attention_map", "policy_map"),
     "harness.reduction.matching": ("bipartite", "even_and_odd"),
     "harness.reduction.method": ("PLAIN", "Guide", "MethodConfig", "TokenReducer", "encode"),
+    "harness.reduction.predicted": ("PredictedConfig", "PredictedStages"),
     "harness.reduction.schedule": ("Ratio", "Schedule"),
     "harness.reduction.stack": (
         *("EVIDENCE_KINDS", "Evidence", "Stack", "StackShape", "Trace", "drive", "reducing"),

@@ -222,6 +222,10 @@ class TokenState:
         before = self.mask[:, self.prefix :] if self.mask is not None else None
         if before is not None:
             mask = mask & before if mask.dtype == before.dtype == torch.bool else mask * before
+        return self.with_mask(mask)
+
+    def with_mask(self, mask: Tensor) -> TokenState:
+        """The same state with another mask (B, P) behind the prefix, whatever it was before."""
         kept = mask.new_ones(mask.shape[0], self.prefix)
         return replace(self, mask=torch.cat([kept, mask], dim=1))
 

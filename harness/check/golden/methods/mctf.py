@@ -36,6 +36,7 @@ def check(golden: Golden) -> dict[str, float]:
     errors = run_errors(run)
     if golden.config["mode"] != "train":
         return errors
+    reducer: Any = run.reducer
     config, outputs, labels = golden.config, golden.part("output"), golden.part("input")["labels"]
     drawn = float(golden.part("input")["r_teacher_draw"])
     made = settings(config) | {"r": drawn / 100 if config["r_teacher_max"] < 1 else drawn}
@@ -46,7 +47,7 @@ def check(golden: Golden) -> dict[str, float]:
         "tokens_teacher": difference(teacher, outputs["tokens_teacher"]),
         "sizes_teacher": difference(_sizes(teacher), outputs["sizes_teacher"]),
         "logits_teacher": difference(logits_teacher, outputs["logits_teacher"]),
-        "consistency": difference(run.reducer.consistency(run.tokens, teacher), outputs["consistency"]),
+        "consistency": difference(reducer.consistency(run.tokens, teacher), outputs["consistency"]),
     }
     student_weight, teacher_weight, _ = config["task_weight"]
     # The program takes images that the student is sure of; what a method is given does not tell which these are.
