@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from harness.reduction.method import MethodConfig as MethodConfig
     from harness.reduction.method import TokenReducer as TokenReducer
     from harness.reduction.method import encode as encode
+    from harness.reduction.predicted import PredictedConfig as PredictedConfig
+    from harness.reduction.predicted import PredictedStages as PredictedStages
     from harness.reduction.schedule import Ratio as Ratio
     from harness.reduction.schedule import Schedule as Schedule
     from harness.reduction.schedule import geometric as geometric
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from harness.reduction.tokens import Pooled as Pooled
     from harness.reduction.tokens import Tokens as Tokens
     from harness.reduction.tokens import TokenState as TokenState
+    from harness.reduction.tokens import add_to as add_to
     from harness.reduction.tokens import current_phase as current_phase
     from harness.reduction.tokens import join as join
     from harness.reduction.tokens import phase as phase
@@ -54,6 +57,7 @@ _HOMES = {
     "harness.reduction.kernels": ("attention", "attention_map", "policy_map"),
     "harness.reduction.matching": ("bipartite", "even_and_odd"),
     "harness.reduction.method": ("PLAIN", "Guide", "MethodConfig", "TokenReducer", "encode"),
+    "harness.reduction.predicted": ("PredictedConfig", "PredictedStages"),
     "harness.reduction.schedule": ("Ratio", "Schedule", "geometric", "per_block"),
     "harness.reduction.stack": (
         *("EVIDENCE_KINDS", "Evidence", "Stack", "StackShape", "Trace", "drive", "reducing"),
@@ -65,6 +69,7 @@ _HOMES = {
         "Pooled",
         "TokenState",
         "Tokens",
+        "add_to",
         "current_phase",
         "join",
         "phase",

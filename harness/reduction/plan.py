@@ -29,8 +29,8 @@ class EmptyStack(Stack):
         one_head = tokens.unsqueeze(1)
         return one_head, one_head, one_head
 
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        return tokens[:, None, :1], tokens.unsqueeze(1)
+    def query_and_keys(self, block: int, tokens: Tensor, queries: int = 1) -> tuple[Tensor, Tensor]:
+        return tokens[:, None, :queries], tokens.unsqueeze(1)
 
     def softmax_attention(
         self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, proportional: bool = False

@@ -104,8 +104,12 @@ class Stack(ABC):
         """Tokens (B, N, D) as they enter the block -> q, k, v of its self-attention, each (B, H, N, d), unscaled."""
 
     @abstractmethod
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """As above, but only the first token's q (B, H, 1, d) and all k (B, H, N, d): nothing else is computed."""
+    def query_and_keys(self, block: int, tokens: Tensor, queries: int = 1) -> tuple[Tensor, Tensor]:
+        """As above, but only the first tokens' q (B, H, queries, d) and all k (B, H, N, d) are computed."""
+
+    def values(self, block: int, tokens: Tensor) -> Tensor:
+        """As above, but v (B, H, N, d) alone; stacks that can leave out q and k do."""
+        return self.queries_keys_values(block, tokens)[2]
 
     @abstractmethod
     def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
@@ -148,7 +152,11 @@ class Stack(ABC):
 
         Without a reducer: the stack's plain attention, as look-ahead scoring runs it.
         """
-        q, k, v = self.queries_keys_values(block, state.tokens)
+        if reducer is None or reducer.takes_values(block, state):
+            q, k, v = self.queries_keys_values(block, state.tokens)
+        else:
+            q, k = self.query_and_keys(block, state.tokens, state.tokens.shape[1])
+            v = k[:, :, :0]
         proportional = reducer is not None and reducer.proportional_attention
         bias = self.bias(state, proportional) if wants else None
         evidence = self._evidence((q, k, v), wants, state.prefix, bias)
@@ -166,10 +174,11 @@ class Stack(ABC):
 
     def observe(self, block: int, state: TokenState, wants: frozenset[str]) -> Evidence:
         """The evidence of a block that is not run: for cls_attention and keys, one query and the keys only."""
-        if wants & {"attention_received", "value_norms"}:
+        if "value_norms" in wants:
             q, k, v = self.queries_keys_values(block, state.tokens)
         else:
-            (q, k), v = self.query_and_keys(block, state.tokens), None
+            queries = state.tokens.shape[1] if "attention_received" in wants else 1
+            (q, k), v = self.query_and_keys(block, state.tokens, queries), None
         return self._evidence((q, k, v), wants, state.prefix, self.bias(state, False))
 
     def step(
@@ -190,7 +199,9 @@ class Stack(ABC):
             state = replace(state, origin=moved(origin, state.origin))
         if trace is not None:
             record(trace, entering, state)
-        return recompute.block(self.feed_forward, block, state)
+        state = recompute.block(self.feed_forward, block, state)
+        with phase("matching"):
+            return reducer.after_block(block, state, evidence)
 
     def _evidence(self, qkv: QKV, wants: frozenset[str], prefix: int, bias: Tensor | None) -> Evidence:
         if not wants:

@@ -222,6 +222,10 @@ class TokenState:
         before = self.mask[:, self.prefix :] if self.mask is not None else None
         if before is not None:
             mask = mask & before if mask.dtype == before.dtype == torch.bool else mask * before
+        return self.with_mask(mask)
+
+    def with_mask(self, mask: Tensor) -> TokenState:
+        """The same state with another mask (B, P) behind the prefix, whatever it was before."""
         kept = mask.new_ones(mask.shape[0], self.prefix)
         return replace(self, mask=torch.cat([kept, mask], dim=1))
 
@@ -290,21 +294,21 @@ class TokenState:
             return None
         return torch.cat([part[:, : self.prefix], part[:, self.prefix :].gather(1, index)], dim=1)
 
-    def merge(self, source: Tensor, into: Tensor, rest: Tensor) -> TokenState:
-        """Merge tokens source (B, R) into the tokens `into` (B, R): size-weighted means, sizes add.
+    def merge(self, source: Tensor, into: Tensor, rest: Tensor, weights: Tensor | None = None) -> TokenState:
+        """Merge tokens source (B, R) into the tokens `into` (B, R): means weighted by size, or by `weights` (B, P).
 
-        rest (B, P - R) names the tokens that remain, destinations among them, in the order they shall stand.
+        Sizes add. rest (B, P - R) names the tokens that remain, destinations among them, in the order they shall stand.
         """
-        batch, patches, width = self.patch_tokens.shape
-        weight = self.patch_sizes
-        added = weight.gather(1, source)
-        wide = into.unsqueeze(-1).expand(-1, -1, width)
+        batch, patches = self.patch_tokens.shape[:2]
+        sizes = add_to(self.patch_sizes, source, into)
+        weight = self.patch_sizes if weights is None else weights
         weighted = self.patch_tokens * weight.unsqueeze(-1)
-        total = weighted.scatter_add(1, wide, take(weighted, source))
-        sizes = weight.scatter_add(1, into, added)
+        mean = add_to(weighted, source, into) / (sizes if weights is None else add_to(weights, source, into)).unsqueeze(
+            -1
+        )
         merged = replace(
             self,
-            tokens=torch.cat([self.tokens[:, : self.prefix], total / sizes.unsqueeze(-1)], dim=1),
+            tokens=torch.cat([self.tokens[:, : self.prefix], mean], dim=1),
             sizes=torch.cat([sizes.new_ones(batch, self.prefix), sizes], dim=1),
             origin=None if self.origin is None else moved(self.origin, _redirect(source, into, patches)),
         )
@@ -400,6 +404,13 @@ def join(parts: Sequence[Tokens]) -> Tokens:
 def take(values: Tensor, index: Tensor) -> Tensor:
     """Gather rows: values (B, P, D), index (B, K) -> (B, K, D)."""
     return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def add_to(values: Tensor, source: Tensor, into: Tensor) -> Tensor:
+    """values (B, P) or (B, P, D) with those at source (B, R) added to those at `into` (B, R)."""
+    if values.dim() == 2:
+        return values.scatter_add(1, into, values.gather(1, source))
+    return values.scatter_add(1, into.unsqueeze(-1).expand(-1, -1, values.shape[-1]), take(values, source))
 
 
 def moved(origin: Tensor, places: Tensor) -> Tensor:

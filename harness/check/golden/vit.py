@@ -43,6 +43,12 @@ class Run:
     def tower(self) -> VisionTower:
         return open_tower(self.model)
 
+    @property
+    def logits(self) -> Tensor:
+        """(B, classes), the released classifier's, of the class token."""
+        logits: Tensor = self.model.head(self.tokens.states[:, 0])
+        return logits
+
     def gradient(self, name: str) -> Tensor | None:
         """The gradient of a released parameter after a backward pass; None where none came."""
         own = self.parameter(name)
@@ -84,14 +90,14 @@ def run_vit(golden: Golden, settings: dict[str, Any], parameter: Parameter = of_
 def check_vit(
     golden: Golden, settings: dict[str, Any], parameter: Parameter = of_tower, **inputs: Any
 ) -> dict[str, float]:
-    """`check_run` of `run_vit`, which says what `inputs` are."""
-    return check_run(run_vit(golden, settings, parameter, **inputs))
+    """`run_errors` of `run_vit`, which says what `inputs` are."""
+    return run_errors(run_vit(golden, settings, parameter, **inputs))
 
 
-def check_run(run: Run) -> dict[str, float]:
+def run_errors(run: Run) -> dict[str, float]:
     """Largest absolute error of each output that the file holds of what every method gives, and of the gradients.
 
-    These are tokens, sizes, counts, source, mask, kept and assignment.
+    These are tokens, sizes, counts, source, mask, logits, kept and assignment.
     """
     golden, tokens = run.golden, run.tokens
     outputs = golden.part("output")
@@ -107,10 +113,12 @@ def check_run(run: Run) -> dict[str, float]:
         errors["source"] = difference(source_of(tokens), outputs["source"])
     if "mask" in outputs:
         errors["mask"] = difference(tokens.standing.long(), outputs["mask"])
+    if "logits" in outputs:
+        errors["logits"] = difference(run.logits, outputs["logits"])
     for name, expected in outputs.items():
         if name.startswith(("kept.", "assignment.")):
             errors[name] = difference(places_of(run, name, expected), expected)
-    tokens.states.square().mean().backward()
+    tokens.states.square().mean().backward(retain_graph=True)
     return errors | run.gradient_errors("grad")
 
 

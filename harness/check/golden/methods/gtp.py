@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.check.golden.file import Golden, difference
-from harness.check.golden.vit import check_run, places_of, run_vit
+from harness.check.golden.vit import places_of, run_errors, run_vit
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 def check(golden: Golden) -> dict[str, float]:
     """These files count kept tokens from the class token, which they do not list."""
     run = run_vit(golden, settings(golden.config))
-    errors = check_run(run)
+    errors = run_errors(run)
     for name, expected in golden.part("output").items():
         if name.startswith("kept."):
             errors[name] = difference(places_of(run, name, expected) + run.tokens.prefix, expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.check.golden.file import Golden, difference, merges_per_block
-from harness.check.golden.vit import check_run, run_vit
+from harness.check.golden.vit import run_errors, run_vit
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -22,4 +22,4 @@ def check(golden: Golden) -> dict[str, float]:
     run = run_vit(golden, settings(golden.config))
     policies = golden.part("output.policy").items()
     errors = {f"policy.{block}": difference(run.tokens.notes[f"policy_{block}"], value) for block, value in policies}
-    return errors | check_run(run)
+    return errors | run_errors(run)
