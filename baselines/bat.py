@@ -55,7 +55,8 @@ class BAT(TokenReducer[BATConfig]):
 
     The authors' repository holds no program. From the paper: attentive tokens are matched with each other (bipartite,
     by cosine), inattentive ones are clustered around density peaks; what merges is the mean weighted by attention. From
-    their logs: how many tokens are left. How many pairs and clusters make that number is not known; `matches` is ours.
+    their logs: how many tokens are left. How many pairs and clusters make that number is not known, nor what tokens are
+    compared by: `matches` is ours, and keys' means over heads are compared, as in ToMe.
     """
 
     Config = BATConfig
@@ -77,20 +78,21 @@ class BAT(TokenReducer[BATConfig]):
             current = kept - pairs + clusters
 
     def evidence(self, block: int) -> frozenset[str]:
-        return frozenset({"cls_attention"}) if block in self.stages else frozenset()
+        return frozenset({"cls_attention", "keys"}) if block in self.stages else frozenset()
 
     def between(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
-        scores = evidence.cls_attention
-        if scores is None:
+        scores, keys = evidence.cls_attention, evidence.keys
+        if scores is None or keys is None:
             return state
         count, pairs, clusters = self.stages[block]
         with torch.no_grad():
             attentive, others = split_top(scores, count)
-            source, into, rest = bipartite(take(state.patch_tokens, attentive), 0, pairs)
+            keys = keys[:, state.prefix :]
+            source, into, rest = bipartite(take(keys, attentive), 0, pairs)
             place = torch.arange(rest.shape[1], device=rest.device).expand_as(rest)
             matched = torch.zeros_like(attentive).scatter(1, rest, place)
             matched = matched.scatter(1, source, matched.gather(1, into))
-            apart = distances(take(state.patch_tokens, others)) / state.tokens.shape[-1] ** 0.5
+            apart = distances(take(keys, others)) / keys.shape[-1] ** 0.5
             _, cluster = density_peaks(apart, clusters, self.config.neighbours)
             group = torch.zeros_like(state.patch_standing, dtype=torch.long).scatter(1, attentive, matched)
             group = group.scatter(1, others, cluster + rest.shape[1])

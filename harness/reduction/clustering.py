@@ -31,14 +31,17 @@ def density_peaks(apart: Tensor, count: int, neighbours: int, noise: Tensor | No
     """Distances (B, P, P) -> `count` centres (B, K), best first, and the cluster (B, P) of each token.
 
     Density: exp of minus the mean squared distance to the nearest `neighbours`, itself included, plus `noise` (B, P).
-    Centres: highest density times distance to the nearest denser token, the image's largest distance where there is
-    none; all others join the nearest centre (Du, Ding, Jia 2016, "Study on density peaks clustering", DPC-KNN).
+    Centres: highest density times distance to the nearest denser token, or the image's largest distance where there is
+    none; of equally dense ones the first is denser. All others join the nearest centre (Du, Ding, Jia 2016, "Study on
+    density peaks clustering based on k-nearest neighbors").
     """
     near = apart.topk(min(neighbours, apart.shape[1]), dim=-1, largest=False).values
     density = (-near.square().mean(dim=-1)).exp()
     if noise is not None:
         density = density + noise.to(density.dtype)
-    denser = density.unsqueeze(1) > density.unsqueeze(2)
+    mine, others = density.unsqueeze(2), density.unsqueeze(1)
+    earlier = torch.ones_like(apart[0], dtype=torch.bool).tril(-1)
+    denser = (others > mine) | ((others == mine) & earlier)
     farthest = apart.amax(dim=(1, 2), keepdim=True)
     centres, _ = split_top(torch.where(denser, apart, farthest).amin(dim=-1) * density, count)
     into = take(apart, centres).argmin(dim=1)
