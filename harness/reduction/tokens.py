@@ -27,6 +27,9 @@ def phase(name: str) -> Iterator[None]:
     """Attribute the products computed inside to one of PHASES in the cost accounting."""
     if name not in PHASES:
         raise ValueError(f"phase {name!r}: expected one of {', '.join(PHASES)}")
+    if torch.compiler.is_compiling():  # dynamo traces no context variables, and counts nothing
+        yield
+        return
     token = _phase.set(name)
     try:
         yield
