@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from harness.reduction import Guide, Stack, StackShape, StagedConfig, TokenReducer, TokenState
+from harness.reduction import MixedStages, StagedConfig
 
 
 class PatchMergerConfig(StagedConfig):
@@ -25,7 +25,7 @@ class Queries(nn.Module):
         return weights @ normed, weights
 
 
-class PatchMerger(TokenReducer[PatchMergerConfig]):
+class PatchMerger(MixedStages[PatchMergerConfig]):
     """Before a block, the tokens behind the prefix become K weighted means of their normalised selves.
 
     Rests on JoakimHaurum/TokenReduction, models/patchmerger.py: LayerNorm with eps 1e-5, no scale on the products. A
@@ -34,16 +34,5 @@ class PatchMerger(TokenReducer[PatchMergerConfig]):
 
     Config = PatchMergerConfig
 
-    def __init__(self, config: PatchMergerConfig, shape: StackShape) -> None:
-        super().__init__(config, shape)
-        self.stages = config.stages(shape)
-        layers = {str(stage): Queries(shape.width, count) for stage, count in self.stages.values()}
-        self.cluster_layers = nn.ModuleDict(layers)
-
-    def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
-        if block not in self.stages:
-            return state
-        stage, _ = self.stages[block]
-        merged, weights = self.cluster_layers[str(stage)](state.patch_tokens)
-        into = weights.argmax(dim=1)
-        return state.regroup(merged, into).noted(**{f"assignment_{block}": into})
+    def layer(self, count: int) -> nn.Module:
+        return Queries(self.shape.width, count)

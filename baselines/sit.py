@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from harness.reduction import Guide, Stack, StackShape, StagedConfig, TokenReducer, TokenState
+from harness.reduction import MixedStages, StagedConfig
 
 
 class SiTConfig(StagedConfig):
@@ -25,7 +25,7 @@ class Slots(nn.Module):
         return weights @ tokens, weights
 
 
-class SiT(TokenReducer[SiTConfig]):
+class SiT(MixedStages[SiTConfig]):
     """Before a block, the tokens behind the prefix become K weighted means.
 
     Rests on JoakimHaurum/TokenReduction, models/sit.py: the token slimming module alone, without the feature
@@ -34,16 +34,5 @@ class SiT(TokenReducer[SiTConfig]):
 
     Config = SiTConfig
 
-    def __init__(self, config: SiTConfig, shape: StackShape) -> None:
-        super().__init__(config, shape)
-        self.stages = config.stages(shape)
-        layers = {str(stage): Slots(shape.width, count) for stage, count in self.stages.values()}
-        self.cluster_layers = nn.ModuleDict(layers)
-
-    def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
-        if block not in self.stages:
-            return state
-        stage, _ = self.stages[block]
-        merged, weights = self.cluster_layers[str(stage)](state.patch_tokens)
-        into = weights.argmax(dim=1)
-        return state.regroup(merged, into).noted(**{f"assignment_{block}": into})
+    def layer(self, count: int) -> nn.Module:
+        return Slots(self.shape.width, count)

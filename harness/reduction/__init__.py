@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from harness.reduction.stack import reducing as reducing
     from harness.reduction.stack import sample_keys as sample_keys
     from harness.reduction.stack import working_in as working_in
+    from harness.reduction.staged import MixedStages as MixedStages
     from harness.reduction.staged import StagedConfig as StagedConfig
     from harness.reduction.tokens import PHASES as PHASES
     from harness.reduction.tokens import Pooled as Pooled
@@ -63,7 +64,7 @@ _HOMES = {
         *("EVIDENCE_KINDS", "Evidence", "Stack", "StackShape", "Trace", "drive", "reducing"),
         *("sample_keys", "working_in"),
     ),
-    "harness.reduction.staged": ("StagedConfig",),
+    "harness.reduction.staged": ("MixedStages", "StagedConfig"),
     "harness.reduction.tokens": (
         "PHASES",
         "Pooled",

@@ -1,15 +1,18 @@
-"""The settings of methods that reduce at a few blocks to fixed counts: a schedule, or the counts themselves."""
+"""Methods that reduce at a few blocks to fixed counts: their settings, and those that learn to mix tokens there."""
 
 from __future__ import annotations
 
-from typing import Self
+from abc import abstractmethod
+from typing import Self, TypeVar
 
 from pydantic import PositiveInt
+from torch import nn
 
 from harness.kit.errors import HarnessError
-from harness.reduction.method import MethodConfig
+from harness.reduction.method import Guide, MethodConfig, TokenReducer
 from harness.reduction.schedule import Schedule, geometric
-from harness.reduction.stack import StackShape
+from harness.reduction.stack import Stack, StackShape
+from harness.reduction.tokens import TokenState
 
 
 class StagedConfig(MethodConfig):
@@ -53,3 +56,31 @@ class StagedConfig(MethodConfig):
                 found[block] = (stage, count)
                 current = count
         return found
+
+
+S = TypeVar("S", bound=StagedConfig)
+
+
+class MixedStages(TokenReducer[S]):
+    """Before each stage's block, a learned layer mixes the tokens behind the prefix into K.
+
+    A layer takes tokens (B, P, D) and gives the mixed (B, K, D) and the weights (B, K, P); an input is traced to the
+    one that weighs it most. Layers have the released names; a stage that reduces nothing has none.
+    """
+
+    def __init__(self, config: S, shape: StackShape) -> None:
+        super().__init__(config, shape)
+        self.stages = config.stages(shape)
+        self.cluster_layers = nn.ModuleDict({str(stage): self.layer(count) for stage, count in self.stages.values()})
+
+    @abstractmethod
+    def layer(self, count: int) -> nn.Module:
+        """A stage's layer, of K = `count`."""
+
+    def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
+        if block not in self.stages:
+            return state
+        stage, _ = self.stages[block]
+        mixed, weights = self.cluster_layers[str(stage)](state.patch_tokens)
+        into = weights.argmax(dim=1)
+        return state.regroup(mixed, into).noted(**{f"assignment_{block}": into})
