@@ -210,6 +210,10 @@ class TokenState:
         """The same state with other tokens (B, P, D) behind the prefix."""
         return replace(self, tokens=torch.cat([self.tokens[:, : self.prefix], patch_tokens], dim=1))
 
+    def with_patch_sizes(self, sizes: Tensor) -> TokenState:
+        """The same state with other sizes (B, P) behind the prefix."""
+        return replace(self, sizes=torch.cat([sizes.new_ones(len(sizes), self.prefix), sizes], dim=1))
+
     def noted(self, **notes: Tensor) -> TokenState:
         """The same state with something noted for the method's losses."""
         return replace(self, notes={**self.notes, **notes})

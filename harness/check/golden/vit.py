@@ -49,6 +49,18 @@ class Run:
         logits: Tensor = self.model.head(self.tokens.states[:, 0])
         return logits
 
+    @property
+    def labels(self) -> Tensor:
+        """(B,), the classes that the file's images are of."""
+        return self.golden.part("input")["labels"]
+
+    def backward(self, loss: Tensor, part: str) -> dict[str, float]:
+        """`gradient_errors` of the gradients of one loss alone."""
+        self.model.zero_grad()
+        self.reducer.zero_grad()
+        loss.backward(retain_graph=True)
+        return self.gradient_errors(part)
+
     def gradient(self, name: str) -> Tensor | None:
         """The gradient of a released parameter after a backward pass; None where none came."""
         own = self.parameter(name)
@@ -108,8 +120,7 @@ def run_errors(run: Run) -> dict[str, float]:
         errors["source"] = difference(source_of(tokens), outputs["source"])
     if "logits" in outputs:
         errors["logits"] = difference(run.logits, outputs["logits"])
-    tokens.states.square().mean().backward(retain_graph=True)
-    return errors | run.gradient_errors("grad")
+    return errors | run.backward(tokens.states.square().mean(), "grad")
 
 
 def source_of(tokens: Tokens) -> Tensor:
