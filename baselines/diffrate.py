@@ -150,9 +150,7 @@ class DiffRate(TokenReducer[DiffRateConfig]):
     ) -> tuple[Tensor, TokenState]:
         if not self.hides:
             return super().attention(block, q, k, v, state, stack)
-        policy = state.tokens.new_ones(state.tokens.shape[:2]) if state.mask is None else state.mask
-        bias = None if state.sizes is None else state.sizes.log()[:, None, None]
-        return policy_map(q, k, policy, bias=bias) @ v, state
+        return policy_map(q, k, state.policy, bias=state.log_sizes) @ v, state
 
     def between(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
         scores = evidence.cls_attention
