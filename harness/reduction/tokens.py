@@ -27,6 +27,9 @@ def phase(name: str) -> Iterator[None]:
     """Attribute the products computed inside to one of PHASES in the cost accounting."""
     if name not in PHASES:
         raise ValueError(f"phase {name!r}: expected one of {', '.join(PHASES)}")
+    if torch.compiler.is_compiling():  # nothing is counted there, and a compiled graph cannot set the variable
+        yield
+        return
     token = _phase.set(name)
     try:
         yield

@@ -48,7 +48,7 @@ def _kept_errors(run: Run) -> dict[str, float]:
     for block, (stage, _) in reducer.stages.items():
         expected, origin = run.golden.part("output")[f"kept_{stage}"], run.trace.origins[block]
         rows, patches = torch.where(origin >= 0)
-        kept = torch.full_like(expected, -1)
+        kept = origin.new_full((len(origin), int(origin.max()) + 1), -1)
         kept[rows, origin[rows, patches]] = patches
         errors[f"kept_{stage}"] = difference(kept, expected)
     return errors
