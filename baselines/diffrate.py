@@ -198,15 +198,15 @@ class DiffRate(TokenReducer[DiffRateConfig]):
 
     def flops(self, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """Multiply-adds of an image by counts (engine.py); both counts of a block have the gradient of the smaller."""
-        width, now = self.shape.width, torch.tensor(float(self.shape.patches + 1))
-        total = torch.tensor(self.config.other_flops)
-        for block in range(self.shape.depth):
-            if kept is not None:
-                pruned, merged = kept[block]
-            elif self.learns:
-                pruned, merged = self.prune.count(block), self.merge.count(block)
-            else:
-                pruned, merged = (torch.tensor(float(count)) for count in self.kept[block])
+        if kept is None and self.learns:
+            kept = [(self.prune.count(block), self.merge.count(block)) for block in range(self.shape.depth)]
+        elif kept is None:
+            kept = [(torch.tensor(pruned), torch.tensor(merged)) for pruned, merged in self.kept]
+        # In float64: float32 does not tell numbers of this size apart.
+        width, place = self.shape.width, kept[0][0].device
+        now = torch.tensor(self.shape.patches + 1, dtype=torch.float64, device=place)
+        total = torch.tensor(self.config.other_flops, dtype=torch.float64, device=place)
+        for pruned, merged in kept:
             total = total + 4 * now * width**2 + 2 * now**2 * width
             least = torch.minimum(now, torch.minimum(pruned, merged)).detach()
             now = least + (pruned - pruned.detach()) + (merged - merged.detach())
@@ -216,4 +216,5 @@ class DiffRate(TokenReducer[DiffRateConfig]):
     def losses(self, tokens: Tokens, dense: Tokens | None) -> Mapping[str, Tensor]:
         if not self.learns:
             return {}
-        return {"flops": self.config.flops_weight * (self.flops() / self.config.flops_unit - self.target).square()}
+        distance = self.flops() / self.config.flops_unit - self.target
+        return {"flops": (self.config.flops_weight * distance.square()).to(tokens.states.dtype)}
