@@ -43,7 +43,7 @@ class TPS(PredictedStages[TPSConfig]):
         tokens = state.patch_tokens
         likeness = self.cosines(take(tokens, dropped), take(tokens, kept)) / self.config.temperature
         best = likeness.max(dim=-1)
-        weights = tokens.new_full(tokens.shape[:2], e).scatter(1, dropped, best.values.exp())
+        weights = tokens.new_full(tokens.shape[:2], e).scatter(1, dropped, best.values.exp().to(tokens.dtype))
         merged = state.merge(dropped, kept.gather(1, best.indices), kept, weights)
         return replace(merged, sizes=None)
 

@@ -52,6 +52,10 @@ class MethodConfig(BaseModel):
             raise HarnessError("this method keeps every token: it has no ratio but 1")
         return self.model_copy(update={"schedule": schedule.bend(gamma)})
 
+    def aimed(self, ratio: float) -> Self:
+        """The same setting whose losses aim at a token ratio, that `bent` was solved for; most have no such aim."""
+        return self
+
     def with_schedule(self, schedule: Any) -> Self:
         """The same setting with another shape; HarnessError where the method has no stages."""
         if "schedule" not in type(self).model_fields:

@@ -88,7 +88,7 @@ class PredictedStages(TokenReducer[PC]):
             return self.remove(state, kept, dropped).noted(**{f"kept_{stage}": kept})
         # -log of an exponential variable is a Gumbel one.
         noise = torch.empty_like(log_probs).exponential_().log().neg() if self.gumbel is None else self.gumbel[stage]
-        before = torch.ones_like(log_probs[..., 0]) if mask is None else mask
+        before = state.policy[:, state.prefix :]
         mask = drawn_mask(log_probs, noise) * before
         return self.conceal(state, before, mask).noted(**{f"mask_{stage}": mask})
 
@@ -105,8 +105,7 @@ class PredictedStages(TokenReducer[PC]):
     ) -> tuple[Tensor, TokenState]:
         if not self.training:
             return super().attention(block, q, k, v, state, stack)
-        policy = state.tokens.new_ones(state.tokens.shape[:2]) if state.mask is None else state.mask
-        return policy_map(q, k, policy) @ v, state
+        return policy_map(q, k, state.policy) @ v, state
 
     def losses(self, tokens: Tokens, dense: Tokens | None) -> Mapping[str, Tensor]:
         shares = [

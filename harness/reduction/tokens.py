@@ -27,7 +27,7 @@ def phase(name: str) -> Iterator[None]:
     """Attribute the products computed inside to one of PHASES in the cost accounting."""
     if name not in PHASES:
         raise ValueError(f"phase {name!r}: expected one of {', '.join(PHASES)}")
-    if torch.compiler.is_compiling():  # dynamo traces no context variables, and counts nothing
+    if torch.compiler.is_compiling():  # nothing is counted there, and a compiled graph cannot set the variable
         yield
         return
     token = _phase.set(name)
@@ -178,6 +178,18 @@ class TokenState:
         return self.mask.detach() > 0.5
 
     @property
+    def policy(self) -> Tensor:
+        """(B, N), the mask as numbers, with its gradient where it has one; ones where all tokens stand."""
+        if self.mask is None:
+            return self.tokens.new_ones(self.tokens.shape[:2])
+        return self.mask.to(self.tokens.dtype)
+
+    @property
+    def log_sizes(self) -> Tensor | None:
+        """(B, 1, 1, N), what makes each token count, as a key, as often as it has inputs; None where one each."""
+        return None if self.sizes is None else self.sizes.log().to(self.tokens.dtype)[:, None, None, :]
+
+    @property
     def patch_standing(self) -> Tensor:
         """(B, P) bool, which of the patch-derived tokens stand."""
         standing = self.standing
@@ -196,13 +208,11 @@ class TokenState:
         """What is added to the logits of this state's keys, (B, 1, 1, N): a mask where not all tokens stand, and log
         sizes if `proportional` (ToMe); None where that is nothing.
         """
-        standing = self.standing
-        if not proportional or self.sizes is None:
-            return None if standing is None else standing[:, None, None, :]
-        logs = self.sizes.log().to(self.tokens.dtype)
-        if standing is not None:
-            logs = logs.masked_fill(~standing, -float("inf"))
-        return logs[:, None, None, :]
+        standing = None if self.standing is None else self.standing[:, None, None, :]
+        logs = self.log_sizes if proportional else None
+        if logs is None or standing is None:
+            return standing if logs is None else logs
+        return logs.masked_fill(~standing, -float("inf"))
 
     def left(self, states: Tensor) -> Tokens:
         """What leaves the stack: these tokens with their final states (B, N, D)."""
@@ -212,6 +222,14 @@ class TokenState:
     def with_patch_tokens(self, patch_tokens: Tensor) -> TokenState:
         """The same state with other tokens (B, P, D) behind the prefix."""
         return replace(self, tokens=torch.cat([self.tokens[:, : self.prefix], patch_tokens], dim=1))
+
+    def with_patch_sizes(self, sizes: Tensor) -> TokenState:
+        """The same state with other sizes (B, P) behind the prefix."""
+        return replace(self, sizes=torch.cat([sizes.new_ones(len(sizes), self.prefix), sizes], dim=1))
+
+    def relocated(self, places: Tensor) -> TokenState:
+        """The same state where what lived in token p behind the prefix lives in places[p] (B, P) now."""
+        return self if self.origin is None else replace(self, origin=moved(self.origin, places))
 
     def noted(self, **notes: Tensor) -> TokenState:
         """The same state with something noted for the method's losses."""

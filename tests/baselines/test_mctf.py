@@ -73,6 +73,26 @@ def test_what_a_token_absorbed_goes_with_it():
     assert sorted(rest[0].tolist()) == sorted(set(range(7)) - set(source[0].tolist()))
 
 
+@pytest.mark.parametrize("pooling", ["size", "attention", "max", "mean"])
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_what_fuses_is_pooled_over_all_that_a_token_holds(pooling, bidirectional):
+    torch.manual_seed(0)
+    shape = StackShape(depth=12, patches=20, prefix=1, width=6, class_token=True)
+    reducer = made(shape, pooling=pooling, bidirectional=bidirectional)
+    sizes, received = torch.randint(1, 4, (1, 21)).double(), torch.rand(1, 21).double()
+    state = TokenState(torch.randn(1, 21, 6).double(), sizes=sizes)
+    source, into, rest = reducer.match(state, received, 7)
+    fused = reducer.fuse(state, source, into, rest, received)
+    home = torch.arange(20).scatter(0, source[0], into[0])
+    for place, token in enumerate(rest[0], 1):
+        held = torch.where(home == token)[0] + 1
+        weights = {"size": sizes, "attention": sizes * received}.get(pooling, torch.ones_like(sizes))[0, held]
+        mean = weights @ state.tokens[0, held] / weights.sum()
+        expected = state.tokens[0, held].amax(dim=0) if pooling == "max" else mean
+        torch.testing.assert_close(fused.tokens[0, place], expected)
+        assert fused.sizes[0, place] == sizes[0, held].sum()
+
+
 def test_consistency_is_with_the_unreduced_class_token():
     reducer = made(consistency_weight=2)
     ours, dense = Tokens(torch.zeros(3, 5, 8)), Tokens(torch.full((3, 9, 8), 0.5))

@@ -49,6 +49,18 @@ class Run:
         logits: Tensor = self.model.head(self.tokens.states[:, 0])
         return logits
 
+    @property
+    def labels(self) -> Tensor:
+        """(B,), the classes that the file's images are of."""
+        return self.golden.part("input")["labels"]
+
+    def backward(self, loss: Tensor, part: str) -> dict[str, float]:
+        """`gradient_errors` of the gradients of one loss alone."""
+        self.model.zero_grad()
+        self.reducer.zero_grad()
+        loss.backward(retain_graph=True)
+        return self.gradient_errors(part)
+
     def gradient(self, name: str) -> Tensor | None:
         """The gradient of a released parameter after a backward pass; None where none came."""
         own = self.parameter(name)
@@ -94,13 +106,14 @@ def check_vit(
     return run_errors(run_vit(golden, settings, parameter, **inputs))
 
 
-def run_errors(run: Run) -> dict[str, float]:
+def run_errors(run: Run, leave: tuple[str, ...] = ()) -> dict[str, float]:
     """Largest absolute error of each output that the file holds of what every method gives, and of the gradients.
 
-    These are tokens, sizes, counts, source, mask, logits, kept and assignment.
+    These are tokens, sizes, counts, source, mask, logits, kept and assignment. `leave`: outputs, or the first part of
+    their names, that mean something else in this file.
     """
     golden, tokens = run.golden, run.tokens
-    outputs = golden.part("output")
+    outputs = {name: value for name, value in golden.part("output").items() if name not in leave}
     errors = {"tokens": difference(tokens, outputs["tokens"])}
     ones = tokens.states.new_ones(tokens.states.shape[:2])
     sizes = (ones if tokens.sizes is None else tokens.sizes).to(ones.dtype)
@@ -116,10 +129,9 @@ def run_errors(run: Run) -> dict[str, float]:
     if "logits" in outputs:
         errors["logits"] = difference(run.logits, outputs["logits"])
     for name, expected in outputs.items():
-        if name.startswith(("kept.", "assignment.")):
+        if name.startswith(("kept.", "assignment.")) and name.partition(".")[0] not in leave:
             errors[name] = difference(places_of(run, name, expected), expected)
-    tokens.states.square().mean().backward(retain_graph=True)
-    return errors | run.gradient_errors("grad")
+    return errors | run.backward(tokens.states.square().mean(), "grad")
 
 
 def places_of(run: Run, name: str, expected: Tensor) -> Tensor:

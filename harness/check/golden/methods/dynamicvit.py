@@ -37,10 +37,8 @@ def check(golden: Golden) -> dict[str, float]:
     masks = torch.stack([run.tokens.notes[f"mask_{stage}"] for stage in range(len(outputs["masks"]))])
     losses = _losses(run)
     errors |= {name: difference(losses[name], value) for name, value in outputs.items() if name in losses}
-    run.model.zero_grad()
-    run.reducer.zero_grad()
-    losses["loss_total"].backward()
-    return errors | {"masks": difference(masks, outputs["masks"])} | run.gradient_errors("grad_total")
+    errors["masks"] = difference(masks, outputs["masks"])
+    return errors | run.backward(losses["loss_total"], "grad_total")
 
 
 def _kept_errors(run: Run) -> dict[str, float]:
@@ -50,7 +48,7 @@ def _kept_errors(run: Run) -> dict[str, float]:
     for block, (stage, _) in reducer.stages.items():
         expected, origin = run.golden.part("output")[f"kept_{stage}"], run.trace.origins[block]
         rows, patches = torch.where(origin >= 0)
-        kept = torch.full_like(expected, -1)
+        kept = origin.new_full((len(origin), int(origin.max()) + 1), -1)
         kept[rows, origin[rows, patches]] = patches
         errors[f"kept_{stage}"] = difference(kept, expected)
     return errors
@@ -62,7 +60,7 @@ def _losses(run: Run) -> dict[str, torch.Tensor]:
     own = run.reducer.losses(run.tokens, teacher)
     stages = len(config["pruning_loc"])
     found = {
-        "loss_cls": F.cross_entropy(run.logits, given["labels"]),
+        "loss_cls": F.cross_entropy(run.logits, run.labels),
         "loss_cls_kl": F.kl_div(
             run.logits.log_softmax(dim=-1),
             given["teacher_logits"].log_softmax(dim=-1),

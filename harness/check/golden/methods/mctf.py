@@ -37,7 +37,7 @@ def check(golden: Golden) -> dict[str, float]:
     if golden.config["mode"] != "train":
         return errors
     reducer: Any = run.reducer
-    config, outputs, labels = golden.config, golden.part("output"), golden.part("input")["labels"]
+    config, outputs, labels = golden.config, golden.part("output"), run.labels
     drawn = float(golden.part("input")["r_teacher_draw"])
     made = settings(config) | {"r": drawn / 100 if config["r_teacher_max"] < 1 else drawn}
     teacher_reducer = make_reducer("mctf", run.tower.shape, settings=made).double()
@@ -61,9 +61,7 @@ def check(golden: Golden) -> dict[str, float]:
     }
     losses["loss_total"] = torch.stack(list(losses.values())).sum()
     errors |= {name: difference(value, outputs[name]) for name, value in losses.items()}
-    run.model.zero_grad()
-    losses["loss_total"].backward()
-    return errors | run.gradient_errors("grad_total")
+    return errors | run.backward(losses["loss_total"], "grad_total")
 
 
 def _sizes(tokens: Tokens) -> torch.Tensor:
