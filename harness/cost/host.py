@@ -168,12 +168,10 @@ def _saved(objective: Objective[Any], batch: int, path: str, known: Known) -> in
                 dropout.p = 0.0
     pairs = _pairs(objective, batch, str(next(objective.parameters()).device))
     counter = MacCounter(_part.get, OTHER)
-    with _parts_of(objective, known), torch.enable_grad(), attention_path(path), counter:
+    with _parts_of(objective, known), torch.enable_grad(), attention_path(path) as asked, counter:
         total = saved_bytes(lambda: objective(pairs, Moment(alpha=0.4)), objective)
-    # How the twin attends does not matter here.
-    fused = sum(times for (_, part), times in counter.fused.items() if part != "momentum")
-    maps = sum(times for part, times in counter.maps.items() if part != "momentum")
-    if (fused == 0 or maps > 0) if path == "fused" else (fused > 0 or maps == 0):
+    fused, maps = sum(counter.fused.values()), sum(counter.maps.values())
+    if fused < asked.total() if path == "fused" else (fused > 0 or maps < asked.total()):
         raise HarnessError(f"attention {path}: torch took fused attention {fused} times and made {maps} maps")
     return total
 

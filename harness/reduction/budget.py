@@ -59,7 +59,10 @@ def make_reducer(
         raise HarnessError(f"method {method} is adaptive: a ratio of it is measured on images, and there are none here")
     realised = realised_ratio if measured is None or not kind.adaptive else measured
     step = 1 / (shape.depth * shape.patches)
-    return at(0.0) if kind.adaptive and ratio == 1 else at(solve(lambda gamma: realised(at(gamma)), ratio, step=step))
+    gamma = 0.0 if kind.adaptive and ratio == 1 else solve(lambda gamma: realised(at(gamma)), ratio, step=step)
+    reducer = at(gamma)
+    config = reducer.config.aimed(ratio)
+    return reducer if config is reducer.config else kind(config, shape)
 
 
 def _check_one_budget(method: str, given: Mapping[str, Any], bends: Sequence[TokenReducer[Any]], ratio: float) -> None:

@@ -52,6 +52,10 @@ class MethodConfig(BaseModel):
             raise HarnessError("this method keeps every token: it has no ratio but 1")
         return self.model_copy(update={"schedule": schedule.bend(gamma)})
 
+    def aimed(self, ratio: float) -> Self:
+        """The same setting whose losses aim at a token ratio, that `bent` was solved for; most have no such aim."""
+        return self
+
     def with_schedule(self, schedule: Any) -> Self:
         """The same setting with another shape; HarnessError where the method has no stages."""
         if "schedule" not in type(self).model_fields:
@@ -69,7 +73,7 @@ class TokenReducer(nn.Module, Generic[C]):
     `stacks`: where it works, of vision, text and fusion (the hooks below are called in each, with that stack).
     `needs_text`: uses `guide` where there is one; `without_text` says what it does where there is none.
     `adaptive`: how many tokens are kept depends on the image. `stochastic`: asks for sample keys.
-    `needs_dense`: its losses compare with the tokens of the unreduced tower.
+    `needs_dense`: its losses compare with the tokens of the unreduced tower (of the class, or as a reducer is set).
     A method with parameters learns: it is trained, saved and loaded with its host, and measured with trained ones only.
     """
 
@@ -81,7 +85,7 @@ class TokenReducer(nn.Module, Generic[C]):
     needs_class_token: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False
-    needs_dense: ClassVar[bool] = False
+    needs_dense: bool = False
 
     def __init__(self, config: C, shape: StackShape) -> None:
         super().__init__()
@@ -115,6 +119,10 @@ class TokenReducer(nn.Module, Generic[C]):
         """Reduce on the block's input; products computed here count as `scoring_phase` unless marked otherwise."""
         return state
 
+    def takes_values(self, block: int, state: TokenState) -> bool:
+        """Whether `attention` uses v of the tokens that enter; if not, the v given has no rows and costs nothing."""
+        return True
+
     def attention(
         self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, stack: Stack
     ) -> tuple[Tensor, TokenState]:
@@ -134,6 +142,10 @@ class TokenReducer(nn.Module, Generic[C]):
 
     def between(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
         """Reduce after the attention residual and before the MLP; products computed here count as matching."""
+        return state
+
+    def after_block(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
+        """Reduce what leaves the block, after its MLP; products computed here count as matching."""
         return state
 
     def losses(self, tokens: Tokens, dense: Tokens | None) -> Mapping[str, Tensor]:

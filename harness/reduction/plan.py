@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.kit.errors import HarnessError
 from harness.reduction.method import Guide, TokenReducer, encode
-from harness.reduction.stack import Evidence, Stack, StackShape, Trace
+from harness.reduction.stack import QKV, Evidence, Stack, StackShape, Trace
 from harness.reduction.tokens import Tokens, TokenState
 
 
@@ -31,8 +31,8 @@ class EmptyStack(Stack):
         one_head = tokens.unsqueeze(1)
         return one_head, one_head, one_head
 
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        return tokens[:, None, :1], tokens.unsqueeze(1)
+    def query_and_keys(self, block: int, tokens: Tensor, queries: int = 1) -> tuple[Tensor, Tensor]:
+        return tokens[:, None, :queries], tokens.unsqueeze(1)
 
     def softmax_attention(
         self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, proportional: bool = False
@@ -48,12 +48,14 @@ class EmptyStack(Stack):
     def close(self, state: TokenState) -> Tokens:
         return state.left(state.tokens)
 
-    def _evidence(self, q: Tensor, k: Tensor, wants: frozenset[str], prefix: int, bias: Tensor | None) -> Evidence:
+    def _evidence(self, qkv: QKV, wants: frozenset[str], prefix: int, bias: Tensor | None) -> Evidence:
+        k = qkv[1]
         batch, _, tokens, _ = k.shape
         made = {
             "cls_attention": k.new_full((batch, tokens - prefix), 1 / tokens),
             "keys": k[:, 0],
             "attention_received": k.new_full((batch, tokens), 1 / tokens),
+            "value_norms": k.new_ones(batch, tokens),
         }
         return Evidence(**{name: made[name] for name in wants})
 

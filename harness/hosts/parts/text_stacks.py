@@ -95,9 +95,12 @@ class BertStack(TextStack):
             self.heads_first(own.value(tokens)),
         )
 
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def query_and_keys(self, block: int, tokens: Tensor, queries: int = 1) -> tuple[Tensor, Tensor]:
         own = self.layers[block].attention.self
-        return self.heads_first(own.query(tokens[:, :1])), self.heads_first(own.key(tokens))
+        return self.heads_first(own.query(tokens[:, :queries])), self.heads_first(own.key(tokens))
+
+    def values(self, block: int, tokens: Tensor) -> Tensor:
+        return self.heads_first(self.layers[block].attention.self.value(tokens))
 
     def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
         closed: Tensor = self.layers[block].attention.output(attended, tokens)

@@ -99,10 +99,14 @@ class TimmTower(VisionTower):
         q, k, v = (self.heads_first(part) for part in layer.attn.qkv(layer.norm1(tokens)).chunk(3, dim=-1))
         return layer.attn.q_norm(q), layer.attn.k_norm(k), v
 
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def query_and_keys(self, block: int, tokens: Tensor, queries: int = 1) -> tuple[Tensor, Tensor]:
         layer = self.model.blocks[block]
-        q, k = _slices(layer.attn.qkv, layer.norm1(tokens))
+        q, k = _query_and_keys(layer.attn.qkv, layer.norm1(tokens), queries)
         return layer.attn.q_norm(self.heads_first(q)), layer.attn.k_norm(self.heads_first(k))
+
+    def values(self, block: int, tokens: Tensor) -> Tensor:
+        layer = self.model.blocks[block]
+        return self.heads_first(_values(layer.attn.qkv, layer.norm1(tokens)))
 
     def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
         layer = self.model.blocks[block]
@@ -155,11 +159,16 @@ class TimmTower(VisionTower):
         return self.model.blocks[block].attn.attn_drop.p if self.model.training else 0.0
 
 
-def _slices(qkv: nn.Linear, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """From a fused qkv projection, the first token's q (B, 1, D) and all k (B, N, D) only."""
+def _query_and_keys(qkv: nn.Linear, tokens: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    """From a fused qkv projection, the first tokens' q (B, queries, D) and all k (B, N, D) only."""
     q_weight, k_weight, _ = qkv.weight.chunk(3)
     q_bias, k_bias = (None, None) if qkv.bias is None else qkv.bias.chunk(3)[:2]
-    return F.linear(tokens[:, :1], q_weight, q_bias), F.linear(tokens, k_weight, k_bias)
+    return F.linear(tokens[:, :queries], q_weight, q_bias), F.linear(tokens, k_weight, k_bias)
+
+
+def _values(qkv: nn.Linear, tokens: Tensor) -> Tensor:
+    """From a fused qkv projection, v (B, N, D) only."""
+    return F.linear(tokens, qkv.weight.chunk(3)[2], None if qkv.bias is None else qkv.bias.chunk(3)[2])
 
 
 class TransformersTower(VisionTower):
@@ -214,10 +223,14 @@ class BLIPTower(TransformersTower):
         q, k, v = (self.heads_first(part) for part in layer.self_attn.qkv(layer.layer_norm1(tokens)).chunk(3, dim=-1))
         return q, k, v
 
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def query_and_keys(self, block: int, tokens: Tensor, queries: int = 1) -> tuple[Tensor, Tensor]:
         layer = self.core.encoder.layers[block]
-        q, k = _slices(layer.self_attn.qkv, layer.layer_norm1(tokens))
+        q, k = _query_and_keys(layer.self_attn.qkv, layer.layer_norm1(tokens), queries)
         return self.heads_first(q), self.heads_first(k)
+
+    def values(self, block: int, tokens: Tensor) -> Tensor:
+        layer = self.core.encoder.layers[block]
+        return self.heads_first(_values(layer.self_attn.qkv, layer.layer_norm1(tokens)))
 
     def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
         return self.core.encoder.layers[block].self_attn.projection(attended) + tokens
