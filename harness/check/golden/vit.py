@@ -49,7 +49,7 @@ class Run:
         return dict(self.model.named_parameters())[name].grad if own is None else self.reducer.get_parameter(own).grad
 
     def gradient_errors(self, part: str) -> dict[str, float]:
-        """By name, of the file's gradients under `part` ("grad", "grad_total"); a gradient that did not come is zero."""
+        """By name, of the file's gradients under `part` ("grad", "grad_total"); one that did not come is zero."""
         found = {}
         for name, expected in self.golden.part(part).items():
             ours = self.gradient(name)
