@@ -244,7 +244,7 @@ def hosts(name: str) -> str:
     kind, ran = methods.get(name), []
     for host in TINY_HOSTS:
         model = _small_host(host)
-        if kind.stacks - model.shape.kinds:
+        if not kind.stacks & model.shape.kinds:
             continue
         reducer = _in_host(name, model)
         images, ids = _pairs_of(model)
@@ -254,7 +254,7 @@ def hosts(name: str) -> str:
             raise Fault(f"{host}: a pair's scores depend on the other pairs of its batch")
         ran.append(host.partition("-")[0])
     if not ran:
-        raise Fault(f"no host has all of {', '.join(sorted(kind.stacks))}")
+        raise Fault(f"no host has any of {', '.join(sorted(kind.stacks))}")
     return f"runs in {', '.join(ran)}; a pair's scores depend on no other pair"
 
 

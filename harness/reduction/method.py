@@ -7,7 +7,7 @@ that a method may reduce, D channels, H heads, d = D / H, n0 patch tokens at the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -21,17 +21,24 @@ from harness.reduction.tokens import Tokens, TokenState
 
 @dataclass(frozen=True)
 class Guide:
-    """What the text side offers: text_cls (B, D); optionally text_states (B, L, D) and text_mask (B, L)."""
+    """What the text side offers: text_cls (B, D); optionally text_states (B, L, D) and text_mask (B, L).
+
+    notes: what a method noted in the text stack, (B, ...) each and with gradient, for losses that compare both sides.
+    """
 
     text_cls: Tensor
     text_states: Tensor | None = None
     text_mask: Tensor | None = None
+    notes: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rows(self, part: slice) -> Guide:
         """That of some texts."""
         states, mask = self.text_states, self.text_mask
         return Guide(
-            self.text_cls[part], None if states is None else states[part], None if mask is None else mask[part]
+            self.text_cls[part],
+            None if states is None else states[part],
+            None if mask is None else mask[part],
+            {name: note[part] for name, note in self.notes.items()},
         )
 
 
@@ -66,7 +73,8 @@ VISION = frozenset({"vision"})
 class TokenReducer(nn.Module, Generic[C]):
     """Base class of a method: a subclass names `Config` and overrides `before_block`, or `evidence` and `between`.
 
-    `stacks`: where it works, of vision, text and fusion (the hooks below are called in each, with that stack).
+    `stacks`: where it works, of vision, text and fusion, as many of them as a host has, at least one (the hooks below
+    are called in each, with that stack).
     `needs_text`: uses `guide` where there is one; `without_text` says what it does where there is none.
     `adaptive`: how many tokens are kept depends on the image. `stochastic`: asks for sample keys.
     `needs_dense`: its losses compare with the tokens of the unreduced tower.

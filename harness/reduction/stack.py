@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 class StackShape:
     """What a method may know of a stack: blocks, n0 tokens that it may reduce, protected prefix tokens, channels.
 
-    `kind`: vision, text, fusion or decoder. `patches` of a text depend on it and are 0 here. `beside`: the other stacks
-    of the host that a method may work in, by kind.
+    `kind`: vision, text, fusion or decoder. `patches` of a text depend on it and are 0 here. `causal`: a token reads
+    itself and those before it, so that the last one stands for all. `beside`: the other stacks of the host that a
+    method may work in, by kind.
     """
 
     depth: int
@@ -40,6 +41,7 @@ class StackShape:
     name: str = "tower"
     kind: str = "vision"
     heads: int = 1
+    causal: bool = False
     beside: Mapping[str, StackShape] = field(default_factory=dict)
 
     @property

@@ -289,18 +289,21 @@ class TokenState:
         )
         return merged.keep(rest)
 
-    def pool(self, index: Tensor, weights: Tensor | None = None) -> Pooled:
-        """Sum the tokens index (B, R) with weights (B, R) into one token; without weights, their size-weighted mean."""
-        sizes = self.patch_sizes.gather(1, index)
-        if weights is None:
-            weights = sizes / sizes.sum(1, keepdim=True)
+    def pool(self, index: Tensor, weights: Tensor | None = None, chosen: Tensor | None = None) -> Pooled:
+        """Sum the tokens index (B, R) with weights (B, R) into one token; without weights, their size-weighted mean.
+
+        chosen: (B, R), which of them count, where images pool different numbers of tokens; all of them if left out.
+        """
+        if chosen is None:
+            chosen = torch.ones_like(index, dtype=torch.bool)
+        sizes = self.patch_sizes.gather(1, index) * chosen
+        weights = sizes / sizes.sum(1, keepdim=True) if weights is None else weights * chosen
         with phase("matching"):
             token = weights.unsqueeze(1) @ take(self.patch_tokens, index)
         members = None
         if self.origin is not None:
-            inside = torch.zeros(index.shape[0], self.patches, dtype=torch.bool, device=index.device).scatter_(
-                1, index, True
-            )
+            inside = torch.zeros(index.shape[0], self.patches, dtype=torch.bool, device=index.device)
+            inside = inside.scatter(1, index, chosen)
             members = (self.origin >= 0) & inside.gather(1, self.origin.clamp(min=0))
         return Pooled(token, sizes.sum(1, keepdim=True) if self.sizes is not None else None, members)
 

@@ -212,7 +212,7 @@ class Clip(HostModel):
 
         ELIP, released program, CLIP/src/open_clip. The states of single words have no place there and are left out.
         """
-        return Guide(self.to_vision(self.embed_text(texts)).detach())
+        return Guide(self.to_vision(self.embed_text(texts)).detach(), notes=texts.tokens.notes)
 
     def to_vision(self, feature_BP: Tensor) -> Tensor:
         """Features (B, P) through the transposed image projection: (B, D)."""

@@ -42,9 +42,8 @@ class TextStack(Stack):
 
     def __init__(self, layers: Any, kind: str, name: str, heads: int, width: int, causal: bool) -> None:
         # How many tokens there are depends on the text: a method sees it in the state.
-        super().__init__(StackShape(len(layers), 0, 1, width, True, name, kind, heads))
+        super().__init__(StackShape(len(layers), 0, 1, width, True, name, kind, heads, causal))
         self.layers = layers
-        self.causal = causal
 
     def open(self, inputs: Any) -> TokenState:
         """`Tokens` -> the state entering block 0."""
@@ -56,7 +55,7 @@ class TextStack(Stack):
     def bias(self, state: TokenState, proportional: bool) -> Tensor | None:
         """As of every stack; in a causal one a token reads itself and those before it only."""
         bias = state.bias(proportional)
-        if not self.causal:
+        if not self.shape.causal:
             return bias
         length = state.tokens.shape[1]
         earlier = torch.ones(length, length, dtype=torch.bool, device=state.tokens.device).tril()
