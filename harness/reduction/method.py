@@ -102,6 +102,21 @@ class TokenReducer(nn.Module, Generic[C]):
         return next(self.parameters(), None) is not None
 
     @property
+    def text_first(self) -> bool:
+        """Whether, where two streams read each other, the text's layer runs first and the image's reads its output.
+
+        `between` then stands between the text's attention and its MLP, and may reduce the image beside it before the
+        image's layer runs.
+        """
+        return False
+
+    def planned(self) -> Trace | None:
+        """Tokens entering each attention and MLP of the blocks it reduces, prefix included, of a method that leaves the
+        vision tower alone; None where running it on a tower that computes nothing tells them.
+        """
+        return None
+
+    @property
     def scoring_phase(self) -> str:
         """What products of `before_block` count as, unless it says otherwise."""
         return "predictor" if self.learns else "scoring"
@@ -135,10 +150,13 @@ class TokenReducer(nn.Module, Generic[C]):
 
     def cross_attention(
         self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, read: Tokens, stack: Stack
-    ) -> Tensor:
-        """The block's attention to what its stack reads (fusion): (B, H, N, d); keys of tokens that stand count."""
-        bias = None if read.mask is None else read.mask[:, None, None, :]
-        return attention(q, k, v, bias, stack.attention_dropout(block))
+    ) -> tuple[Tensor, TokenState]:
+        """The block's attention to what its stack reads (fusion): (B, H, N, d), and the state it is added to.
+
+        Keys of tokens that stand count.
+        """
+        bias = None if read.mask is None else (read.mask > 0.5)[:, None, None, :]
+        return attention(q, k, v, bias, stack.attention_dropout(block)), state
 
     def between(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
         """Reduce after the attention residual and before the MLP; products computed here count as matching."""

@@ -66,6 +66,9 @@ def token_counts(reducer: TokenReducer[Any]) -> Trace:
         raise HarnessError(
             f"{type(reducer).__name__} keeps another number of tokens in every image: its counts are measured on images"
         )
+    planned = reducer.planned()
+    if planned is not None:
+        return planned
     shape = reducer.shape
     # A method with parameters computes with them: the stack then has its width, device and dtype.
     parameter = next(reducer.parameters(), None)

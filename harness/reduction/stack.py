@@ -29,8 +29,8 @@ class StackShape:
     """What a method may know of a stack: blocks, n0 tokens that it may reduce, protected prefix tokens, channels.
 
     `kind`: vision, text, fusion or decoder. `patches` of a text depend on it and are 0 here. `causal`: a token reads
-    itself and those before it, so that the last one stands for all. `beside`: the other stacks of the host that a
-    method may work in, by kind.
+    itself and those before it, so that the last one stands for all. `streams`: 2 where texts and images read each other
+    in turns. `beside`: the other stacks of the host that a method may work in, by kind.
     """
 
     depth: int
@@ -42,6 +42,7 @@ class StackShape:
     kind: str = "vision"
     heads: int = 1
     causal: bool = False
+    streams: int = 1
     beside: Mapping[str, StackShape] = field(default_factory=dict)
 
     @property

@@ -132,7 +132,8 @@ class TokenState:
     tokens: (B, N, D). prefix: protected tokens at the front.
     sizes: (B, N), how many inputs each token stands for; None until the first merge (all ones).
     mask: (B, N), true where a token stands; None where all do. In training it may be of zeros and ones with a gradient:
-    then nothing is removed, and the method's own attention says what a hidden token means.
+    then nothing is removed, and the method's own attention says what a hidden token means. Where it has fractions, what
+    is above .5 stands.
     origin: (B, n0), the token behind the prefix that each input now lives in, -1 once it is gone; None unless traced.
     positions: (B, N), where a token stands among the stack's inputs, -1 for one that has no place (pooled); None
     unless the stack gave them (rotary embeddings, decoders). A merged token keeps its destination's.
