@@ -176,7 +176,7 @@ def _saved(
     images, guide = tower_inputs(model, reducer, batch, device, next(model.parameters()).dtype, sample=sample)
     call = tower_call(model, reducer, images, guide)
     both = nn.ModuleList([model, reducer])
-    with mode_of(model, True), torch.enable_grad(), attention_path(attention), counter:
+    with mode_of(both, True), torch.enable_grad(), attention_path(attention), counter:
         total = saved_bytes(call, both)
     check_path(counter, attention, reducer.shape.depth, device)
     return total
@@ -203,7 +203,7 @@ def _cuda_step(
     images, guide = tower_inputs(model, reducer, batch, device, next(model.parameters()).dtype, sample=sample)
     call = tower_call(model, reducer, images, guide)
     both = nn.ModuleList([model, reducer])
-    with mode_of(model, True), torch.enable_grad(), attention_path(attention):
+    with mode_of(both, True), torch.enable_grad(), attention_path(attention):
         for _ in range(2):
             both.zero_grad(set_to_none=True)
             gc.collect()

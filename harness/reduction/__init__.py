@@ -7,8 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.kit.draws import uniform as uniform
     from harness.kit.errors import HarnessError as HarnessError
     from harness.kit.settings import validated as validated
+    from harness.reduction.grid import patch_grid as patch_grid
+    from harness.reduction.grid import patches_in as patches_in
+    from harness.reduction.grid import resized_to as resized_to
+    from harness.reduction.grid import smaller_grid as smaller_grid
     from harness.reduction.kernels import attention as attention
     from harness.reduction.kernels import attention_map as attention_map
     from harness.reduction.kernels import policy_map as policy_map
@@ -39,8 +44,10 @@ if TYPE_CHECKING:
     from harness.reduction.tokens import take as take
 
 _HOMES = {
+    "harness.kit.draws": ("uniform",),
     "harness.kit.errors": ("HarnessError",),
     "harness.kit.settings": ("validated",),
+    "harness.reduction.grid": ("patch_grid", "patches_in", "resized_to", "smaller_grid"),
     "harness.reduction.kernels": ("attention", "attention_map", "policy_map"),
     "harness.reduction.method": ("PLAIN", "Guide", "MethodConfig", "TokenReducer", "encode"),
     "harness.reduction.schedule": ("Ratio", "Schedule"),

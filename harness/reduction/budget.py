@@ -65,7 +65,7 @@ def make_reducer(
         with torch.random.fork_rng(devices=[]):
             return realised(at(gamma))
 
-    return at(0.0) if kind.adaptive and ratio == 1 else at(solve(found, ratio, step=step))
+    return at(0.0) if kind.adaptive and ratio == 1 else at(solve(found, ratio, step=step, tolerance=kind.tolerance))
 
 
 def bender(

@@ -82,6 +82,8 @@ class TokenReducer(nn.Module, Generic[C]):
     `needs_text`: uses `guide` where there is one; `without_text` says what it does where there is none.
     `adaptive`: how many tokens are kept depends on the image. `stochastic`: asks for sample keys.
     `needs_dense`: its losses compare with the tokens of the unreduced tower.
+    `only_in_training`: evaluation keeps every token; ratios, token counts and training steps speak of training.
+    `tolerance`: how far from the ratio that is asked for the nearest that it reaches may lie.
     A method with parameters learns: it is trained, saved and loaded with its host, and measured with trained ones only.
     """
 
@@ -94,6 +96,8 @@ class TokenReducer(nn.Module, Generic[C]):
     adaptive: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False
     needs_dense: ClassVar[bool] = False
+    only_in_training: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 0.01
 
     def __init__(self, config: C, shape: StackShape) -> None:
         super().__init__()
@@ -129,6 +133,14 @@ class TokenReducer(nn.Module, Generic[C]):
     def proportional_attention(self) -> bool:
         """Whether log sizes are added to the attention logits."""
         return False
+
+    def resized(self, images: Tensor) -> Tensor | None:
+        """The images (B, C, h, w) that the tower opens instead of images (B, C, H, W); None: these themselves.
+
+        Rows and columns of patches are `shape.grid`; sizes stay multiples of a patch. A method that does this says in
+        `opened` where the tower's own patches live, if that is traced.
+        """
+        return None
 
     def evidence(self, block: int) -> frozenset[str]:
         """Names from EVIDENCE_KINDS that `between` needs of this block."""
@@ -182,9 +194,10 @@ def encode(
     stack: Stack, reducer: TokenReducer[Any], images: Tensor, guide: Guide | None = None, trace: Trace | None = None
 ) -> Tokens:
     """Run images (B, C, H, W) through a tower, reduced by a method if it is one that works there: its last tokens."""
-    state = stack.open(images)
     if stack.shape.kind not in reducer.stacks:
-        return drive(stack, state, PLAIN, trace=trace)
+        return drive(stack, stack.open(images), PLAIN, trace=trace)
+    resized = reducer.resized(images)
+    state = stack.open(images) if resized is None else stack.open_resized(resized)
     if reducer.stochastic:
         state = replace(state, sample_keys=sample_keys(images))
     return drive(stack, state, reducer, guide, trace)

@@ -6,9 +6,11 @@ D channels, H heads, d = D / H. Blocks are sequential and pre-norm; anything els
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from typing import Any
 
+from timm.layers import Format
 from timm.layers.attention import Attention as TimmAttention
 from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer
@@ -41,8 +43,15 @@ class VisionTower(Stack):
     def output(self, tokens: Tokens) -> Any:
         """What the model's own forward returns, from what left the tower."""
 
+    @abstractmethod
+    def embed_resized(self, images: Tensor) -> Tensor:
+        """The same for images of another size, with the position table interpolated as the model does it."""
+
     def open(self, inputs: Tensor) -> TokenState:
         return TokenState(self.embed(inputs), prefix=self.shape.prefix)
+
+    def open_resized(self, inputs: Tensor) -> TokenState:
+        return TokenState(self.embed_resized(inputs), prefix=self.shape.prefix)
 
     def close(self, state: TokenState) -> Tokens:
         return state.left(self.finish(state.tokens))
@@ -73,12 +82,20 @@ class TimmTower(VisionTower):
             class_token=model.cls_token is not None,
             name=type(model).__name__,
             heads=model.blocks[0].attn.num_heads,
+            grid=model.patch_embed.grid_size,
         )
         super().__init__(model, shape)
 
     def embed(self, images: Tensor) -> Tensor:
         model = self.model
         return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+
+    def embed_resized(self, images: Tensor) -> Tensor:
+        """timm's own way for dynamic image sizes, on shallow copies that are told to take it."""
+        model, embedding = copy.copy(self.model), copy.copy(self.model.patch_embed)
+        embedding.strict_img_size, embedding.flatten, embedding.output_fmt = False, False, Format.NHWC
+        model.dynamic_img_size = True
+        return model.norm_pre(model.patch_drop(model._pos_embed(embedding(images))))
 
     def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         layer = self.model.blocks[block]
@@ -152,6 +169,7 @@ class TransformersTower(VisionTower):
             class_token=True,
             name=type(model).__name__,
             heads=config.num_attention_heads,
+            grid=(config.image_size // config.patch_size,) * 2,
         )
         super().__init__(model, shape)
 
@@ -170,6 +188,9 @@ class CLIPTower(ClipBlocks, TransformersTower):
     def embed(self, images: Tensor) -> Tensor:
         return self.core.pre_layrnorm(self.core.embeddings(images))
 
+    def embed_resized(self, images: Tensor) -> Tensor:
+        return self.core.pre_layrnorm(self.core.embeddings(images, interpolate_pos_encoding=True))
+
     def finish(self, tokens: Tensor) -> Tensor:
         return tokens
 
@@ -179,6 +200,9 @@ class BLIPTower(TransformersTower):
 
     def embed(self, images: Tensor) -> Tensor:
         return self.core.embeddings(images)
+
+    def embed_resized(self, images: Tensor) -> Tensor:
+        return self.core.embeddings(images, interpolate_pos_encoding=True)
 
     def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         layer = self.core.encoder.layers[block]
