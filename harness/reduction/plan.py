@@ -27,10 +27,8 @@ class EmptyStack(Stack):
 
     def open_resized(self, inputs: Tensor) -> TokenState:
         """One pixel stands for a patch here."""
-        patches = inputs.shape[-2] * inputs.shape[-1]
-        return TokenState(
-            inputs.new_ones(len(inputs), self.shape.prefix + patches, self.shape.width), self.shape.prefix
-        )
+        shape, patches = self.shape, inputs.shape[-2] * inputs.shape[-1]
+        return TokenState(inputs.new_ones(len(inputs), shape.prefix + patches, shape.width), shape.prefix)
 
     def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         one_head = tokens.unsqueeze(1)

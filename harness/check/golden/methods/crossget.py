@@ -5,6 +5,7 @@ The program's ranking leaves ties, which every two tokens make that are each oth
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from harness.hosts.parts.text_stacks import through
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.released import Split, Transposed, load_released
 from harness.kit.errors import HarnessError
+from harness.kit.registry import methods
 from harness.reduction import TokenReducer, Tokens, encode, reducing
 from harness.reduction.budget import make_reducer
 
@@ -29,7 +31,6 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
     return {
         "r_image": config["r_image"],
         "r_text": config["r_text"],
-        "kd_weight": config["kd_weight"],
         "padding_merges": True,
         "unstable_sort": True,
     }
@@ -38,7 +39,7 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
 def check(golden: Golden) -> dict[str, float]:
     """Tokens, sizes, features and cross tokens of both towers, the losses, and the gradients of their sum."""
     config, given, weights = golden.config, golden.part("input"), golden.part("weight")
-    model = Clip(_config(config, weights)).double().eval()
+    model = Clip(_config(config, weights, int(given["text"].max()))).double().eval()
     load_released(model, {name: value for name, value in weights.items() if name not in CROSS}, golden.path.name)
     method = make_reducer("crossget", model.shape, settings=settings(config)).double().train()
     method.load_state_dict({own: weights[name].squeeze(0) for name, own in CROSS.items()})
@@ -54,7 +55,7 @@ def check(golden: Golden) -> dict[str, float]:
     image_feature, text_feature = model.image_feature(image), model.text_feature(texts)
     weight = config["kd_weight"]
     loss_ita = _contrast(model, image_feature, text_feature, given["idx"])
-    loss_kd = method.losses(image, None)["cross"] * (1 - weight) / weight
+    loss_kd = _functions().distillation(image_cross, text_cross)
     loss = (1 - weight) * loss_ita + weight * loss_kd
     loss.backward()
     ours = {
@@ -62,7 +63,7 @@ def check(golden: Golden) -> dict[str, float]:
         "text_tokens": read.states,
         "image_sizes": _sizes(image),
         "text_sizes": _sizes(read),
-        "text_token_id": _merged_ids(ids, read),
+        "text_token_id": _merged_ids(ids, read)[:, : None if config["r_text"] else ids.shape[1]],
         "image_feature": image_feature,
         "text_feature": text_feature,
         "image_cross": image_cross.transpose(0, 1),
@@ -77,7 +78,11 @@ def check(golden: Golden) -> dict[str, float]:
     return errors
 
 
-def _config(config: dict[str, Any], weights: dict[str, Tensor]) -> ClipConfig:
+def _functions() -> Any:
+    return importlib.import_module(methods.get("crossget").__module__)
+
+
+def _config(config: dict[str, Any], weights: dict[str, Tensor], end_id: int) -> ClipConfig:
     text = config["text"]
     return ClipConfig(
         image_size=config["img_size"],
@@ -95,7 +100,7 @@ def _config(config: dict[str, Any], weights: dict[str, Tensor]) -> ClipConfig:
         projection=config["output_dim"],
         vocab_size=text["vocab_size"],
         text_length=text["context_length"],
-        end_id=text["vocab_size"] - 1,
+        end_id=end_id,
         **AS_READ,
     )
 
@@ -115,7 +120,9 @@ def _sizes(tokens: Tokens) -> Tensor:
 
 
 def _merged_ids(ids: Tensor, read: Tokens) -> Tensor:
-    """(B, N), the size-weighted mean id of what each text token holds; the cross token carries the first one's."""
+    """(B, N), the mean id of what each text token holds; the cross token, which the program adds where a text is
+    reduced, carries the first one's.
+    """
     assert read.origin is not None
     counts = read.states.shape[1] - 1
     behind = ids[:, 1:].double()
