@@ -322,6 +322,11 @@ PROPERTIES: tuple[Callable[[str], str], ...] = (
 ELSEWHERE = (hosts,)
 
 
+def properties(name: str) -> tuple[Callable[[str], str], ...]:
+    """What is checked of a registered method."""
+    return PROPERTIES if "vision" in methods.get(name).stacks else ELSEWHERE
+
+
 def lines(name: str) -> list[tuple[str, bool]]:
     """(line, good) for each property of a registered method."""
     methods.entry(name)
@@ -329,8 +334,7 @@ def lines(name: str) -> list[tuple[str, bool]]:
 
 
 def _checked(name: str) -> Iterator[tuple[str, bool]]:
-    checks = PROPERTIES if "vision" in methods.get(name).stacks else ELSEWHERE
-    for check in checks:
+    for check in properties(name):
         try:
             yield f"{check.__name__:<16}ok    {check(name)}", True
         except Fault as fault:
