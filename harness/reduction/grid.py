@@ -42,7 +42,9 @@ def resized_to(images: Tensor, full: Grid, grid: Grid) -> Tensor | None:
     if grid == full:
         return None
     size = [side // patches * own for side, patches, own in zip(images.shape[-2:], full, grid)]
-    return F.interpolate(images, size=size, mode="bicubic", antialias=True)
+    # The antialiased kernel knows no half precision on a CPU.
+    wide = images if images.dtype in (torch.float32, torch.float64) else images.float()
+    return F.interpolate(wide, size=size, mode="bicubic", antialias=True).to(images.dtype)
 
 
 def patches_in(full: Grid, grid: Grid, device: torch.device) -> Tensor:

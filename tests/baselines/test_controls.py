@@ -112,6 +112,12 @@ def test_downsample_is_the_tower_on_a_smaller_image():
     assert tokens.shape[1] == 17
 
 
+def test_half_precision_is_resized_too():
+    tower = open_tower(small_vit().bfloat16())
+    reducer = make_reducer("downsample", tower.shape, settings={"keep": 0.25})
+    assert encode(tower, reducer, IMAGES.bfloat16()).states.dtype == torch.bfloat16
+
+
 def test_downsample_costs_what_the_smaller_image_costs():
     cost = cost_report("deit_small_patch16_224", "downsample", settings={"keep": 0.25})
     smaller = cost_report("deit_small_patch16_224", "dense", image_size=112)

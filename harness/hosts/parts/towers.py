@@ -85,17 +85,20 @@ class TimmTower(VisionTower):
             grid=model.patch_embed.grid_size,
         )
         super().__init__(model, shape)
+        # Views of the same parameters that take images of any size.
+        self.dynamic, self.dynamic_patches = copy.copy(model), copy.copy(model.patch_embed)
+        self.dynamic.dynamic_img_size = True
+        self.dynamic_patches.strict_img_size, self.dynamic_patches.flatten = False, False
+        self.dynamic_patches.output_fmt = Format.NHWC
 
     def embed(self, images: Tensor) -> Tensor:
         model = self.model
         return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
 
     def embed_resized(self, images: Tensor) -> Tensor:
-        """timm's own way for dynamic image sizes, on shallow copies that are told to take it."""
-        model, embedding = copy.copy(self.model), copy.copy(self.model.patch_embed)
-        embedding.strict_img_size, embedding.flatten, embedding.output_fmt = False, False, Format.NHWC
-        model.dynamic_img_size = True
-        return model.norm_pre(model.patch_drop(model._pos_embed(embedding(images))))
+        """timm's own way for dynamic image sizes."""
+        model = self.dynamic
+        return model.norm_pre(model.patch_drop(model._pos_embed(self.dynamic_patches(images))))
 
     def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         layer = self.model.blocks[block]

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from harness.check.golden.file import Golden, difference
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
-from harness.reduction import TokenReducer, Trace, encode
+from harness.reduction import Trace, encode
 from harness.reduction.budget import make_reducer
 
 SIDES = {"img_encoder": "image", "txt_encoder": "text"}
