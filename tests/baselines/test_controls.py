@@ -9,9 +9,11 @@ from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CL
 
 from harness.check.method import small_vit
 from harness.cost.flops import count
+from harness.cost.host import host_parts
 from harness.cost.probe import skeleton, tower_call, tower_inputs
 from harness.cost.report import cost_report
 from harness.cost.vits import build_vit
+from harness.hosts.build import build_host
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods
@@ -71,6 +73,14 @@ def test_what_reduces_in_training_alone_costs_dense_in_evaluation():
         assert cost["train_step"]["total_gmacs"] < 0.56 * cost["dense"]["train_step_gmacs"]
         full = cost_report("vit_tiny_patch16_224", "dense")
         assert cost["memory"]["train_mib_per_image"] < 0.6 * full["memory"]["train_mib_per_image"]
+
+
+@pytest.mark.parametrize("name", ["flip", "resize"])
+def test_a_host_s_step_in_pre_training_is_reduced(name):
+    shape = build_host("albef-tiny").shape
+    dense, reduced = (host_parts("albef-tiny", make_reducer(each, shape)) for each in ("dense", name))
+    assert reduced["vision"]["train_step_gmacs"] < 0.6 * dense["vision"]["train_step_gmacs"]
+    assert reduced["momentum"] == dense["momentum"]
 
 
 @pytest.mark.parametrize("name", ["flip", "resize"])
