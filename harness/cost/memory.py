@@ -177,7 +177,7 @@ def _saved(
     images, guide = tower_inputs(model, reducer, batch, device, next(model.parameters()).dtype, sample=sample)
     call = tower_call(model, reducer, images, guide)
     both = nn.ModuleList([model, reducer])
-    with mode_of(model, True), torch.enable_grad(), attention_path(attention) as asked, counter:
+    with mode_of(both, True), torch.enable_grad(), attention_path(attention) as asked, counter:
         total = saved_bytes(call, both)
     check_path(counter, attention, asked["main"], device)
     return total
@@ -207,7 +207,7 @@ def _cuda_step(
     images, guide = tower_inputs(model, reducer, batch, device, next(model.parameters()).dtype, sample=sample)
     call = tower_call(model, reducer, images, guide)
     both = nn.ModuleList([model, reducer])
-    with mode_of(model, True), torch.enable_grad(), attention_path(attention):
+    with mode_of(both, True), torch.enable_grad(), attention_path(attention):
         for _ in range(2):
             both.zero_grad(set_to_none=True)
             gc.collect()

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from harness.kit.settings import validated as validated
     from harness.reduction.clustering import density_peaks as density_peaks
     from harness.reduction.clustering import distances as distances
+    from harness.reduction.grid import patch_grid as patch_grid
+    from harness.reduction.grid import patches_in as patches_in
+    from harness.reduction.grid import resized_to as resized_to
+    from harness.reduction.grid import smaller_grid as smaller_grid
     from harness.reduction.kernels import attention as attention
     from harness.reduction.kernels import attention_map as attention_map
     from harness.reduction.kernels import policy_map as policy_map
@@ -55,6 +59,7 @@ _HOMES = {
     "harness.kit.errors": ("HarnessError",),
     "harness.kit.settings": ("validated",),
     "harness.reduction.clustering": ("density_peaks", "distances"),
+    "harness.reduction.grid": ("patch_grid", "patches_in", "resized_to", "smaller_grid"),
     "harness.reduction.kernels": ("attention", "attention_map", "policy_map"),
     "harness.reduction.matching": ("bipartite", "even_and_odd"),
     "harness.reduction.method": ("PLAIN", "Guide", "MethodConfig", "TokenReducer", "encode"),

@@ -27,6 +27,11 @@ class EmptyStack(Stack):
         tokens = inputs.new_ones(inputs.shape[0], shape.prefix + shape.patches, shape.width)
         return TokenState(tokens, prefix=shape.prefix)
 
+    def open_resized(self, inputs: Tensor) -> TokenState:
+        """One pixel stands for a patch here."""
+        shape, patches = self.shape, inputs.shape[-2] * inputs.shape[-1]
+        return TokenState(inputs.new_ones(len(inputs), shape.prefix + patches, shape.width), shape.prefix)
+
     def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         one_head = tokens.unsqueeze(1)
         return one_head, one_head, one_head
@@ -76,22 +81,27 @@ class Sample:
 def token_counts(reducer: TokenReducer[Any]) -> Trace:
     """Tokens entering each attention and MLP of the stack that a method's shape is of.
 
-    HarnessError for an adaptive method, whose counts depend on the image.
+    Those of evaluation, but of a method that reduces only in training. HarnessError for an adaptive method, whose
+    counts depend on the image.
     """
     if reducer.adaptive:
         raise HarnessError(
             f"{type(reducer).__name__} keeps another number of tokens in every image: its counts are measured on images"
         )
+    planned = reducer.planned()
+    if planned is not None:
+        return planned
     shape = reducer.shape
     # A method with parameters computes with them: the stack then has its width, device and dtype.
     parameter = next(reducer.parameters(), None)
     width = 1 if parameter is None else shape.width
-    images = torch.zeros(1, 3, 1, 1) if parameter is None else parameter.detach().new_zeros(1, 3, 1, 1)
+    like = torch.zeros(1) if parameter is None else parameter.detach()
+    images = like.new_zeros(1, 3, *(shape.grid or (1, 1)))
     guide = Guide(images.new_zeros(1, width)) if reducer.needs_text else None
     trace = Trace()
     was_training = reducer.training
     try:
-        encode(EmptyStack(shape, width), reducer.eval(), images, guide, trace)
+        encode(EmptyStack(shape, width), reducer.train(reducer.only_in_training), images, guide, trace)
     finally:
         reducer.train(was_training)
     return trace

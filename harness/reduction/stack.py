@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.kit import recompute
+from harness.kit.errors import HarnessError
 from harness.reduction.kernels import attention, attention_map
 from harness.reduction.tokens import Tokens, TokenState, moved, phase
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 class StackShape:
     """What a method may know of a stack: blocks, n0 tokens that it may reduce, protected prefix tokens, channels.
 
-    `kind`: vision, text, fusion or decoder. `patches` of a text depend on it and are 0 here. `beside`: the other stacks
-    of the host that a method may work in, by kind.
+    `kind`: vision, text, fusion or decoder. `patches` of a text depend on it and are 0 here. `causal`: a token reads
+    itself and those before it, so that the last one stands for all. `streams`: 2 where texts and images read each other
+    in turns. `grid`: rows and columns of the patches, None where they have none. `beside`: the other stacks of the host
+    that a method may work in, by kind.
     """
 
     depth: int
@@ -40,6 +43,9 @@ class StackShape:
     name: str = "tower"
     kind: str = "vision"
     heads: int = 1
+    causal: bool = False
+    streams: int = 1
+    grid: tuple[int, int] | None = None
     beside: Mapping[str, StackShape] = field(default_factory=dict)
 
     @property
@@ -98,6 +104,10 @@ class Stack(ABC):
     @abstractmethod
     def open(self, inputs: Any) -> TokenState:
         """Inputs (images (B, C, H, W), or `Tokens` of texts) -> the state entering block 0."""
+
+    def open_resized(self, inputs: Tensor) -> TokenState:
+        """Images of another size than the stack's own, a multiple of its patches, with position tables interpolated."""
+        raise HarnessError(f"{self.shape.name} opens images of its own size alone: choose another method or tower")
 
     @abstractmethod
     def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -139,7 +139,8 @@ class TokenState:
     tokens: (B, N, D). prefix: protected tokens at the front.
     sizes: (B, N), how many inputs each token stands for; None until the first merge (all ones).
     mask: (B, N), true where a token stands; None where all do. In training it may be of zeros and ones with a gradient:
-    then nothing is removed, and the method's own attention says what a hidden token means.
+    then nothing is removed, and the method's own attention says what a hidden token means. Where it has fractions, what
+    is above .5 stands.
     origin: (B, n0), the token behind the prefix that each input now lives in, -1 once it is gone; None unless traced.
     positions: (B, N), where a token stands among the stack's inputs, -1 for one that has no place (pooled); None
     unless the stack gave them (rotary embeddings, decoders). A merged token keeps its destination's.
@@ -373,18 +374,21 @@ class TokenState:
         put = torch.cat([self.tokens[:, : self.prefix], tokens.to(self.tokens.dtype)], dim=1)
         return replace(self, tokens=put, sizes=None, mask=None, positions=positions, origin=origin)
 
-    def pool(self, index: Tensor, weights: Tensor | None = None) -> Pooled:
-        """Sum the tokens index (B, R) with weights (B, R) into one token; without weights, their size-weighted mean."""
-        sizes = self.patch_sizes.gather(1, index)
-        if weights is None:
-            weights = sizes / sizes.sum(1, keepdim=True)
+    def pool(self, index: Tensor, weights: Tensor | None = None, chosen: Tensor | None = None) -> Pooled:
+        """Sum the tokens index (B, R) with weights (B, R) into one token; without weights, their size-weighted mean.
+
+        chosen: (B, R), which of them count, where images pool different numbers of tokens; all of them if left out.
+        """
+        if chosen is None:
+            chosen = torch.ones_like(index, dtype=torch.bool)
+        sizes = self.patch_sizes.gather(1, index) * chosen
+        weights = sizes / sizes.sum(1, keepdim=True) if weights is None else weights * chosen
         with phase("matching"):
             token = weights.unsqueeze(1) @ take(self.patch_tokens, index)
         members = None
         if self.origin is not None:
-            inside = torch.zeros(index.shape[0], self.patches, dtype=torch.bool, device=index.device).scatter_(
-                1, index, True
-            )
+            inside = torch.zeros(index.shape[0], self.patches, dtype=torch.bool, device=index.device)
+            inside = inside.scatter(1, index, chosen)
             members = (self.origin >= 0) & inside.gather(1, self.origin.clamp(min=0))
         return Pooled(token, sizes.sum(1, keepdim=True) if self.sizes is not None else None, members)
 

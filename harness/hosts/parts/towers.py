@@ -6,10 +6,12 @@ D channels, H heads, d = D / H. Blocks are sequential and pre-norm; anything els
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
+from timm.layers import Format
 from timm.layers.attention import Attention as TimmAttention
 from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer
@@ -42,6 +44,10 @@ class VisionTower(Stack):
     def output(self, tokens: Tokens) -> Any:
         """What the model's own forward returns, from what left the tower."""
 
+    @abstractmethod
+    def embed_resized(self, images: Tensor) -> Tensor:
+        """The same for images of another size, with the position table interpolated as the model does it."""
+
     @property
     def recomputes(self) -> bool:
         """Whether the model asks for gradient checkpointing."""
@@ -53,10 +59,13 @@ class VisionTower(Stack):
 
     def sized(self, patches: int) -> StackShape:
         """The tower's shape with another number of patches."""
-        return replace(self.shape, patches=patches)
+        return replace(self.shape, patches=patches, grid=None)
 
     def open(self, inputs: Tensor) -> TokenState:
         return TokenState(self.embed(inputs), prefix=self.shape.prefix)
+
+    def open_resized(self, inputs: Tensor) -> TokenState:
+        return TokenState(self.embed_resized(inputs), prefix=self.shape.prefix)
 
     def close(self, state: TokenState) -> Tokens:
         return state.left(self.finish(state.tokens))
@@ -87,12 +96,23 @@ class TimmTower(VisionTower):
             class_token=model.cls_token is not None,
             name=type(model).__name__,
             heads=model.blocks[0].attn.num_heads,
+            grid=model.patch_embed.grid_size,
         )
         super().__init__(model, shape)
+        # Views of the same parameters that take images of any size.
+        self.dynamic, self.dynamic_patches = copy.copy(model), copy.copy(model.patch_embed)
+        self.dynamic.dynamic_img_size = True
+        self.dynamic_patches.strict_img_size, self.dynamic_patches.flatten = False, False
+        self.dynamic_patches.output_fmt = Format.NHWC
 
     def embed(self, images: Tensor) -> Tensor:
         model = self.model
         return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+
+    def embed_resized(self, images: Tensor) -> Tensor:
+        """timm's own way for dynamic image sizes."""
+        model = self.dynamic
+        return model.norm_pre(model.patch_drop(model._pos_embed(self.dynamic_patches(images))))
 
     def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         layer = self.model.blocks[block]
@@ -186,6 +206,7 @@ class TransformersTower(VisionTower):
             class_token=True,
             name=type(model).__name__,
             heads=config.num_attention_heads,
+            grid=(config.image_size // config.patch_size,) * 2,
         )
         super().__init__(model, shape)
 
@@ -208,6 +229,9 @@ class CLIPTower(ClipBlocks, TransformersTower):
     def embed(self, images: Tensor) -> Tensor:
         return self.core.pre_layrnorm(self.core.embeddings(images))
 
+    def embed_resized(self, images: Tensor) -> Tensor:
+        return self.core.pre_layrnorm(self.core.embeddings(images, interpolate_pos_encoding=True))
+
     def finish(self, tokens: Tensor) -> Tensor:
         return tokens
 
@@ -217,6 +241,9 @@ class BLIPTower(TransformersTower):
 
     def embed(self, images: Tensor) -> Tensor:
         return self.core.embeddings(images)
+
+    def embed_resized(self, images: Tensor) -> Tensor:
+        return self.core.embeddings(images, interpolate_pos_encoding=True)
 
     def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         layer = self.core.encoder.layers[block]
