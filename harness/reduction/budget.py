@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,7 +55,9 @@ def make_reducer(
     as_set = at(None)  # refuses settings that cannot be, also where a ratio bends them
     if ratio is None:
         return as_set
-    _check_one_budget(method, settings or {}, [as_set, at(0.5), at(2.0)], ratio)
+    given = {name for name in settings or {} if name != "schedule"}
+    if given:
+        _check_one_budget(method, given, [as_set, at(0.5), at(2.0)], ratio)
     if kind.adaptive and ratio < 1 and measured is None:
         raise HarnessError(f"method {method} is adaptive: a ratio of it is measured on images, and there are none here")
     realised = realised_ratio if measured is None or not kind.adaptive else measured
@@ -72,12 +74,13 @@ def make_reducer(
     return reducer if config is reducer.config else kind(config, shape)
 
 
-def _check_one_budget(method: str, given: Mapping[str, Any], bends: Sequence[TokenReducer[Any]], ratio: float) -> None:
+def _check_one_budget(method: str, given: Iterable[str], bends: Sequence[TokenReducer[Any]], ratio: float) -> None:
     """HarnessError where a setting that is given sets the budget that a ratio sets too: it differs between bends."""
-    for name in given:
-        if name != "schedule" and any(getattr(made.config, name) != getattr(bends[0].config, name) for made in bends):
+    for name in sorted(given):
+        values = [getattr(made.config, name) for made in bends]
+        if any(value != values[0] for value in values):
             raise HarnessError(
-                f"method {method}: {name}={given[name]} and ratio {ratio:g} both set its budget; leave one of them out"
+                f"method {method}: {name}={values[0]} and ratio {ratio:g} both set its budget; leave one of them out"
             )
 
 

@@ -63,7 +63,8 @@ def test_an_exception_in_a_method_is_its_verdict(registered):
         def between(self, block, state, evidence):
             raise RuntimeError("shape mismatch")
 
-    assert not any(registered(Broken).values())
+    verdict = registered(Broken)
+    assert {name for name, good in verdict.items() if good} <= {"saving", "text"}
 
 
 def test_the_template_is_a_working_method(tmp_path, monkeypatch):

@@ -35,12 +35,12 @@ def refused(answer: tuple[int, str], message: str) -> bool:
 
 
 DATA: dict[str, tuple[str, str]] = {
-    "empty": ("", "is empty; expected JSON with image-caption pairs"),
+    "empty": ("", "is empty; fetch the file again"),
     "cut": ('[{"image": "0.jpg", "capt', "not valid JSON (Unterminated string"),
-    "no list": ('{"image": "0.jpg"}', "expected ALBEF's list of image and caption, or COCO captions"),
-    "no pairs": ("[]", "holds no pairs; expected entries with image and caption"),
+    "no list": ('{"image": "0.jpg"}', "pairs.json: no captions in it"),
+    "no pairs": ("[]", "pairs.json: no captions in it"),
     "caption missing": ('[{"image": "0.jpg", "caption": "a"}, {"image": "0.jpg"}]', "caption"),
-    "caption empty": ('[{"image": "0.jpg", "caption": " "}]', "entry 0 has an empty caption (' ')"),
+    "caption empty": ('[{"image": "0.jpg", "caption": " "}]', "caption 0 is empty or no text; leave it out"),
     "no captions": ('[{"image": "0.jpg", "caption": []}]', "entry 0 has an empty caption ([])"),
     "image missing": ('[{"image": "gone.jpg", "caption": "a"}]', "none of its 1 images exists"),
 }
