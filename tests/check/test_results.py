@@ -19,6 +19,7 @@ def store(tmp_path):
 
 def save(store, *, code="c", started="2026-01-01T00:00:00+00:00", status="done", **spec):
     plain = {"model": "albef-tiny", "method": "random", "ratio": 0.5, "task": "vqa", "seed": 2, "training": []}
+    plain |= {"data": "scenes", "data_digest": "d"}
     spec = plain | {"code": {"harness/tasks/vqa.py": code}} | spec
     done = status == "done"
     record = {"format": 2, "key": key_of(spec), "spec": spec, "status": status, "error": None if done else "no image"}
