@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from harness.hosts.parts.recipes import Recipes
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation
@@ -93,7 +94,8 @@ class HostModel(nn.Module, ABC):
     """Base class. `heads` says which of the questions below a model has tensors for, `abilities` which it can be asked.
 
     `EXTRA_WORDS`: words that a vocabulary must hold beside BERT's. `PAPER_SETTINGS`: by method, the settings of its
-    paper for this host, where they differ from the method's own defaults. `OPTIONAL`: which of its tensors a released
+    paper for this host, where they differ from the method's own defaults. `RECIPES`: by preset, the numbers of its
+    pre-training ("pretrain") and of its fine-tuning (by task). `OPTIONAL`: which of its tensors a released
     file may lack (patterns of our names, each lacking as a whole), and why. `TEXT_FROM`: families of hosts whose text
     side can start this one's (see `start_text`).
     """
@@ -102,6 +104,7 @@ class HostModel(nn.Module, ABC):
     Config: ClassVar[type[HostConfig]]
     EXTRA_WORDS: ClassVar[tuple[str, ...]] = ()
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {}
+    RECIPES: ClassVar[Recipes] = {}
     OPTIONAL: ClassVar[Lacking] = ()
     TEXT_FROM: ClassVar[frozenset[str]] = frozenset()
     vision: nn.Module

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from harness.kit.registry import package_folder
+from harness.kit.registry import module_file
 
 # They name, report and keep; no number depends on them, and every module imports them.
 NEUTRAL = frozenset(
@@ -65,7 +65,7 @@ def closure(roots: Iterable[str]) -> dict[str, Path]:
     waiting = list(roots)
     while waiting:
         module = waiting.pop()
-        path = _file_of(module)
+        path = module_file(module)
         if module in found or module in NEUTRAL or path is None:
             continue
         found[module] = path
@@ -75,14 +75,6 @@ def closure(roots: Iterable[str]) -> dict[str, Path]:
             *(name for name in _imports(path, module, path.stat().st_mtime_ns) if name.partition(".")[0] in packages),
         ]
     return found
-
-
-def _file_of(module: str) -> Path | None:
-    """The file of a module, without importing it; None where the name is no module (a class, a function)."""
-    package, *rest = module.split(".")
-    place = package_folder(package).joinpath(*rest)
-    files = (place / "__init__.py", place.with_name(f"{place.name}.py") if rest else place / "__init__.py")
-    return next((path for path in files if path.is_file()), None)
 
 
 @lru_cache(None)

@@ -15,7 +15,7 @@ from harness.data.formats import Source
 from harness.data.pairs import read_pairs
 from harness.data.scenes import WORLD_FORMATS, scenes_folder
 from harness.kit.registry import formats, tasks
-from harness.run.choose import able_tasks
+from harness.run.choose import measurable_tasks
 from harness.train.task_data import task_data
 
 FORMAT = '''"""Pets: an image, an equals sign and a caption on every line of a .pets file."""
@@ -65,7 +65,7 @@ def test_every_command_knows_it(pets: Path) -> None:
     assert f"python -m harness run --method elip --tasks retrieval --data {pets}" in found
     assert f"python -m harness pretrain --model albef-tiny --data {pets}/all.pets --batch-size 2" in found
     assert Source(pets).fields() == ("captions",)
-    assert able_tasks("albef-tiny", None, str(pets)) == ("retrieval",)
+    assert measurable_tasks("albef-tiny", None, str(pets)) == ("retrieval",)
     assert [one.text for one in tasks.get("retrieval")().load(pets, None).captions] == ["A dog", "A cat"]
     assert [ref.key for ref in read_pairs(pets).refs] == ["a.png#0", "b.png#0"]
     assert [ref.captions for ref in task_data("retrieval", [str(pets)]).refs] == [("A dog",), ("A cat",)]

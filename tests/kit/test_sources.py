@@ -26,8 +26,7 @@ def tree(tmp_path, monkeypatch):
             copy = tmp_path / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
-    for module in (registry, sources):
-        monkeypatch.setattr(module, "package_folder", lambda package: tmp_path.joinpath(*package.split(".")))
+    monkeypatch.setattr(registry, "package_folder", lambda package: tmp_path.joinpath(*package.split(".")))
     sources.code_parts.cache_clear()
     yield tmp_path
     sources.code_parts.cache_clear()
@@ -139,7 +138,8 @@ def test_costs_and_trained_stages_have_digests_of_their_own(tree):
     assert changed == [[True, False, False], [False, True, False], [False, False, True], [True, True, True]]
 
 
-def test_a_package_of_ones_own_counts_with_all_that_it_imports(tree):
+def test_a_package_of_ones_own_counts_with_all_that_it_imports(tree, monkeypatch):
+    monkeypatch.syspath_prepend(tree)
     package = tree / "mine"
     package.mkdir()
     (package / "__init__.py").write_text("")
