@@ -19,7 +19,7 @@ from harness.cost.quantities import extra_costs
 from harness.cost.report import cost_report
 from harness.data.scenes import write_scenes
 from harness.kit.errors import HarnessError
-from harness.kit.registry import KINDS, tasks
+from harness.kit.registry import KINDS, downstream, tasks
 from harness.report.quantities import of_metrics
 from harness.run.cell import cost_code
 from harness.run.store import Store
@@ -30,10 +30,11 @@ PACKAGE = "my_package"
 PROJECT = tomllib.loads(EXAMPLES["pyproject.toml"])["project"]
 COUNT = 8
 TRAINED = (
-    *("pretrain", "--model", "bag-tiny", "--device", "cpu", "--log-every", "1", "--vocabulary", "100", "--quiet"),
-    *("--recipe", "batch_size=8", "--recipe", "warmup_steps=2", "--size", "width=24", "--method", "tome"),
-    *("--recipe", "crop=null", "--recipe", "flip=false", "--recipe", "randaugment=false", "--ratio", "0.8"),
+    *("--model", "bag-tiny", "--method", "tome", "--ratio", "0.8", "--device", "cpu", "--log-every", "1", "--quiet"),
+    *("--recipe", "batch_size=8", "--recipe", "warmup_steps=2"),
+    *("--recipe", "crop=null", "--recipe", "flip=false", "--recipe", "randaugment=false"),
 )
+AFRESH = ("pretrain", *TRAINED, "--vocabulary", "100", "--size", "width=24")
 
 
 def forget():
@@ -90,11 +91,16 @@ def harness(*words) -> None:
     assert caught.value.code == 0
 
 
+def losses_of(folder: Path, name: str) -> list[float]:
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [entry["losses"][name] for entry in log if "losses" in entry]
+
+
 @pytest.fixture(scope="module")
 def weights(installed, scenes, tmp_path_factory) -> Path:
     """The host after a few steps of CLIP's objective."""
     out = tmp_path_factory.mktemp("weights")
-    harness(*TRAINED, "--objective", "clip", *pairs_of(scenes), "--out", out, "--steps", 4)
+    harness(*AFRESH, "--objective", "clip", *pairs_of(scenes), "--out", out, "--steps", 4)
     return out
 
 
@@ -110,16 +116,15 @@ def runs(weights, scenes, tmp_path_factory) -> Path:
 
 def test_the_page_has_an_example_of_every_kind_and_entry_points_of_all_of_them(installed):
     groups = {group.removeprefix("harness."): points for group, points in PROJECT["entry-points"].items()}
-    assert set(groups) == set(KINDS) - {"methods"}  # those have their own test
+    assert set(groups) == {*KINDS, "objectives.downstream"} - {"methods"}  # those have tests of their own
+    assert set(groups.pop("objectives.downstream")) <= set(downstream.names())
     for kind, points in groups.items():
         for name in points:
             assert (f"{name}-tiny" if kind == "models" else name) in KINDS[kind].names()
 
 
 def test_the_host_trains_and_is_measured_with_what_it_learned(weights, runs):
-    log = [json.loads(line) for line in (weights / "log.jsonl").read_text().splitlines()]
-    losses = [entry["losses"]["contrast"] for entry in log if "losses" in entry]
-    assert len(losses) == 4
+    assert len(losses_of(weights, "contrast")) == 4
     records = Store(runs).records()
     assert [record["status"] for record in records] == ["done"] * 4
     for record in records:
@@ -193,9 +198,15 @@ def test_the_dataset_is_recognised_and_loaded(installed, scenes, tmp_path):
 
 def test_the_objective_trains_and_its_loss_falls(installed, scenes, tmp_path):
     chosen = ("--objective", "sigmoid", "--set-objective", "sigmoid.bias=-5")
-    harness(*TRAINED, *chosen, *pairs_of(scenes), "--out", tmp_path, "--steps", 20)
+    harness(*AFRESH, *chosen, *pairs_of(scenes), "--out", tmp_path, "--steps", 20)
     record = json.loads((tmp_path / "recipe.json").read_text())
     assert record["objective"] == {"name": "sigmoid", "sigmoid": {"scale": 10.0, "bias": -5.0}}
-    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    losses = [entry["losses"]["sigmoid"] for entry in log if "losses" in entry]
+    losses = losses_of(tmp_path, "sigmoid")
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_the_host_is_fine_tuned_on_the_task(weights, scenes, tmp_path):
+    asked = ("--task", "pairing", "--init", weights, "--data", scenes, "--split", "val", "--out", tmp_path)
+    harness("finetune", *TRAINED, *asked, "--steps", 2)
+    assert len(losses_of(tmp_path, "sigmoid")) == 2
+    assert json.loads((tmp_path / "recipe.json").read_text())["recipe"]["epochs"] == 2

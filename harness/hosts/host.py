@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from timm.models.vision_transformer import VisionTransformer
@@ -22,8 +22,6 @@ from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, Stack, StackShape, Tokens
-
-TaskName = Literal["retrieval", "vqa", "entailment", "nlvr2", "captioning"]
 
 
 class HostConfig(BaseModel):
@@ -44,7 +42,7 @@ class HostConfig(BaseModel):
     vision_eps: float = 1e-6
     vocab_size: int
     text_length: int
-    task: TaskName | None = None
+    task: str | None = None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     tokenizer: str | None = None

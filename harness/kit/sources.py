@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +19,8 @@ from harness.kit.registry import module_file
 NEUTRAL = frozenset(
     {"harness", "harness.kit.errors", "harness.kit.files", "harness.kit.progress", "harness.kit.registry"}
 )
+# A host's recipes: every number of one stands in the spec of the stage that is trained by it.
+RECIPES = re.compile(r"harness\.hosts\.\w+\.recipes")
 # Rooms of which each file, or each folder, is a part of its own.
 BY_FILE = (
     "harness.tasks",
@@ -66,7 +69,7 @@ def closure(roots: Iterable[str]) -> dict[str, Path]:
     while waiting:
         module = waiting.pop()
         path = module_file(module)
-        if module in found or module in NEUTRAL or path is None:
+        if module in found or module in NEUTRAL or RECIPES.fullmatch(module) or path is None:
             continue
         found[module] = path
         parents = (module.rsplit(".", count)[0] for count in range(1, module.count(".") + 1))

@@ -66,6 +66,7 @@ def test_there_are_records_of_several_methods_hosts_and_tasks():
         "harness/train/loop.py",
         "harness/objectives/albef.py",
         "harness/hosts/meter/model.py",
+        "harness/hosts/albef/recipes.py",
         "harness/kit/progress.py",
         "baselines/random.py",
     ],
@@ -154,6 +155,15 @@ def test_a_package_of_ones_own_counts_with_all_that_it_imports(tree, monkeypatch
     (package / "score.py").write_text("SIGN = -1\n")
     sources.code_parts.cache_clear()
     assert sources.code_parts("mine.method")["mine"] != before["mine"]
+
+
+def test_a_module_of_ones_own_without_a_package_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "alone.py").write_text("from harness.reduction import TokenReducer\n")
+    assert set(sources.code_parts("alone")) >= {"alone", "harness/reduction"}
+    assert registry.module_file("alone") == tmp_path / "alone.py"
+    assert registry.module_file("alone.TokenReducer") is None
+    assert registry.module_file("not_there.at_all") is None
 
 
 @pytest.mark.parametrize(
