@@ -13,10 +13,19 @@ from PIL import Image
 
 from harness.data.image_store import ImageStore
 from harness.data.scenes import scenes_folder
+from harness.kit.distributed import (
+    end_processes,
+    gather_rows,
+    main_process_first,
+    map_shared,
+    on_main_process,
+    rank,
+    run_together,
+    start_processes,
+    world,
+)
 from harness.kit.errors import HarnessError
-from harness.kit.parallel import agreed, by_first, first, over, whole
 from harness.kit.progress import SILENT
-from harness.kit.ranks import end_processes, rank, start_processes, world
 from tests.tasks.every_task import CASES, SCENES, evaluated, results, scene_set, told
 
 
@@ -25,18 +34,18 @@ def main(folder: str) -> None:
     torch.set_num_threads(1)
     start_processes(torch.device("cpu"))
     assert world() == 2
-    with first():
+    with main_process_first():
         scenes_folder(SCENES, 3)
     found: dict[str, Any] = {case: measured(case) for case in CASES}
     one = scene_set("vqa")
     found["one sample"] = results(evaluated("vqa", replace(one, questions=one.questions[:1]))[0])
     found["failures"] = {name: told(action) for name, action in failures(Path(folder)).items()}
     made = Path(folder) / "made"
-    with first():
+    with main_process_first():
         if not made.is_file():
             made.write_text(f"made by {rank()}")
     found["first"] = made.read_text()
-    found["by first"] = by_first(rank)
+    found["by first"] = on_main_process(rank)
     found["gathered"] = gathered()
     (Path(folder) / f"{rank()}.json").write_text(json.dumps(found))
     end_processes()
@@ -71,22 +80,24 @@ def failures(folder: Path) -> dict[str, Callable[[], Any]]:
     def between() -> None:
         if rank() == 1:
             raise HarnessError("while the other computes")
-        over(5, 1, lambda part: torch.zeros(1), SILENT, "samples")
+        map_shared(5, 1, lambda part: torch.zeros(1), SILENT, "samples")
 
     def in_first() -> None:
-        with first():
+        with main_process_first():
             if rank() == 0:
                 raise HarnessError("nothing was made")
 
     return {
-        "user error": lambda: agreed(lambda: fail(HarnessError("bad weights: fetch them"))),
-        "out of memory": lambda: agreed(lambda: fail(torch.OutOfMemoryError("CUDA out of memory"))),
-        "host memory": lambda: agreed(lambda: fail(RuntimeError("can't allocate memory: you tried"))),
-        "bug": lambda: agreed(lambda: fail(KeyError("name"))),
-        "inside": lambda: agreed(lambda: over(5, 1, compute, SILENT, "samples")),
-        "between": lambda: agreed(between),
+        "user error": lambda: run_together(lambda: fail(HarnessError("bad weights: fetch them"))),
+        "out of memory": lambda: run_together(lambda: fail(torch.OutOfMemoryError("CUDA out of memory"))),
+        "host memory": lambda: run_together(lambda: fail(RuntimeError("can't allocate memory: you tried"))),
+        "bug": lambda: run_together(lambda: fail(KeyError("name"))),
+        "inside": lambda: run_together(lambda: map_shared(5, 1, compute, SILENT, "samples")),
+        "between": lambda: run_together(between),
         "bad image": store.ready,
-        "second of two": lambda: agreed(lambda: fail(HarnessError("no, I do"), HarnessError("process 0 fails too"))),
+        "second of two": lambda: run_together(
+            lambda: fail(HarnessError("no, I do"), HarnessError("process 0 fails too"))
+        ),
         "in first": in_first,
     }
 
@@ -103,8 +114,9 @@ def gathered() -> dict[str, Any]:
     """Two rows of the first process and one of the second; none; and rows of the second alone."""
     rows = torch.tensor([1, 0]) if rank() == 0 else torch.tensor([1])
     found = {
-        str(dtype): whole(rows.to(dtype)).tolist() for dtype in (torch.bool, torch.bfloat16, torch.float64, torch.int64)
+        str(dtype): gather_rows(rows.to(dtype)).tolist()
+        for dtype in (torch.bool, torch.bfloat16, torch.float64, torch.int64)
     }
-    found["nothing"] = whole(None).tolist()
-    found["only the second"] = whole(None if rank() == 0 else torch.tensor([[5, 6]])).tolist()
+    found["nothing"] = gather_rows(None).tolist()
+    found["only the second"] = gather_rows(None if rank() == 0 else torch.tensor([[5, 6]])).tolist()
     return found

@@ -24,16 +24,15 @@ def _answer(
     """Answer questions without annotations, as [{"question_id", "answer"}] for the official server of VQA v2."""
     set_threads(threads)
     request = options.request()
+    from harness.kit.distributed import is_main_process, on_main_process
     from harness.kit.files import write_atomically
-    from harness.kit.parallel import by_first
     from harness.kit.progress import Progress
-    from harness.kit.ranks import is_first
     from harness.run.answers import answering_cell, server_answers
 
     with processes(request.device) as first:
-        progress = Progress(quiet or not is_first())
-        by_first(lambda: _check_place(out))
-        cell = by_first(lambda: answering_cell(request, progress))
+        progress = Progress(quiet or not is_main_process())
+        on_main_process(lambda: _check_place(out))
+        cell = on_main_process(lambda: answering_cell(request, progress))
         found = server_answers(cell, request.weights, progress)
         if first:
             lines = ",\n".join(json.dumps(one) for one in found)

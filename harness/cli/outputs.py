@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.kit.errors import HarnessError
 from harness.report.frame import to_frame
-from harness.report.tables import render_study_table, render_table
+from harness.report.tables import render_study_table, render_summary, render_table
 from harness.run.compare import with_deltas
 from harness.run.store import Store
 from harness.run.study_index import read_index
@@ -16,9 +16,11 @@ from harness.run.study_index import read_index
 PICTURE_METHODS = ("elip", "evit", "tome", "random")
 
 
-def table_text(runs: Path, study: str | None, studies: Path, format: str) -> str:
-    """The table of a folder's records, or of a study's."""
+def table_text(runs: Path, study: str | None, studies: Path, format: str, *, summary: bool = False) -> str:
+    """The table of a folder's records, or of a study's; or its summary alone."""
     records, labels = _records(runs, study, studies)
+    if summary:
+        return render_summary(to_frame(records), format)
     if labels is None:
         return render_table(to_frame(records), format)
     return render_study_table(records, labels, format)

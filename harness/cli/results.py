@@ -14,12 +14,13 @@ def table(
     runs: Runs = DEFAULT_RUNS,
     study: StudyName = None,
     format: Annotated[str, typer.Option("--format", help="text, csv, md or latex.")] = "text",
+    summary: Annotated[bool, typer.Option("--summary", help="A row a method only: quality kept and costs.")] = False,
     out: Annotated[Optional[Path], typer.Option("--out", help="Write to this file instead of stdout.")] = None,
 ) -> None:
     """The records as a table: quality with intervals and differences to dense, beside the cost."""
     from harness.cli.outputs import table_text
 
-    text = table_text(runs, study, STUDIES_FOLDER, format)
+    text = table_text(runs, study, STUDIES_FOLDER, format, summary=summary)
     if out is None:
         typer.echo(text)
     else:

@@ -54,9 +54,13 @@ def _run(
         records = _records(planned, out, options.weights, place, force=force, quiet=quiet)
     if first:
         from harness.report.frame import to_frame
-        from harness.report.tables import render_table
+        from harness.report.tables import render_summary, render_table
 
-        typer.echo(json.dumps(records, indent=1) if as_json else render_table(to_frame(records), "text"))
+        if as_json:
+            typer.echo(json.dumps(records, indent=1))
+        else:
+            frame = to_frame(records)
+            typer.echo(f"{render_summary(frame)}\n\n{render_table(frame)}")
         _finish(records)
 
 
@@ -126,11 +130,11 @@ def _ablate(
 def processes(device: str) -> Iterator[bool]:
     """Work with the other processes where there are some; whether this is the first, which alone prints."""
     from harness.hosts.ready import pick_device
-    from harness.kit.ranks import end_processes, is_first, start_processes
+    from harness.kit.distributed import end_processes, is_main_process, start_processes
 
     start_processes(pick_device(device))
     try:
-        yield is_first()
+        yield is_main_process()
     finally:
         end_processes()
 
@@ -145,20 +149,19 @@ def _records(
     quiet: bool,
 ) -> list[Record]:
     """The records, beside dense, of the cells that the first process plans for a folder; those not there run now."""
-    from harness.kit.parallel import by_first
+    from harness.kit.distributed import is_main_process, on_main_process
     from harness.kit.progress import Progress
-    from harness.kit.ranks import is_first
     from harness.run.compare import with_deltas
     from harness.run.measure import Measurer
     from harness.run.store import Store
 
-    store, progress = Store(out), Progress(quiet or not is_first())
+    store, progress = Store(out), Progress(quiet or not is_main_process())
 
     def prepared() -> list[Cell]:
         store.prepare()
         return plan(store, progress)
 
-    cells = by_first(prepared)
+    cells = on_main_process(prepared)
     return with_deltas(list(place.run(cells, store, Measurer(weights, progress), force=force)), store)
 
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from harness.data.images import decode, faults_of, without_remarks
 from harness.data.transforms import normalise
+from harness.kit.distributed import batches_of, own_share, run_together
 from harness.kit.errors import HarnessError
-from harness.kit.parallel import agreed, batches_of, share
 from harness.kit.progress import SILENT, Progress
 
 # Decoded images (8 bits a channel) that are kept: 9,700 of 384 x 384 pixels, 21,800 of 256 x 256.
@@ -118,7 +118,7 @@ class ImageStore:
         Raises HarnessError in all processes where one of the images cannot be read in one of them.
         """
         if not self._checked:
-            agreed(partial(self._read_ahead, share(len(self)), progress))
+            run_together(partial(self._read_ahead, own_share(len(self)), progress))
             self._checked = True
 
     def blank(self) -> ImageStore:

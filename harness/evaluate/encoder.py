@@ -20,7 +20,7 @@ from harness.hosts.host import TextBatch
 from harness.hosts.parts.tokenizer import TextTokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import Host
-from harness.kit.parallel import batches, exchanged, over, share
+from harness.kit.distributed import batches, gather_objects, map_shared, own_share
 from harness.kit.progress import Progress
 from harness.reduction import TokenReducer, Tokens, Trace, encode, join, reducing
 from harness.reduction.plan import token_counts
@@ -63,7 +63,7 @@ class VisionEncoder:
         self.images, self._blank = self.images.blank(), True
         self._tokens = ImageTokens(len(self.images), self.tokens_budget, self._widest)
 
-    def over(
+    def map_shared(
         self,
         count: int,
         compute: Callable[[Tensor], Tensor],
@@ -80,16 +80,16 @@ class VisionEncoder:
         """
         size = at_once or self.batch_size
         if images is not None:
-            self._planned(images[share(count)].flatten().cpu(), size * images[:1].numel())
+            self._planned(images[own_share(count)].flatten().cpu(), size * images[:1].numel())
 
         def timed(part: slice) -> Tensor:
             with self._watch.model(), reducing(self.reducer):
                 return compute(torch.arange(part.start, part.stop, device=self.host.device))
 
         with self.images.reading():
-            found = over(count, size, timed, self.progress, unit)
+            found = map_shared(count, size, timed, self.progress, unit)
         self._planned(torch.empty(0, dtype=torch.int64), 0)
-        for images_encoded, pairs_encoded in exchanged(tuple(self._encoded)):
+        for images_encoded, pairs_encoded in gather_objects(tuple(self._encoded)):
             self.encoded_images += images_encoded
             self.encoded_pairs += pairs_encoded
         self._encoded = [0, 0]
@@ -128,7 +128,7 @@ class VisionEncoder:
         """What the samples took so far; of many processes, the slowest one's seconds of each kind."""
         watch, reading = self._watch, float(self.images.seconds[self._shown.numpy()].sum())
         own = watch.model_seconds, watch.pixel_seconds, reading, watch.aside_seconds
-        return Throughput(unit, samples, *(max(seconds) for seconds in zip(*exchanged(own), strict=True)))
+        return Throughput(unit, samples, *(max(seconds) for seconds in zip(*gather_objects(own), strict=True)))
 
     def mentioned(
         self, image_index: Tensor, texts: Texts | TextBatch, patches: Sequence[tuple[int, ...] | None]
@@ -155,7 +155,7 @@ class VisionEncoder:
             return (share * torch.stack(lives)).sum(-1).permute(2, 1, 0)
 
         with self.aside():
-            alone, merged = self.over(len(chosen), shares, "traces", images=images).mean(0).tolist()
+            alone, merged = self.map_shared(len(chosen), shares, "traces", images=images).mean(0).tolist()
         return {
             "mentioned_kept_per_block": [round(value, 6) for value in alone],
             "mentioned_merged_per_block": [round(value, 6) for value in merged],

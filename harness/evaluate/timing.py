@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from harness.kit.parallel import exchanged
+from harness.kit.distributed import gather_objects
 
 # A pass is made again, warm and in turn with dense, as often as fits in these seconds, and REPEATS at most,
 SPARE_SECONDS = 3.0
@@ -95,20 +95,20 @@ class Pass:
         A cache of decoded images and threads that read ahead hide time that a first run would wait for. Here every
         image counts as read once, with nothing beside it, so that a figure does not depend on which cell came first.
         """
-        told = self.throughput
-        return self.seconds - told.aside_seconds - told.pixel_seconds + told.reading_seconds
+        measured = self.throughput
+        return self.seconds - measured.aside_seconds - measured.pixel_seconds + measured.reading_seconds
 
 
 def settled(
     first: Pass, again: Callable[[], Pass], dense: Callable[[], Pass] | None = None
 ) -> tuple[list[Pass], list[Pass]]:
-    """The passes that a set's speed is told from, and those of dense that were made in turn with them.
+    """The passes that a set's speed is taken from, and those of dense that were made in turn with them.
 
     They are those after the first, or the first where it took over ONCE_MORE_SECONDS, with none of dense. A first pass
     also pays for what later ones find ready (threads, memory, kernels), and the machine's own rate changes within
     seconds: both show in short passes. All processes decide alike, by the slowest.
     """
-    slowest = max(exchanged(first.seconds))
+    slowest = max(gather_objects(first.seconds))
     count = min(REPEATS, int(SPARE_SECONDS / slowest)) or int(slowest <= ONCE_MORE_SECONDS)
     passes, beside = [], []
     for _ in range(count):
@@ -123,17 +123,17 @@ def speeds(passes: Sequence[Pass], beside: Sequence[Pass] = ()) -> dict[str, Any
 
     "dense": the same of dense's passes `beside` them; None where there are none.
     """
-    told = passes[0].throughput
+    measured = passes[0].throughput
     whole = median(one.end_to_end_seconds for one in passes)
     model = median(one.throughput.model_seconds for one in passes)
     found: dict[str, Any] = {
-        "unit": told.unit,
-        "samples": told.samples,
+        "unit": measured.unit,
+        "samples": measured.samples,
         "passes": len(passes),
         "end_to_end_seconds": round(whole, 4),
         "model_seconds": round(model, 4),
-        "end_to_end_per_second": round(told.samples / whole, 3),
-        "model_per_second": round(told.samples / model, 3),
+        "end_to_end_per_second": round(measured.samples / whole, 3),
+        "model_per_second": round(measured.samples / model, 3),
     }
     return found | {"dense": _rates(speeds(beside)) if beside else None}
 

@@ -22,7 +22,7 @@ from harness.kit.settings import validated
 from harness.reduction import MethodConfig, TokenReducer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
-REASONS_TOLD = 3
+REASONS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -136,17 +136,17 @@ def load_host(
 
 def account(report: LoadReport) -> str:
     """One line on a released file: how many of its tensors were loaded, and what was not or was not there, and why."""
-    told = report.lines()[0]
+    line = report.lines()[0]
     if report.left_out:
-        told += f"; {len(report.left_out)} not loaded ({_reasons(report.left_out.values())})"
+        line += f"; {len(report.left_out)} not loaded ({_reasons(report.left_out.values())})"
     if report.missing:
         reasons = _reasons(report.reasons[name] for name in report.missing)
-        told += f"; {len(report.missing)} not in the file, left as initialised ({reasons})"
-    return told
+        line += f"; {len(report.missing)} not in the file, left as initialised ({reasons})"
+    return line
 
 
 def _reasons(reasons: Iterable[str]) -> str:
     """The commonest of some reasons, with their counts."""
     kinds = Counter(re.sub(r"^double of .+", "double of one that was", reason) for reason in reasons)
-    told = [f"{count}: {reason}" for reason, count in kinds.most_common(REASONS_TOLD)]
-    return "; ".join(told + ["…"] * (len(kinds) > REASONS_TOLD))
+    line = [f"{count}: {reason}" for reason, count in kinds.most_common(REASONS_SHOWN)]
+    return "; ".join(line + ["…"] * (len(kinds) > REASONS_SHOWN))

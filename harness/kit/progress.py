@@ -46,7 +46,7 @@ class Bar:
     def __init__(self, label: str, total: int, shown: bool, timed: bool = False) -> None:
         self.label, self.total, self.shown, self.timed = label, total, shown, timed
         self.terminal = sys.stderr.isatty()
-        self.started = self.told = time.monotonic()
+        self.started = self.reported = time.monotonic()
         self.done = 0
         self._rich: Any = None
         self._task: Any = None
@@ -58,10 +58,10 @@ class Bar:
             return
         now = time.monotonic()
         if not self.terminal:
-            if now - self.told > LINE_S and self.done < self.total:
+            if now - self.reported > LINE_S and self.done < self.total:
                 left = (now - self.started) * (self.total - self.done) / self.done
                 print(f"    {self.label} {self.done}/{self.total}, {time_left(left)}", file=sys.stderr, flush=True)
-                self.told = now
+                self.reported = now
             return
         if self._rich is None and now - self.started > DELAY_S:
             self._open()
@@ -116,7 +116,7 @@ class Pace:
         self._left[task] -= 1
         self._seconds.setdefault(task, []).append(time.monotonic() - started)
 
-    def told(self) -> str:
+    def time_left(self) -> str:
         """What to add to a line; nothing before the first cell is done."""
         if not self._seconds:
             return ""

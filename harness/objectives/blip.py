@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.hosts.blip.model import Blip
-from harness.kit import ranks
+from harness.kit import distributed
 from harness.objectives.parts.momentum_contrast import Aligned, MomentumContrast
 from harness.objectives.parts.objective import Losses, Moment, Pairs
 from harness.reduction import Tokens, join
@@ -35,7 +35,7 @@ class BlipObjective(MomentumContrast[Blip]):
     def caption(self, images: Tokens, pairs: Pairs) -> Tensor:
         """The mean loss of the captions' words, read off the images."""
         words, counted = self.host.lm_loss_sum(pairs.ids, pairs.mask, images, smoothing=self.recipe.label_smoothing)
-        return ranks.global_mean(words, counted)
+        return distributed.global_mean(words, counted)
 
     def matching(self, found: Aligned, pairs: Pairs, moment: Moment) -> Tensor:
         """Two-way cross-entropy over each pair, its image with a wrong text, and its text with a wrong image.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch.nn import functional as F
 
 from harness.hosts.clip.model import Clip
-from harness.kit import ranks
+from harness.kit import distributed
 from harness.objectives.parts.objective import Losses, Moment, Objective, Pairs
 
 
@@ -26,8 +26,8 @@ class ClipObjective(Objective[Clip]):
         texts = host.text_batch(pairs.ids, pairs.mask)
         images_BP = host.embed_image(self.encode_images(pairs.pixels, texts))
         texts_BP = host.embed_text(texts)
-        own = ranks.own_rows(len(images_BP), images_BP.device)
+        own = distributed.own_rows(len(images_BP), images_BP.device)
         scale = host.scale()
-        by_image = scale * images_BP @ ranks.gather_with_gradient(texts_BP).T
-        by_text = scale * texts_BP @ ranks.gather_with_gradient(images_BP).T
+        by_image = scale * images_BP @ distributed.gather_with_gradient(texts_BP).T
+        by_text = scale * texts_BP @ distributed.gather_with_gradient(images_BP).T
         return {"contrast": (F.cross_entropy(by_image, own) + F.cross_entropy(by_text, own)) / 2}

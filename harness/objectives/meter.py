@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.hosts.meter.model import Meter
-from harness.kit import ranks
+from harness.kit import distributed
 from harness.kit.draws import categorical, uniform
 from harness.objectives.parts.objective import (
     MISMATCHES,
@@ -55,12 +55,12 @@ class MeterObjective(Objective[Meter]):
     def exchanged(self, pairs: Pairs, moment: Moment) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W), half of them replaced by other candidates, and 1 (B,) where an image is right."""
         count, device = len(pairs.pixels), pairs.pixels.device
-        everyone = ranks.gather(pairs.sample_ids) if self.everywhere else pairs.sample_ids
+        everyone = distributed.gather(pairs.sample_ids) if self.everywhere else pairs.sample_ids
         order = uniform(everyone, 1, moment.seed, MISMATCHES, moment.step)[:, 0].argsort(stable=True)
         right = torch.ones(len(everyone), dtype=torch.long, device=device)
         right[order[: len(everyone) // 2]] = 0
         own = self.own(count, device)
         others = torch.ones(count, len(everyone), device=device).scatter(1, own[:, None], 0)
         wrong = categorical(others, uniform(pairs.sample_ids, 1, moment.seed, WRONG_IMAGES, moment.step)[:, 0])
-        images = ranks.gather(pairs.pixels) if self.everywhere else pairs.pixels
+        images = distributed.gather(pairs.pixels) if self.everywhere else pairs.pixels
         return images[torch.where(right[own] == 1, own, wrong)], right[own]

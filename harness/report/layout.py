@@ -135,6 +135,7 @@ TEX = {
     "×": r"$\times$",
     "·": r"$\cdot$",
     "…": r"\dots{}",
+    "†": r"$\dagger$",
     **{letter: f"\\{letter}" for letter in "%_&#${}"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.report.frame import Frame
+from harness.report.quality_columns import KEPT_ALL
 
 SEVERAL_SEEDS = "values of several seeds are means: sd is over the seeds, ± the mean of their intervals over test items"
 BLIND = "blind: dense shown blank images, which scores by the text and the most frequent answers alone"
@@ -17,7 +18,7 @@ def notes(frame: Frame) -> list[str]:
     settings, quantities = frame.settings, set(frame.values["quantity"])
     without_text = settings[settings["fallback"].notna()].drop_duplicates(["method", "fallback"])
     lines += [
-        f"{method} where no text is given: {fallback}"
+        f"{KEPT_ALL} {method} where no text is given: {fallback}"
         for method, fallback in without_text[["method", "fallback"]].to_numpy()
     ]
     lines += _seeds(frame)

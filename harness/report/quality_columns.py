@@ -11,14 +11,18 @@ import pandas as pd
 from harness.report.frame import Frame
 from harness.report.layout import Column
 
+# Behind a value for which a method kept all tokens, as it had no text to go by.
+KEPT_ALL = "†"
+
 
 def quality(board: Frame, metric: str, blind: bool = False) -> Column:
     """A metric's column; with `blind`, dense is followed by what it scores on blank images ('-': not measured)."""
     quantity, rows = board.quantity(metric), board.column(metric)
-    texts = [_value(row, quantity.scale) for row in rows.itertuples()]
+    kept_all = rows["unguided"] & (not quantity.with_text) & ~board.dense
+    texts = [_value(row, quantity.scale, full) for row, full in zip(rows.itertuples(), kept_all, strict=True)]
     widths = [max(len(text[part]) for text in texts) for part in range(3)]
     cells = [_cell(parts, widths) for parts in texts]
-    best = _best(board, rows["value"], quantity.better)
+    best = _best(board, rows["value"].where(~kept_all), quantity.better)
     if blind:
         place = _after_dense(board)
         cells.insert(place, _blind(board, metric, cells[place - 1]))
@@ -67,12 +71,15 @@ def _cell(parts: Sequence[str], widths: Sequence[int]) -> str:
     return " ".join(f"{part:>{width}}" for part, width in zip(parts, widths, strict=True) if width)
 
 
-def _value(row: Any, scale: float) -> tuple[str, str, str]:
-    """'93.1 ±1.2', 'sd 0.4' where there are several seeds, and '(-2.0 ±0.8)'; or why there is none."""
+def _value(row: Any, scale: float, kept_all: bool = False) -> tuple[str, str, str]:
+    """'93.1 ±1.2', 'sd 0.4' where there are several seeds, and '(-2.0 ±0.8)'; or why there is none.
+
+    `kept_all`: the value is of all tokens, which is marked.
+    """
     if row.error:
         return row.error, "", ""
     spread = max(row.value - row.low, row.high - row.value)
-    value = f"{scale * row.value:.1f}" + ("" if pd.isna(spread) else f" ±{scale * spread:.1f}")
+    value = f"{scale * row.value:.1f}" + ("" if pd.isna(spread) else f" ±{scale * spread:.1f}") + KEPT_ALL * kept_all
     over_seeds = "" if pd.isna(row.sd) else f"sd {scale * row.sd:.1f}"
     if pd.isna(row.delta):
         return value, over_seeds, ""

@@ -55,8 +55,11 @@ def settings_of(records: Iterable[Record]) -> tuple[list[Setting], int]:
     for record in ordered:
         spec = record["spec"]
         shared, facts = _shared(spec), _facts(spec)
-        told = {name: facts.get(name) for name in chosen.get(_text(shared), ())}
-        latest[_text([_setting(spec), told]), spec["task"], seed_of(spec)] = ({**shared, **_context(told)}, record)
+        differing = {name: facts.get(name) for name in chosen.get(_text(shared), ())}
+        latest[_text([_setting(spec), differing]), spec["task"], seed_of(spec)] = (
+            {**shared, **_context(differing)},
+            record,
+        )
     for (key, task, seed), (context, record) in sorted(latest.items(), key=lambda item: _place(item[0])):
         found.setdefault(key, Setting(context)).records.setdefault(task, {})[seed] = record
     _state_sizes(found.values())
@@ -113,14 +116,14 @@ def _told_apart(records: Iterable[Record]) -> dict[str, list[str]]:
     return {shared: sorted(names) for shared, names in chosen.items()}
 
 
-def _context(told: Mapping[str, Any]) -> dict[str, Any]:
+def _context(differing: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of CONTEXT that are told apart: `training` as JSON, and `image_size`."""
     of_training = {
         name.removeprefix("training."): value
-        for name, value in told.items()
+        for name, value in differing.items()
         if name.startswith("training.") and OF_THE_METHOD.isdisjoint(name.split("."))
     }
-    return {"training": _text(of_training) if of_training else "", "image_size": told.get("image_size")}
+    return {"training": _text(of_training) if of_training else "", "image_size": differing.get("image_size")}
 
 
 def _state_sizes(settings: Iterable[Setting]) -> None:

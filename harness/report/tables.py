@@ -18,6 +18,7 @@ from harness.report.frame import Frame, boards, study_frame
 from harness.report.layout import Column, Part, latex, markdown, plain, text
 from harness.report.notes import notes
 from harness.report.quality_columns import names_with_blind, quality, shown_blind
+from harness.report.summary import summary
 
 FORMATS = ("text", "csv", "md", "latex")
 
@@ -28,6 +29,22 @@ def render_table(frame: Frame, format: str = "text", metrics: Sequence[str] | No
     Raises HarnessError for an unknown format or metric.
     """
     return _render(frame, format, metrics, _method_columns)
+
+
+def render_summary(frame: Frame, format: str = "text") -> str:
+    """The frame's summary: a row a setting, for those who look once. Raises HarnessError for an unknown format."""
+    draw = _writer(format)
+    parts = [
+        Part(f"Summary · {title}", _method_columns(board.settings), summary(board)) for title, board in boards(frame)
+    ]
+    return "\n".join(draw(part) for part in parts).rstrip("\n")
+
+
+def _writer(format: str) -> Callable[[Part], str]:
+    writers = {"text": text, "md": markdown, "latex": latex}
+    if format not in writers:
+        raise unknown("table format", format, writers)
+    return writers[format]
 
 
 def render_study_table(
@@ -64,7 +81,7 @@ def _render(
             parts.append(Part(f"Throughput · {title}", names, measured))
         for size, columns in costs_by_size(board):
             parts.append(Part(f"Cost of the vision tower per image{size} · {title}", names, columns))
-    draw = {"text": text, "md": markdown, "latex": latex}[format]
+    draw = _writer(format)
     said = [{"md": "- " + line, "latex": "% " + line}.get(format, line) for line in notes(frame)]
     return "\n".join([*(draw(part) for part in parts), *said]).rstrip("\n")
 

@@ -12,8 +12,8 @@ from harness.data.formats import ImageTextSet, load_unanswered
 from harness.data.image_store import ImageStore
 from harness.evaluate.encoder import VisionEncoder
 from harness.evaluate.task import TaskData
+from harness.kit.distributed import run_together
 from harness.kit.errors import HarnessError
-from harness.kit.parallel import agreed
 from harness.kit.progress import Progress
 from harness.run.cell import Cell
 from harness.run.grid import data_folder, plan_cells
@@ -28,12 +28,12 @@ def server_answers(cell: Cell, weights: Path | None, progress: Progress) -> list
     Raises HarnessError as `run` does, and where memory runs out.
     """
     measurer = Measurer(weights, progress)
-    config = agreed(partial(measurer.config, cell))
-    asked = agreed(partial(_asked, cell, progress))
+    config = run_together(partial(measurer.config, cell))
+    asked = run_together(partial(_asked, cell, progress))
     ordered = asked.in_order()
     data = TaskData(ordered, ImageStore(ordered.images, cell.image_size, config.mean, config.std))
     data.images.ready(progress)
-    given = agreed(partial(_given, cell, measurer, data))
+    given = run_together(partial(_given, cell, measurer, data))
     by_id = {question.id: answer for question, answer in zip(ordered.questions, given, strict=True)}
     return [{"question_id": question.id, "answer": by_id[question.id]} for question in asked.questions]
 

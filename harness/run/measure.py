@@ -22,12 +22,11 @@ from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.ready import Host, load_host, pick_dtype
 from harness.hosts.weights.sets import task_weights
 from harness.kit.allocator import keep_freed_memory
+from harness.kit.distributed import on_main_process, run_together, world
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import cache_folder
-from harness.kit.parallel import agreed, by_first
 from harness.kit.progress import SILENT, Progress
 from harness.kit.provenance import environment
-from harness.kit.ranks import world
 from harness.kit.registry import methods, tasks
 from harness.reduction import TokenReducer
 from harness.run.cell import Cell, cost_code
@@ -56,8 +55,8 @@ class Measurer:
     def prepare(self, cell: Cell) -> None:
         """Load what the cell needs; HarnessError when the weights, the size or the data cannot be used for it."""
         try:
-            config = agreed(partial(self.config, cell))
-            agreed(partial(self._set, cell, config)).images.ready(self.progress)
+            config = run_together(partial(self.config, cell))
+            run_together(partial(self._set, cell, config)).images.ready(self.progress)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise  # Memory that runs out here runs out in the cell too, and is recorded there.
@@ -69,18 +68,18 @@ class Measurer:
         """
         started, clock = datetime.now(UTC), time.perf_counter()
         host, reducer, training = self.subject(cell)
-        data = agreed(partial(self._set, cell, host.model.config))
-        encoder, outcome, first = agreed(partial(self._timed, cell, host, reducer, data, self.progress))
+        data = run_together(partial(self._set, cell, host.model.config))
+        encoder, outcome, first = run_together(partial(self._timed, cell, host, reducer, data, self.progress))
         encoder.release()
         again = partial(self._again, cell, host, data)
         dense = host.method("dense", {})
         beside = None if cell.method == "dense" else partial(again, dense)
         passes, dense_passes = settled(first, partial(again, reducer), beside)
-        blind = agreed(partial(self._blind, cell, host, reducer, data))
+        blind = run_together(partial(self._blind, cell, host, reducer, data))
         fallback = type(reducer).without_text if encoder.text_guided else None
         record = skeleton_record(cell) | {
             "status": "done",
-            "cost": by_first(partial(self._cost, cell, host, encoder)),
+            "cost": on_main_process(partial(self._cost, cell, host, encoder)),
             "diagnostics": {**outcome.diagnostics, "fallback": fallback},
             "throughput": speeds(passes, dense_passes),
             "blind": blind,
@@ -94,7 +93,7 @@ class Measurer:
         """What a cell evaluates: the host, what reduces in it, both on the device, and how the host was trained."""
         weights, training = self._weights(cell)
         torch.manual_seed(cell.seed)
-        host = agreed(partial(self._host, cell, weights))
+        host = run_together(partial(self._host, cell, weights))
         return host, evaluated_reducer(cell, host), training
 
     def config(self, cell: Cell) -> HostConfig:
@@ -153,7 +152,7 @@ class Measurer:
 
     def _again(self, cell: Cell, host: Host, data: TaskData, reducer: TokenReducer[Any]) -> Pass:
         """The time of one more pass."""
-        return agreed(partial(self._timed, cell, host, reducer, data, SILENT))[-1]
+        return run_together(partial(self._timed, cell, host, reducer, data, SILENT))[-1]
 
     def _blind(self, cell: Cell, host: Host, reducer: TokenReducer[Any], data: TaskData) -> dict[str, float] | None:
         """What dense scores by texts alone, shown blank images; None for other methods, and tasks without texts."""

@@ -11,10 +11,9 @@ from typing import Any
 import pandas as pd
 import torch
 
+from harness.kit.distributed import on_main_process, rank
 from harness.kit.errors import HarnessError
-from harness.kit.parallel import by_first
 from harness.kit.provenance import environment
-from harness.kit.ranks import rank
 from harness.metrics.stats import quality
 from harness.run.cell import Cell, cost_code
 from harness.run.measure import Measurer, is_out_of_memory, skeleton_record
@@ -36,7 +35,7 @@ def recounted(cell: Cell, record: Record, store: Store, measurer: Measurer) -> R
     """A kept record, its costs counted anew and saved where other code counted them; all processes call this."""
     if not costs_are_old(cell, record):
         return record
-    cost = by_first(partial(measurer.recount, cell, record))
+    cost = on_main_process(partial(measurer.recount, cell, record))
     return store.save({**record, "cost": cost}, store.samples(record)) if rank() == 0 else record
 
 

@@ -13,8 +13,8 @@ from harness.evaluate.encoder import VisionEncoder
 from harness.evaluate.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 from harness.hosts.build import skeleton
 from harness.hosts.parts.tokenizer import Tokenizer
+from harness.kit.distributed import on_main_process
 from harness.kit.errors import HarnessError
-from harness.kit.parallel import by_first
 from harness.kit.registry import models
 from harness.metrics.captions import caption_scores
 from harness.metrics.java import java_path
@@ -73,14 +73,14 @@ class Captioning(Task):
         assert isinstance(options, CaptioningOptions)
         if "caption" not in encoder.host.model.abilities:
             raise cannot_caption(encoder.host.name)
-        by_first(lambda: java_path(RUNS_ON_JAVA))
+        on_main_process(lambda: java_path(RUNS_ON_JAVA))
         if options.blank_images:
             encoder.show_blank()
         captions = written(encoder, options)
         texts: dict[Any, list[str]] = {image: [] for image in data.annotations.images}
         for reference in data.annotations.captions:
             texts[reference.image].append(reference.text)
-        scores = by_first(lambda: caption_scores(captions, list(texts.values())))
+        scores = on_main_process(lambda: caption_scores(captions, list(texts.values())))
         names = data.names
         outcomes = {metric: (names, names, values) for metric, values in scores.samples.items()}
         diagnostics = {"captions": dict(zip(names[:SHOWN], captions)), "absent": scores.absent}
@@ -105,7 +105,7 @@ def written(encoder: VisionEncoder, options: CaptioningOptions) -> list[str]:
         return ids_BL
 
     total = len(encoder.images)
-    ids_IL = encoder.over(total, captions, "captions", images=torch.arange(total))
+    ids_IL = encoder.map_shared(total, captions, "captions", images=torch.arange(total))
     return [host.tokenizer.decode(row) for row in ids_IL.tolist()]
 
 

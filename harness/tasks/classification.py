@@ -126,7 +126,7 @@ def class_features(encoder: VisionEncoder, names: Sequence[str], templates: Sequ
         return F.normalize(texts_SP.unflatten(0, (-1, each)).mean(1), dim=-1)
 
     at_once = max(1, 4 * encoder.batch_size // each)
-    return encoder.over(len(names), features, "classes", at_once=at_once), texts.cut
+    return encoder.map_shared(len(names), features, "classes", at_once=at_once), texts.cut
 
 
 def zero_shot_ranks(
@@ -142,7 +142,7 @@ def zero_shot_ranks(
         images_BP = encoder.host.model.embed_image(images).to(classes_CP.dtype)
         return own_ranks(images_BP @ classes_CP.T, labels_N[part])
 
-    return encoder.over(len(rows_N), ranks, "images", images=rows_N)
+    return encoder.map_shared(len(rows_N), ranks, "images", images=rows_N)
 
 
 def own_ranks(scores_BC: Tensor, labels_B: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ def class_tokens(encoder: VisionEncoder, rows_N: Tensor, unit: str) -> Tensor:
     def tokens(part: Tensor) -> Tensor:
         return encoder.host.model.normed(encoder.tokens(rows_N[part.cpu()]))[:, 0]
 
-    return encoder.over(len(rows_N), tokens, unit, images=rows_N)
+    return encoder.map_shared(len(rows_N), tokens, unit, images=rows_N)
 
 
 def training_split(annotations: ImageTextSet) -> tuple[ClassifiedImage, ...]:

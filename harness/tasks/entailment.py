@@ -68,7 +68,7 @@ def judged(encoder: VisionEncoder, texts: Texts, owners: Tensor) -> Tensor:
         require_finite(logits_B3)
         return logits_B3.argmax(1)
 
-    return encoder.over(len(owners), classes, "sentences", images=owners)
+    return encoder.map_shared(len(owners), classes, "sentences", images=owners)
 
 
 def accuracies(

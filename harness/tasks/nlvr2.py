@@ -64,7 +64,7 @@ def judged(encoder: VisionEncoder, texts: Texts, pairs_S2: Tensor) -> Tensor:
         require_finite(logits_B2)
         return logits_B2[:, 1] > logits_B2[:, 0]
 
-    return encoder.over(len(pairs_S2), held, "statements", images=pairs_S2)
+    return encoder.map_shared(len(pairs_S2), held, "statements", images=pairs_S2)
 
 
 def accuracies(

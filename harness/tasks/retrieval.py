@@ -14,8 +14,8 @@ from harness.data.formats import ImageTextSet, load_captions
 from harness.evaluate.encoder import Texts, VisionEncoder
 from harness.evaluate.task import Outcome, Task, TaskData, TaskOptions
 from harness.hosts.host import TextBatch
+from harness.kit.distributed import batches
 from harness.kit.errors import HarnessError
-from harness.kit.parallel import batches
 from harness.metrics.accuracy import mean_per_class
 from harness.metrics.quantity import Quantity
 from harness.metrics.ranking import Shortlist, require_finite, shortlists
@@ -141,7 +141,7 @@ def encoded(encoder: VisionEncoder, texts: Sequence[str]) -> tuple[TextBatch, in
         with reducing(encoder.reducer):
             left = join([read.tokens(part) for part in batches(len(read), at_once)])
         return TextBatch(read.ids, read.mask, left), read.cut
-    states_TLD = encoder.over(len(read), lambda rows: read.tokens(rows).states, "texts", at_once=at_once)
+    states_TLD = encoder.map_shared(len(read), lambda rows: read.tokens(rows).states, "texts", at_once=at_once)
     return TextBatch(read.ids, read.mask, Tokens(states_TLD, read.mask)), read.cut
 
 
@@ -156,7 +156,7 @@ def similarities(encoder: VisionEncoder, texts: TextBatch, *, keep: bool) -> Ite
     def embedded(rows: Tensor) -> Tensor:
         return model.embed_image(encoder.tokens(rows, keep=keep)).to(wide)
 
-    images_IP = encoder.over(total, embedded, "images", images=torch.arange(total))
+    images_IP = encoder.map_shared(total, embedded, "images", images=torch.arange(total))
     texts_TP = model.embed_text(texts).to(wide)
     for part in text_blocks(len(texts_TP), total):
         yield texts_TP[part] @ images_IP.T
@@ -210,7 +210,7 @@ def pair_scores(encoder: VisionEncoder, texts: TextBatch, text_P: Tensor, image_
         asked = texts.rows(text_P[rows])
         return encoder.host.model.rank(asked, encoder.pair_tokens(image_P[rows], asked)).to(wide)
 
-    return encoder.over(len(text_P), scores, "pairs", images=image_P)
+    return encoder.map_shared(len(text_P), scores, "pairs", images=image_P)
 
 
 def chosen_captions(annotations: ImageTextSet, per_image: int) -> tuple[list[Any], list[int]]:

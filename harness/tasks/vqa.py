@@ -93,7 +93,7 @@ def picked(encoder: VisionEncoder, texts: Texts, owners: Tensor) -> list[str]:
         asked = texts.rows(rows)
         return host.model.answer_scores(asked, encoder.pair_tokens(owners[rows.cpu()], asked), closed).argmax(1)
 
-    return [host.answers[pick] for pick in encoder.over(len(owners), best, "questions", images=owners).tolist()]
+    return [host.answers[pick] for pick in encoder.map_shared(len(owners), best, "questions", images=owners).tolist()]
 
 
 def generated(encoder: VisionEncoder, texts: Texts, owners: Tensor, options: VQAOptions) -> list[str]:
@@ -105,7 +105,9 @@ def generated(encoder: VisionEncoder, texts: Texts, owners: Tensor, options: VQA
         asked = texts.rows(rows)
         return host.model.say_answers(asked, encoder.pair_tokens(owners[rows.cpu()], asked), **search)
 
-    return [host.tokenizer.decode(row) for row in encoder.over(len(owners), said, "questions", images=owners).tolist()]
+    return [
+        host.tokenizer.decode(row) for row in encoder.map_shared(len(owners), said, "questions", images=owners).tolist()
+    ]
 
 
 def accuracies(

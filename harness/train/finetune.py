@@ -11,8 +11,8 @@ from typing import Any
 from harness.hosts.build import build_host
 from harness.hosts.host import HostModel
 from harness.hosts.weights.own import LoadedModel, load_model
+from harness.kit.distributed import run_together
 from harness.kit.errors import HarnessError
-from harness.kit.parallel import agreed
 from harness.kit.progress import Progress
 from harness.objectives import Choice, choose_downstream
 from harness.objectives.parts.answer_list import frequent_answers
@@ -36,7 +36,7 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     if request.answers is not None and not takes_answers(choice):
         raise HarnessError(f"--answers {request.answers}: is for --task vqa, not {request.task}; leave it out")
     session = Session(request, recipe, unused_parameters=True)
-    return session.finished() or session.train(agreed(partial(prepare, session, request, choice)))
+    return session.finished() or session.train(run_together(partial(prepare, session, request, choice)))
 
 
 def takes_answers(choice: Choice) -> bool:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.kit import ranks, recompute
+from harness.kit import distributed, recompute
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.objectives.parts.batches import Batches
 from harness.objectives.parts.objective import Batch, Moment, Objective
@@ -79,7 +79,7 @@ class Run:
         self.objective.enter(phase)
         freeze(self.objective, self.recipe)
         optimizer = make_optimizer(self.objective, self.recipe, self.objective.decays)
-        if self._prepared and ranks.world() == 1:
+        if self._prepared and distributed.world() == 1:
             self.accelerator.free_memory()  # of the optimizer before
             self.optimizer = self.accelerator.prepare(optimizer)
         else:  # what several processes exchange depends on what asks for gradients
@@ -88,9 +88,9 @@ class Run:
 
     def resume(self) -> bool:
         """Take up the newest whole checkpoint, if there is one."""
-        found = load_newest(self.checkpoints, self.facts, warn_on_stderr if ranks.rank() == 0 else _say_nothing)
+        found = load_newest(self.checkpoints, self.facts, warn_on_stderr if distributed.rank() == 0 else _say_nothing)
         step, state = found or (0, {})
-        if len(set(ranks.gather(torch.tensor([step], device=self.accelerator.device)).tolist())) > 1:
+        if len(set(distributed.gather(torch.tensor([step], device=self.accelerator.device)).tolist())) > 1:
             raise HarnessError(f"{self.checkpoints}: not the same on all nodes; name an --out that they share")
         if found is None:
             return False
@@ -104,7 +104,7 @@ class Run:
             scaler.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
         self._saved = step
-        _set_generators(state["generators"][ranks.rank()])
+        _set_generators(state["generators"][distributed.rank()])
         return True
 
     def train(self) -> None:
@@ -203,13 +203,13 @@ class Run:
             return
         names = list(self._sums)
         own = torch.stack([self._sums[name].view(()).double() for name in names])
-        counts = own.new_tensor([self._bad, self._truncated]) * ranks.world()
-        *means, bad, truncated = ranks.mean_over_ranks(torch.cat([own / self._summed, counts])).tolist()
+        counts = own.new_tensor([self._bad, self._truncated]) * distributed.world()
+        *means, bad, truncated = distributed.mean_over_ranks(torch.cat([own / self._summed, counts])).tolist()
         values = dict(zip(names, means))
         self.position.bad_samples += round(bad)
         self.position.truncated += round(truncated)
         self._sums, self._summed, self._bad, self._truncated = {}, 0, 0, 0
-        step, batch = self.position.step, self.recipe.batch_size * ranks.world() * self.recipe.accumulate
+        step, batch = self.position.step, self.recipe.batch_size * distributed.world() * self.recipe.accumulate
         rate = self.objective.rate(step - 1, self.steps, self.steps_per_epoch)
         self.log.losses(step, self.position.epoch, values, rate, batch)
         spoiled = [name for name, value in values.items() if not abs(value) < float("inf")]
@@ -250,8 +250,8 @@ def _set_generators(states: dict[str, Tensor]) -> None:
 
 def _gathered(own: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """One entry per rank."""
-    if ranks.world() == 1:
+    if distributed.world() == 1:
         return [own]
-    found: list[Any] = [None] * ranks.world()
+    found: list[Any] = [None] * distributed.world()
     torch.distributed.all_gather_object(found, own)
     return found

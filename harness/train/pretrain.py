@@ -21,10 +21,10 @@ from harness.hosts.weights.own import (
 )
 from harness.hosts.weights.released import LoadReport, load_parts
 from harness.hosts.weights.released_files import is_released, read_released
-from harness.kit import ranks
+from harness.kit import distributed
+from harness.kit.distributed import main_process_first, run_together
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
-from harness.kit.parallel import agreed, first
 from harness.kit.registry import models
 from harness.objectives import Choice, choose
 from harness.objectives.parts.batches import Batches
@@ -49,7 +49,7 @@ def pretrain(request: PretrainRequest) -> dict[str, Any]:
     recipe = recipe_of(request.model, untouched(request.data) | request.recipe)
     session = Session(request, recipe, unused_parameters=choice.leaves_unused)
     session.facts |= {"objective": choice.name, "objective_settings": choice.settings()}
-    return session.finished() or session.train(agreed(partial(prepare, session, request, choice)))
+    return session.finished() or session.train(run_together(partial(prepare, session, request, choice)))
 
 
 def prepare(session: Session, request: PretrainRequest, choice: Choice) -> Prepared:
@@ -149,7 +149,7 @@ def _tokenizer(request: PretrainRequest, length: int, batches: Batches) -> Token
     else:
         words = [*shipped.read_text(encoding="utf-8").split(), *extra]
     path = request.out / VOCABULARY_FILE
-    with first():
-        if ranks.is_first():
+    with main_process_first():
+        if distributed.is_main_process():
             write_atomically(path, "".join(f"{word}\n" for word in words).encode())
     return TextTokenizer(path, length)

@@ -25,7 +25,7 @@ from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.ready import fill_method, pick_device, pick_dtype
 from harness.hosts.weights.own import CONFIG_FILE, WEIGHTS_FILE, LearnedMethod, save_weights
-from harness.kit import ranks
+from harness.kit import distributed
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
 from harness.kit.progress import Progress
@@ -73,11 +73,11 @@ def ending_together() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if ranks.world() == 1:
+        if distributed.world() == 1:
             raise
         if not isinstance(error, HarnessError):
             traceback.print_exc()
-        line = f"error: process {ranks.rank()} of {ranks.world()}: {error or type(error).__name__}"
+        line = f"error: process {distributed.rank()} of {distributed.world()}: {error or type(error).__name__}"
         print(line.splitlines()[0], file=sys.stderr, flush=True)
         raise SystemExit(2) from error
 
@@ -138,8 +138,8 @@ class Session:
             augmentation,
             recipe.batch_size,
             request.seed,
-            ranks.rank(),
-            ranks.world(),
+            distributed.rank(),
+            distributed.world(),
             request.workers,
             request.max_bad_share,
             Progress(request.quiet),
@@ -183,7 +183,7 @@ class Session:
         request, recipe = self.request, self.recipe
         dtype = pick_dtype(request.dtype)
         # From here on only dropout draws, each process its own.
-        torch.manual_seed(request.seed * 1000 + ranks.rank())
+        torch.manual_seed(request.seed * 1000 + distributed.rank())
         per_epoch = max(1, prepared.batches.steps_per_epoch // recipe.accumulate)
         steps = request.steps or prepared.objective.default_steps(per_epoch)
         return Run(
@@ -222,7 +222,7 @@ class Session:
             "recipe": run.recipe.model_dump(mode="json"),
             "steps": position.step,
             "epochs": position.epoch,
-            "processes": ranks.world(),
+            "processes": distributed.world(),
             "samples": run.batches.samples,
             "bad_samples": position.bad_samples,
             "truncated_captions": position.truncated,
@@ -267,4 +267,4 @@ def _accelerator(request: TrainRequest, recipe: Recipe, unused_parameters: bool)
 def _facts(request: TrainRequest, recipe: Recipe) -> dict[str, Any]:
     left_out = _FREE if request.stage is None else _FREE | _PLACES
     asked = request.model_dump(mode="json", exclude=left_out)
-    return {"processes": ranks.world(), **asked, **recipe.model_dump(mode="json")}
+    return {"processes": distributed.world(), **asked, **recipe.model_dump(mode="json")}

@@ -15,9 +15,9 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from harness.hosts.weights.own import WEIGHTS_FILE
+from harness.kit.distributed import on_main_process, run_together
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import explained
-from harness.kit.parallel import agreed, by_first
 from harness.train.checkpoint import CHECKPOINTS
 from harness.train.finetune import finetune
 from harness.train.pretrain import pretrain
@@ -45,12 +45,12 @@ def trained(
         chain = stages[: number + 1]
         start = str(out) if number else stage.files.get("init")
         out = folder.resolve() / stage_name(chain)
-        if not by_first(partial(_is_tidy, out)):
+        if not on_main_process(partial(_is_tidy, out)):
             with _alone(out):
-                if not by_first(partial(_is_finished, out)):
+                if not on_main_process(partial(_is_finished, out)):
                     _train(stage, out, start, stage_key(chain), device, quiet)
-                by_first(partial(_tidy, out))
-        records.append(agreed(partial(_stage_record, stage, out)))
+                on_main_process(partial(_tidy, out))
+        records.append(run_together(partial(_stage_record, stage, out)))
     return out, records
 
 
@@ -66,7 +66,7 @@ def _is_tidy(out: Path) -> bool:
 def _alone(out: Path) -> Iterator[None]:
     """A block in which no other command trains the stage of a folder; the system frees it when a command is killed."""
     lock = FileLock(out.with_name(f".{out.name}.lock"))
-    by_first(partial(_take, lock, out))
+    on_main_process(partial(_take, lock, out))
     try:
         yield
     finally:

@@ -74,20 +74,20 @@ def test_what_is_said_goes_into_a_log_too(capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_pace_is_of_the_same_task_where_one_is_done_and_else_of_any(clock: Clock) -> None:
     pace = Pace(["vqa", "vqa", "vqa", "captioning", "captioning"])
-    assert pace.told() == ""
+    assert pace.time_left() == ""
     with pace.cell("vqa"):
         clock.now += 10
-    assert pace.told() == ", about 40 s left"  # four cells of ten seconds
+    assert pace.time_left() == ", about 40 s left"  # four cells of ten seconds
     with pace.cell("captioning"):
         clock.now += 30
-    assert pace.told() == ", about 50 s left"  # two of ten and one of thirty
+    assert pace.time_left() == ", about 50 s left"  # two of ten and one of thirty
     with pace.cell("vqa"):
         clock.now += 20
-    assert pace.told() == ", about 45 s left"  # one of fifteen and one of thirty
+    assert pace.time_left() == ", about 45 s left"  # one of fifteen and one of thirty
 
 
 def test_a_cell_that_was_stopped_is_still_left(clock: Clock) -> None:
     pace = Pace(["vqa", "vqa"])
     with pytest.raises(KeyboardInterrupt), pace.cell("vqa"):
         raise KeyboardInterrupt
-    assert pace.told() == ""
+    assert pace.time_left() == ""

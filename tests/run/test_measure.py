@@ -189,7 +189,7 @@ from baselines.elip import ELIP
 from harness.cost.latency import measure_latency
 harness.cost.report.measure_latency = partial(measure_latency, runs=5, seconds=0.0)
 from harness.cli.main import main
-from harness.kit.ranks import rank
+from harness.kit.distributed import rank
 
 whole = ELIP.before_block
 

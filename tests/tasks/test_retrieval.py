@@ -24,8 +24,8 @@ from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import Host
 from harness.hosts.weights.own import assets_of
+from harness.kit.distributed import map_shared
 from harness.kit.errors import HarnessError
-from harness.kit.parallel import over
 from harness.kit.progress import SILENT
 from harness.metrics.ranking import Shortlist
 from harness.reduction import MethodConfig, StackShape, TokenReducer, Tokens, encode
@@ -259,8 +259,8 @@ class Oracle:
         self.host = SimpleNamespace(model=self, tokenizer=self, device=torch.device("cpu"), dtype=torch.float32)
         self.batch_size = 2
 
-    def over(self, count: int, compute: Any, unit: str, **_: Any) -> Tensor:
-        return over(count, 2, lambda part: compute(torch.arange(part.start, part.stop)), SILENT, unit)
+    def map_shared(self, count: int, compute: Any, unit: str, **_: Any) -> Tensor:
+        return map_shared(count, 2, lambda part: compute(torch.arange(part.start, part.stop)), SILENT, unit)
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         return torch.arange(len(texts))[:, None], torch.ones(len(texts), 1, dtype=torch.bool)

@@ -18,7 +18,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import torch
-from harness.kit import ranks
+from harness.kit import distributed
 from harness.kit.errors import HarnessError
 from harness.train import finetune as tuning
 from harness.train.loop import Run
@@ -26,7 +26,7 @@ from harness.train.protocol import plan_stages, stage_key
 from harness.train.stages import trained
 
 torch.set_num_threads(1)
-ranks.start_processes(torch.device("cpu"))
+distributed.start_processes(torch.device("cpu"))
 folder, weights, data = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 numbers = {"data": data, "image_size": 32, "batch_size": 4, "queue_size": 16, "steps": 2}
 numbers["multipliers"] = {"vision": 0}
@@ -43,7 +43,7 @@ def fails(*words):
 
 
 load, found = tuning.load_model, {}
-if ranks.rank() == 1:
+if distributed.rank() == 1:
     tuning.load_model = fails
 try:
     run()
@@ -52,8 +52,8 @@ except HarnessError as error:
 tuning.load_model = load
 out, found["told"] = run()
 found["again"] = run()[1]
-(folder / f"{ranks.rank()}.json").write_text(json.dumps(found | {"out": str(out)}))
-if ranks.rank() == 1:
+(folder / f"{distributed.rank()}.json").write_text(json.dumps(found | {"out": str(out)}))
+if distributed.rank() == 1:
     Run._advance = fails
 run(learning_rate=1e-5)
 """

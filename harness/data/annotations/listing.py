@@ -84,12 +84,12 @@ class Listing:
         return found[0]
 
     def _walk(self) -> None:
-        waiting, seen = [self.root], set[str]()
+        waiting, seen = [self.root], set[tuple[int, int]]()
         while waiting:
             folder = waiting.pop()
-            real = os.path.realpath(folder)
-            if real not in seen:  # Otherwise a link back to a folder that was listed already.
-                seen.add(real)
+            identity = _identity(folder)
+            if identity not in seen:  # Otherwise a link back to a folder that was listed already.
+                seen.add(identity)
                 waiting += reversed(self._listed(folder))
 
     def _listed(self, folder: Path) -> list[Path]:
@@ -112,6 +112,15 @@ class Listing:
         folders = [entry.name for entry in entries if _is(entry, "dir")]
         self._unreadable |= {entry.name for entry in entries} - set(names) - set(folders)
         return [folder / name for name in folders]
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """What tells a folder from all others, by whatever path it is reached."""
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        raise HarnessError(f"{folder}: cannot be listed ({error.strerror}); make it readable") from error
+    return found.st_dev, found.st_ino
 
 
 def _is(entry: os.DirEntry[str], what: str) -> bool:

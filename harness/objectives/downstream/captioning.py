@@ -10,7 +10,7 @@ from typing import Any
 from harness.data.pair_loader import PairBatch
 from harness.hosts.blip.model import Blip
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.kit import ranks
+from harness.kit import distributed
 from harness.objectives.parts.objective import Losses, Moment, Objective, Pairs
 
 
@@ -40,4 +40,4 @@ class CaptionObjective(Objective[Blip]):
         words, counted = self.host.lm_loss_sum(
             pairs.ids, pairs.mask, images, labels, smoothing=self.recipe.label_smoothing
         )
-        return {"caption": ranks.global_mean(words, counted)}
+        return {"caption": distributed.global_mean(words, counted)}

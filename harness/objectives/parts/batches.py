@@ -12,7 +12,7 @@ from harness.data.pair_loader import PairLoader
 from harness.data.pairs import PairRef
 from harness.data.scenes import training_scenes
 from harness.data.world import BUILT_IN_WORLD
-from harness.kit.parallel import first
+from harness.kit.distributed import main_process_first
 from harness.kit.progress import Progress
 
 
@@ -72,6 +72,6 @@ def with_scenes(sources: Sequence[str], progress: Progress) -> tuple[str, ...]:
     """Sources as paths, the built-in world written to its folder."""
     if BUILT_IN_WORLD not in sources:
         return tuple(sources)
-    with first():
+    with main_process_first():
         folder = str(training_scenes(progress))
     return tuple(folder if source == BUILT_IN_WORLD else source for source in sources)

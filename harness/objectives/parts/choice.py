@@ -9,7 +9,7 @@ from typing import Any
 from harness.hosts.build import split_name
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import Specials
-from harness.kit import ranks
+from harness.kit import distributed
 from harness.kit.errors import HarnessError
 from harness.kit.registry import Registry, downstream, module_of, objectives, unknown
 from harness.kit.settings import validated
@@ -72,7 +72,7 @@ class Choice:
         for term in self.terms:
             term.kind.check_host(host)
         least = max(term.kind.LEAST_PAIRS for term in self.terms)
-        processes = ranks.world() if recipe.negatives == "global" else 1
+        processes = distributed.world() if recipe.negatives == "global" else 1
         if recipe.batch_size * processes < least:
             raise HarnessError(
                 f"batch size {recipe.batch_size}: a pair is told from the others of its batch; expected at least "

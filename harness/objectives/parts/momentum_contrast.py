@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.hosts.host import HostModel, TextBatch
-from harness.kit import ranks
+from harness.kit import distributed
 from harness.objectives.parts.momentum import Queue, Twin
 from harness.objectives.parts.objective import (
     WRONG_IMAGES,
@@ -91,7 +91,7 @@ class MomentumContrast(Objective[H]):
         host = self.host
         images, texts = host.embed_image(student[0]), host.embed_text(student[1])
         with torch.no_grad():
-            everyone = [ranks.gather(features) for features in momentum_features]
+            everyone = [distributed.gather(features) for features in momentum_features]
             current = everyone if self.everywhere else list(momentum_features)
             image_columns = torch.cat([current[0].T, self.image_queue.columns], dim=1)
             text_columns = torch.cat([current[1].T, self.text_queue.columns], dim=1)
@@ -114,7 +114,7 @@ class MomentumContrast(Objective[H]):
     def right_candidates(self, pairs: Pairs) -> Tensor:
         """Which of the batch's candidates are right for each pair, (B, G): its own."""
         own = self.own(len(pairs.sample_ids), pairs.sample_ids.device)
-        count = len(own) * (ranks.world() if self.everywhere else 1)
+        count = len(own) * (distributed.world() if self.everywhere else 1)
         return own[:, None] == torch.arange(count, device=own.device)
 
     def right_columns(self, pairs: Pairs) -> Tensor:

@@ -20,7 +20,7 @@ from harness.hosts.host import HostModel, TextBatch
 from harness.hosts.parts.answers import IGNORED
 from harness.hosts.parts.tokenizer import Specials, Tokenizer
 from harness.hosts.parts.towers import open_tower
-from harness.kit import ranks
+from harness.kit import distributed
 from harness.kit.draws import categorical, uniform
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.batches import Asked, Batches, pair_batches
@@ -211,8 +211,8 @@ class Objective(nn.Module, ABC, Generic[H]):
         """The rows that negatives are drawn from: (G, …) or one's own; with `fill` padded to one width first."""
         if not self.everywhere:
             return rows_B
-        wide = rows_B if fill is None else ranks.pad_to_widest(rows_B, fill)
-        return ranks.gather_with_gradient(wide) if wide.is_floating_point() else ranks.gather(wide)
+        wide = rows_B if fill is None else distributed.pad_to_widest(rows_B, fill)
+        return distributed.gather_with_gradient(wide) if wide.is_floating_point() else distributed.gather(wide)
 
     def candidate_tokens(self, tokens: Tokens) -> Tokens:
         """The tokens that negatives are drawn from: of all processes, padded to one width, or one's own."""
@@ -224,7 +224,7 @@ class Objective(nn.Module, ABC, Generic[H]):
 
     def own(self, count: int, device: torch.device) -> Tensor:
         """Where one's own rows stand among the candidates, (B,)."""
-        return ranks.own_rows(count, device) if self.everywhere else torch.arange(count, device=device)
+        return distributed.own_rows(count, device) if self.everywhere else torch.arange(count, device=device)
 
 
 def select_words(ids_BL: Tensor, specials: Specials, sample_ids_B: Tensor, moment: Moment, rate: float) -> Tensor:
@@ -257,14 +257,14 @@ def word_loss(logits_BLV: Tensor, labels_BL: Tensor, smoothing: float = 0.0) -> 
     total = F.cross_entropy(
         logits_BLV.flatten(0, 1), labels_BL.flatten(), ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
     )
-    return ranks.global_mean(total, (labels_BL != IGNORED).sum())
+    return distributed.global_mean(total, (labels_BL != IGNORED).sum())
 
 
 def soft_word_loss(logits_BLV: Tensor, targets_BLV: Tensor, labels_BL: Tensor) -> Tensor:
     """Cross-entropy against soft targets (probabilities) at the labelled words."""
     each = -(logits_BLV.log_softmax(-1) * targets_BLV).sum(-1)
     chosen = labels_BL != IGNORED
-    return ranks.global_mean((each * chosen).sum(), chosen.sum())
+    return distributed.global_mean((each * chosen).sum(), chosen.sum())
 
 
 def soft_contrast(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:

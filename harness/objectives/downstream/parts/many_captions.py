@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.data.pair_loader import PairBatch
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.kit import ranks
+from harness.kit import distributed
 from harness.objectives.downstream.parts.captioned import Captioned, captioned
 from harness.objectives.parts.momentum_contrast import MomentumContrast
 
@@ -38,6 +38,6 @@ class ManyCaptions(MomentumContrast[Any]):
         return torch.cat([self.right_candidates(pairs), torch.eq(pairs.image_ids[:, None], self.image_ids)], dim=1)
 
     def enqueue(self, features: list[Tensor], pairs: Any) -> None:
-        queued = ranks.gather(pairs.image_ids)
+        queued = distributed.gather(pairs.image_ids)
         self.image_ids.index_copy_(0, self.image_queue.next_places(len(queued)), queued)
         super().enqueue(features, pairs)

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from harness.kit.parallel import agreed, batches, by_first, first, over, share, whole
+from harness.kit.distributed import (
+    batches,
+    gather_rows,
+    main_process_first,
+    map_shared,
+    on_main_process,
+    own_share,
+    run_together,
+)
 from harness.kit.progress import SILENT
 from tests.tasks.every_task import CASES, evaluated, results
 
@@ -122,14 +130,20 @@ def test_rows_of_all_processes_are_gathered_whatever_their_number_and_dtype(both
 
 
 def test_in_one_process_everything_is_ones_own() -> None:
-    assert share(5) == slice(0, 5)
-    assert over(5, 2, lambda part: torch.arange(part.start, part.stop), SILENT, "samples").tolist() == [0, 1, 2, 3, 4]
-    assert over(0, 2, lambda part: torch.arange(1), SILENT, "samples").tolist() == []
-    assert whole(None).tolist() == []
-    assert agreed(lambda: 3) == by_first(lambda: 3) == 3
-    with first():
+    assert own_share(5) == slice(0, 5)
+    assert map_shared(5, 2, lambda part: torch.arange(part.start, part.stop), SILENT, "samples").tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert map_shared(0, 2, lambda part: torch.arange(1), SILENT, "samples").tolist() == []
+    assert gather_rows(None).tolist() == []
+    assert run_together(lambda: 3) == on_main_process(lambda: 3) == 3
+    with main_process_first():
         pass
-    with pytest.raises(KeyError), first():
+    with pytest.raises(KeyError), main_process_first():
         raise KeyError
 
 
@@ -141,7 +155,7 @@ def test_batches_cover_everything_once() -> None:
 def test_shares_are_contiguous_and_differ_by_one_at_most(
     monkeypatch: pytest.MonkeyPatch, count: int, parts: list[tuple[int, int]]
 ) -> None:
-    monkeypatch.setattr("harness.kit.parallel.world", lambda: 3)
+    monkeypatch.setattr("harness.kit.distributed.world", lambda: 3)
     for number, part in enumerate(parts):
-        monkeypatch.setattr("harness.kit.parallel.rank", lambda number=number: number)
-        assert (share(count).start, share(count).stop) == part
+        monkeypatch.setattr("harness.kit.distributed.rank", lambda number=number: number)
+        assert (own_share(count).start, own_share(count).stop) == part
