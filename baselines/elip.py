@@ -3,16 +3,15 @@
 from dataclasses import replace
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from harness.reduction import (
     Guide,
-    HarnessError,
-    MethodConfig,
     Schedule,
     Stack,
     StackShape,
+    StagedConfig,
     TokenReducer,
     TokenState,
     split_top,
@@ -21,7 +20,7 @@ from harness.reduction import (
 CLS_ATTENTION = frozenset({"cls_attention"})
 
 
-class ELIPConfig(MethodConfig):
+class ELIPConfig(StagedConfig):
     """schedule: the paper's for ViT-B/16 in ALBEF. vision_weight: lambda. keep_tokens: K per stage, instead of keep.
 
     count_class_token: K = int((n0 + 1) keep) instead of int(n0 keep), as the released program does for CLIP.
@@ -29,13 +28,7 @@ class ELIPConfig(MethodConfig):
 
     schedule: Schedule = Schedule(begin=(2, 4, 10), keep=(0.9, 0.65, 0.4), lookahead=(2, 6, 2))
     vision_weight: float = Field(default=0.8, ge=0, le=1)
-    keep_tokens: tuple[PositiveInt, ...] | None = None
     count_class_token: bool = False
-
-    def bent(self, gamma: float) -> "ELIPConfig":
-        if self.keep_tokens:
-            raise HarnessError("keep_tokens sets the budget already: leave out keep_tokens or the ratio")
-        return self.model_copy(update={"schedule": self.schedule.bend(gamma)})
 
 
 class ELIP(TokenReducer[ELIPConfig]):
@@ -54,12 +47,7 @@ class ELIP(TokenReducer[ELIPConfig]):
         super().__init__(config, shape)
         schedule = config.schedule
         schedule.check_depth(shape.depth, lookahead=True)
-        relative = schedule.counts(shape.patches + config.count_class_token)
-        counts = config.keep_tokens or tuple(min(count, shape.patches) for count in relative)
-        if len(counts) != len(schedule.begin):
-            raise HarnessError(f"keep_tokens has {len(counts)} entries: the schedule has {len(schedule.begin)} stages")
-        if max(counts) > shape.patches:
-            raise HarnessError(f"keep_tokens {max(counts)}: more tokens kept than the {shape.patches} there are")
+        counts = config.counts(shape, shape.patches + config.count_class_token)
         self.stages = dict(zip(schedule.begin, zip(counts, schedule.lookaheads(shape.depth))))
 
     def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:

@@ -1,12 +1,8 @@
 """ToMe: merge the most similar tokens in every block by bipartite matching of their keys (arXiv 2210.09461)."""
 
-from math import floor
-
-import torch
 from pydantic import Field, NonNegativeInt
-from torch.nn import functional as F
 
-from harness.reduction import Evidence, HarnessError, MethodConfig, TokenReducer, TokenState, phase
+from harness.reduction import Evidence, HarnessError, MethodConfig, TokenReducer, TokenState, bipartite, per_block
 
 
 class ToMeConfig(MethodConfig):
@@ -26,11 +22,7 @@ class ToMeConfig(MethodConfig):
         """Tokens to merge in each block, before the cap (section 3, 'merging schedule'; utils.parse_r)."""
         if self.r_per_block is not None:
             return [*self.r_per_block, *[0] * depth][:depth]
-        if self.inflect == 0:
-            return [floor((i + 1) * self.r) - floor(i * self.r) for i in range(depth)]
-        first = int(self.r * (1 - self.inflect))
-        step = 2 * (self.r - first) / max(depth - 1, 1)
-        return [int(first + i * step) for i in range(depth)]
+        return per_block(self.r, self.inflect, depth)
 
 
 class ToMe(TokenReducer[ToMeConfig]):
@@ -53,13 +45,4 @@ class ToMe(TokenReducer[ToMeConfig]):
         count = min(self.config.merges(self.shape.depth)[block], state.patches // 2)
         if evidence.keys is None or count == 0:
             return state
-        position = torch.arange(state.patches, device=state.tokens.device)
-        even, odd = position[state.prefix % 2 :: 2], position[(state.prefix + 1) % 2 :: 2]
-        with torch.no_grad(), phase("matching"):
-            metric = F.normalize(evidence.keys[:, state.prefix :], dim=-1)
-            similarity, match = (metric[:, even] @ metric[:, odd].transpose(1, 2)).max(dim=-1)
-            order = torch.sort(similarity, dim=1, descending=True, stable=True).indices
-            best, others = order[:, :count], order[:, count:].sort(dim=1).values
-            source, into = even[best], odd[match.gather(1, best)]
-            rest = torch.cat([even[others], odd.expand(len(order), -1)], dim=1)
-        return state.merge(source, into, rest)
+        return state.merge(*bipartite(evidence.keys[:, state.prefix :], state.prefix, count))

@@ -48,15 +48,17 @@ def tower_macs(
 
     `with_head`: the model's pooling and classifier count too. `trace` gets the tokens of each block.
     The method's own trainable parameters take part in the training step, for which a method that learns is in training
-    mode: where it only hides tokens then, all of them count.
+    mode: where it only hides tokens then, all of them count. Of one that reduces only in training, the step and the
+    trace are training's, the forward pass is evaluation's.
     """
+    trained = reducer.learns or reducer.only_in_training
 
     def attempt(where: str, training: bool = False) -> Counts:
         copy, method = skeleton(model, where).eval(), skeleton(reducer, where).train(training)
         images, guide = tower_inputs(copy, method, 1, where, _dtype(copy))
         seen = Trace()
         counts = count(tower_call(copy, method, images, guide, seen, with_head), train_step=train_step)
-        if trace is not None and not training:
+        if trace is not None and training == reducer.only_in_training:
             trace.attention, trace.mlp = seen.attention, seen.mlp
         return counts
 
@@ -65,7 +67,7 @@ def tower_macs(
         return without_data(run) if device is None else run(device)
 
     counts = counted(False)
-    return replace(counts, train_step=counted(True).train_step) if train_step and reducer.learns else counts
+    return replace(counts, train_step=counted(True).train_step) if train_step and trained else counts
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -113,4 +115,5 @@ def reducer_at_macs(
             seen[key] = macs_ratio(model, reducer, dense)
         return seen[key]
 
-    return at(solve(realised, ratio, step=step, what="MACs ratio"))
+    tolerance = type(at(None)).tolerance
+    return at(solve(realised, ratio, step=step, tolerance=tolerance, what="MACs ratio"))

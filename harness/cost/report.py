@@ -89,7 +89,7 @@ def cost_report(
     if latency and runnable is not None:
         report["latency"] = measure_latency(
             runnable,
-            reducer.to(device),
+            reducer.to(device).eval(),
             batch_size=batch_size,
             attention=attention,
             sample=sample,

@@ -212,8 +212,8 @@ class HostModel(nn.Module, ABC):
         return image.states
 
     def guide(self, texts: TextBatch) -> Guide:
-        """What the text side offers to a text-guided method, without gradient."""
-        return Guide(texts.states[:, 0].detach(), texts.states.detach(), texts.tokens.mask)
+        """What the text side offers to a text-guided method: states without gradient, notes with theirs."""
+        return Guide(texts.states[:, 0].detach(), texts.states.detach(), texts.tokens.mask, texts.tokens.notes)
 
     def embed_image(self, image: Tokens) -> Tensor:
         """The image's place in the space it shares with texts, (B, P), unit length."""

@@ -10,16 +10,28 @@ if TYPE_CHECKING:
     from harness.kit.draws import uniform as uniform
     from harness.kit.errors import HarnessError as HarnessError
     from harness.kit.settings import validated as validated
+    from harness.reduction.clustering import density_peaks as density_peaks
+    from harness.reduction.clustering import distances as distances
+    from harness.reduction.grid import patch_grid as patch_grid
+    from harness.reduction.grid import patches_in as patches_in
+    from harness.reduction.grid import resized_to as resized_to
+    from harness.reduction.grid import smaller_grid as smaller_grid
     from harness.reduction.kernels import attention as attention
     from harness.reduction.kernels import attention_map as attention_map
     from harness.reduction.kernels import policy_map as policy_map
+    from harness.reduction.matching import bipartite as bipartite
+    from harness.reduction.matching import even_and_odd as even_and_odd
     from harness.reduction.method import PLAIN as PLAIN
     from harness.reduction.method import Guide as Guide
     from harness.reduction.method import MethodConfig as MethodConfig
     from harness.reduction.method import TokenReducer as TokenReducer
     from harness.reduction.method import encode as encode
+    from harness.reduction.predicted import PredictedConfig as PredictedConfig
+    from harness.reduction.predicted import PredictedStages as PredictedStages
     from harness.reduction.schedule import Ratio as Ratio
     from harness.reduction.schedule import Schedule as Schedule
+    from harness.reduction.schedule import geometric as geometric
+    from harness.reduction.schedule import per_block as per_block
     from harness.reduction.stack import EVIDENCE_KINDS as EVIDENCE_KINDS
     from harness.reduction.stack import Evidence as Evidence
     from harness.reduction.stack import Stack as Stack
@@ -29,10 +41,13 @@ if TYPE_CHECKING:
     from harness.reduction.stack import reducing as reducing
     from harness.reduction.stack import sample_keys as sample_keys
     from harness.reduction.stack import working_in as working_in
+    from harness.reduction.staged import MixedStages as MixedStages
+    from harness.reduction.staged import StagedConfig as StagedConfig
     from harness.reduction.tokens import PHASES as PHASES
     from harness.reduction.tokens import Pooled as Pooled
     from harness.reduction.tokens import Tokens as Tokens
     from harness.reduction.tokens import TokenState as TokenState
+    from harness.reduction.tokens import add_to as add_to
     from harness.reduction.tokens import current_phase as current_phase
     from harness.reduction.tokens import join as join
     from harness.reduction.tokens import phase as phase
@@ -43,18 +58,24 @@ _HOMES = {
     "harness.kit.draws": ("uniform",),
     "harness.kit.errors": ("HarnessError",),
     "harness.kit.settings": ("validated",),
+    "harness.reduction.clustering": ("density_peaks", "distances"),
+    "harness.reduction.grid": ("patch_grid", "patches_in", "resized_to", "smaller_grid"),
     "harness.reduction.kernels": ("attention", "attention_map", "policy_map"),
+    "harness.reduction.matching": ("bipartite", "even_and_odd"),
     "harness.reduction.method": ("PLAIN", "Guide", "MethodConfig", "TokenReducer", "encode"),
-    "harness.reduction.schedule": ("Ratio", "Schedule"),
+    "harness.reduction.predicted": ("PredictedConfig", "PredictedStages"),
+    "harness.reduction.schedule": ("Ratio", "Schedule", "geometric", "per_block"),
     "harness.reduction.stack": (
         *("EVIDENCE_KINDS", "Evidence", "Stack", "StackShape", "Trace", "drive", "reducing"),
         *("sample_keys", "working_in"),
     ),
+    "harness.reduction.staged": ("MixedStages", "StagedConfig"),
     "harness.reduction.tokens": (
         "PHASES",
         "Pooled",
         "TokenState",
         "Tokens",
+        "add_to",
         "current_phase",
         "join",
         "phase",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods
 from harness.kit.settings import validated
@@ -44,11 +46,10 @@ def make_reducer(
         raise HarnessError(
             f"method {method} needs a class token and {shape.name} has none: choose another method or tower"
         )
-    missing = sorted(kind.stacks - shape.kinds)
-    if missing:
+    if not kind.stacks & shape.kinds:
         raise HarnessError(
-            f"method {method} works in {' and '.join(missing)}, which {shape.name} has not: choose another method or "
-            "host"
+            f"method {method} works in {' and '.join(sorted(kind.stacks))}, which {shape.name} has not: choose another "
+            "method or host"
         )
     at = bender(method, shape, schedule, settings)
     as_set = at(None)  # refuses settings that cannot be, also where a ratio bends them
@@ -59,7 +60,16 @@ def make_reducer(
         raise HarnessError(f"method {method} is adaptive: a ratio of it is measured on images, and there are none here")
     realised = realised_ratio if measured is None or not kind.adaptive else measured
     step = 1 / (shape.depth * shape.patches)
-    return at(0.0) if kind.adaptive and ratio == 1 else at(solve(lambda gamma: realised(at(gamma)), ratio, step=step))
+
+    def found(gamma: float) -> float:
+        # The parameters of a method that learns are drawn alike at every bend: only the setting differs.
+        with torch.random.fork_rng(devices=[]):
+            return realised(at(gamma))
+
+    exact = kind.adaptive and ratio == 1
+    reducer = at(0.0 if exact else solve(found, ratio, step=step, tolerance=kind.tolerance))
+    config = reducer.config.aimed(ratio)
+    return reducer if config is reducer.config else kind(config, shape)
 
 
 def _check_one_budget(method: str, given: Mapping[str, Any], bends: Sequence[TokenReducer[Any]], ratio: float) -> None:

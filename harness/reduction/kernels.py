@@ -6,6 +6,7 @@ true where a key may be read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,21 +16,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.kit.errors import HarnessError
+from harness.reduction.tokens import current_phase
 
 ATTENTION_PATHS = ("fused", "math")
 _attention_path: ContextVar[str] = ContextVar("attention_path", default="fused")
+_asked: ContextVar[Counter[str] | None] = ContextVar("asked", default=None)
 
 
 @contextmanager
-def attention_path(path: str) -> Iterator[None]:
-    """Compute attention `fused` (scaled_dot_product_attention) or `math` (the M x N map materialised) inside."""
+def attention_path(path: str) -> Iterator[Counter[str]]:
+    """Compute attention `fused` (scaled_dot_product_attention) or `math` (the M x N map materialised) inside.
+
+    Gives how often, by phase, attention was asked for so; a method that makes maps of its own does not ask.
+    """
     if path not in ATTENTION_PATHS:
         raise HarnessError(f"attention {path!r}: expected fused or math")
-    token = _attention_path.set(path)
+    token, asked = _attention_path.set(path), Counter[str]()
+    asked_token = _asked.set(asked)
     try:
-        yield
+        yield asked
     finally:
         _attention_path.reset(token)
+        _asked.reset(asked_token)
 
 
 def attention_map(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -42,18 +50,26 @@ def attention_map(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """Attention output (B, H, M, d) by the path that `attention_path` names; bias broadcasts to (B, H, M, N)."""
+    asked = _asked.get()
+    if asked is not None:
+        asked[current_phase()] += 1
     if _attention_path.get() == "fused":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
     return F.dropout(attention_map(q, k, bias), dropout) @ v
 
 
-def policy_map(q: Tensor, k: Tensor, policy: Tensor, eps: float = 1e-6, own: bool = True) -> Tensor:
+def policy_map(
+    q: Tensor, k: Tensor, policy: Tensor, eps: float = 1e-6, own: bool = True, bias: Tensor | None = None
+) -> Tensor:
     """The softmax that a policy (B, N) in [0, 1] masks, with gradients to the policy: (B, H, M, N).
 
     (e_ij + eps / N) / (sum_j e_ij + eps) with e_ij = exp(a_ij - max_j a_ij) p_ij and p_ij = policy_j, or 1 for i = j if
-    `own`. The maximum is over all keys, kept or not (raoyongming/DynamicViT, models/dyvit.py, `softmax_with_policy`).
+    `own`. The maximum is over all keys, kept or not, after `bias` (log sizes) is added (raoyongming/DynamicViT,
+    models/dyvit.py, `softmax_with_policy`).
     """
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if bias is not None:
+        logits = logits + bias
     keys = logits.shape[-1]
     weight = policy[:, None, None, :]
     if own:

@@ -6,8 +6,8 @@ that a method may reduce, D channels, H heads, d = D / H, n0 patch tokens at the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -21,17 +21,28 @@ from harness.reduction.tokens import Tokens, TokenState
 
 @dataclass(frozen=True)
 class Guide:
-    """What the text side offers: text_cls (B, D); optionally text_states (B, L, D) and text_mask (B, L)."""
+    """What the text side offers: text_cls (B, D); optionally text_states (B, L, D) and text_mask (B, L).
+
+    notes: what a method noted in the text stack, (B, ...) each and with gradient, for losses that compare both sides.
+    shared: what takes image states and text states (..., D) to the space both sides share, with weights that get no
+    gradient; None where a host has none.
+    """
 
     text_cls: Tensor
     text_states: Tensor | None = None
     text_mask: Tensor | None = None
+    notes: Mapping[str, Tensor] = field(default_factory=dict)
+    shared: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None
 
     def rows(self, part: slice) -> Guide:
         """That of some texts."""
         states, mask = self.text_states, self.text_mask
         return Guide(
-            self.text_cls[part], None if states is None else states[part], None if mask is None else mask[part]
+            self.text_cls[part],
+            None if states is None else states[part],
+            None if mask is None else mask[part],
+            {name: note[part] for name, note in self.notes.items()},
+            self.shared,
         )
 
 
@@ -52,6 +63,10 @@ class MethodConfig(BaseModel):
             raise HarnessError("this method keeps every token: it has no ratio but 1")
         return self.model_copy(update={"schedule": schedule.bend(gamma)})
 
+    def aimed(self, ratio: float) -> Self:
+        """The same setting whose losses aim at a token ratio, that `bent` was solved for; most have no such aim."""
+        return self
+
     def with_schedule(self, schedule: Any) -> Self:
         """The same setting with another shape; HarnessError where the method has no stages."""
         if "schedule" not in type(self).model_fields:
@@ -66,10 +81,13 @@ VISION = frozenset({"vision"})
 class TokenReducer(nn.Module, Generic[C]):
     """Base class of a method: a subclass names `Config` and overrides `before_block`, or `evidence` and `between`.
 
-    `stacks`: where it works, of vision, text and fusion (the hooks below are called in each, with that stack).
+    `stacks`: where it works, of vision, text and fusion, as many of them as a host has, at least one (the hooks below
+    are called in each, with that stack).
     `needs_text`: uses `guide` where there is one; `without_text` says what it does where there is none.
     `adaptive`: how many tokens are kept depends on the image. `stochastic`: asks for sample keys.
-    `needs_dense`: its losses compare with the tokens of the unreduced tower.
+    `needs_dense`: its losses compare with the tokens of the unreduced tower (of the class, or as a reducer is set).
+    `only_in_training`: evaluation keeps every token; ratios, token counts and training steps speak of training.
+    `tolerance`: how far from the ratio that is asked for the nearest that it reaches may lie.
     A method with parameters learns: it is trained, saved and loaded with its host, and measured with trained ones only.
     """
 
@@ -81,7 +99,9 @@ class TokenReducer(nn.Module, Generic[C]):
     needs_class_token: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False
-    needs_dense: ClassVar[bool] = False
+    needs_dense: bool = False
+    only_in_training: ClassVar[bool] = False
+    tolerance: ClassVar[float] = 0.01
 
     def __init__(self, config: C, shape: StackShape) -> None:
         super().__init__()
@@ -94,6 +114,21 @@ class TokenReducer(nn.Module, Generic[C]):
         return next(self.parameters(), None) is not None
 
     @property
+    def text_first(self) -> bool:
+        """Whether, where two streams read each other, the text's layer runs first and the image's reads its output.
+
+        `between` then stands between the text's attention and its MLP, and may reduce the image beside it before the
+        image's layer runs.
+        """
+        return False
+
+    def planned(self) -> Trace | None:
+        """Tokens entering each attention and MLP of the blocks it reduces, prefix included, of a method that leaves the
+        vision tower alone; None where running it on a tower that computes nothing tells them.
+        """
+        return None
+
+    @property
     def scoring_phase(self) -> str:
         """What products of `before_block` count as, unless it says otherwise."""
         return "predictor" if self.learns else "scoring"
@@ -102,6 +137,14 @@ class TokenReducer(nn.Module, Generic[C]):
     def proportional_attention(self) -> bool:
         """Whether log sizes are added to the attention logits."""
         return False
+
+    def resized(self, images: Tensor) -> Tensor | None:
+        """The images (B, C, h, w) that the tower opens instead of images (B, C, H, W); None: these themselves.
+
+        Rows and columns of patches are `shape.grid`; sizes stay multiples of a patch. A method that does this says in
+        `opened` where the tower's own patches live, if that is traced.
+        """
+        return None
 
     def evidence(self, block: int) -> frozenset[str]:
         """Names from EVIDENCE_KINDS that `between` needs of this block."""
@@ -115,6 +158,10 @@ class TokenReducer(nn.Module, Generic[C]):
         """Reduce on the block's input; products computed here count as `scoring_phase` unless marked otherwise."""
         return state
 
+    def takes_values(self, block: int, state: TokenState) -> bool:
+        """Whether `attention` uses v of the tokens that enter; if not, the v given has no rows and costs nothing."""
+        return True
+
     def attention(
         self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, stack: Stack
     ) -> tuple[Tensor, TokenState]:
@@ -127,13 +174,20 @@ class TokenReducer(nn.Module, Generic[C]):
 
     def cross_attention(
         self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, read: Tokens, stack: Stack
-    ) -> Tensor:
-        """The block's attention to what its stack reads (fusion): (B, H, N, d); keys of tokens that stand count."""
-        bias = None if read.mask is None else read.mask[:, None, None, :]
-        return attention(q, k, v, bias, stack.attention_dropout(block))
+    ) -> tuple[Tensor, TokenState]:
+        """The block's attention to what its stack reads (fusion): (B, H, N, d), and the state it is added to.
+
+        Keys of tokens that stand count.
+        """
+        bias = None if read.mask is None else (read.mask > 0.5)[:, None, None, :]
+        return attention(q, k, v, bias, stack.attention_dropout(block)), state
 
     def between(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
         """Reduce after the attention residual and before the MLP; products computed here count as matching."""
+        return state
+
+    def after_block(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
+        """Reduce what leaves the block, after its MLP; products computed here count as matching."""
         return state
 
     def losses(self, tokens: Tokens, dense: Tokens | None) -> Mapping[str, Tensor]:
@@ -152,10 +206,11 @@ def encode(
     stack: Stack, reducer: TokenReducer[Any], images: Tensor, guide: Guide | None = None, trace: Trace | None = None
 ) -> Tokens:
     """Run images (B, C, H, W) through a tower, reduced by a method if it is one that works there: its last tokens."""
-    state = stack.open(images)
     if stack.shape.kind not in reducer.stacks:
-        return drive(stack, state, PLAIN, trace=trace)
-    if state.patches != reducer.shape.patches:
+        return drive(stack, stack.open(images), PLAIN, trace=trace)
+    resized = reducer.resized(images)
+    state = stack.open(images) if resized is None else stack.open_resized(resized)
+    if resized is None and state.patches != reducer.shape.patches:
         raise HarnessError(
             f"{type(reducer).__name__} was made for {reducer.shape.patches} patches and got {state.patches}: make it "
             "for the tower at this image size"

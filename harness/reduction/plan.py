@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.kit.errors import HarnessError
 from harness.reduction.method import Guide, TokenReducer, encode
-from harness.reduction.stack import Evidence, Stack, StackShape, Trace
+from harness.reduction.stack import QKV, Evidence, Stack, StackShape, Trace
 from harness.reduction.tokens import Tokens, TokenState
 
 
@@ -27,12 +27,17 @@ class EmptyStack(Stack):
         tokens = inputs.new_ones(inputs.shape[0], shape.prefix + shape.patches, shape.width)
         return TokenState(tokens, prefix=shape.prefix)
 
+    def open_resized(self, inputs: Tensor) -> TokenState:
+        """One pixel stands for a patch here."""
+        shape, patches = self.shape, inputs.shape[-2] * inputs.shape[-1]
+        return TokenState(inputs.new_ones(len(inputs), shape.prefix + patches, shape.width), shape.prefix)
+
     def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         one_head = tokens.unsqueeze(1)
         return one_head, one_head, one_head
 
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        return tokens[:, None, :1], tokens.unsqueeze(1)
+    def query_and_keys(self, block: int, tokens: Tensor, queries: int = 1) -> tuple[Tensor, Tensor]:
+        return tokens[:, None, :queries], tokens.unsqueeze(1)
 
     def softmax_attention(
         self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, proportional: bool = False
@@ -48,12 +53,14 @@ class EmptyStack(Stack):
     def close(self, state: TokenState) -> Tokens:
         return state.left(state.tokens)
 
-    def _evidence(self, q: Tensor, k: Tensor, wants: frozenset[str], prefix: int, bias: Tensor | None) -> Evidence:
+    def _evidence(self, qkv: QKV, wants: frozenset[str], prefix: int, bias: Tensor | None) -> Evidence:
+        k = qkv[1]
         batch, _, tokens, _ = k.shape
         made = {
             "cls_attention": k.new_full((batch, tokens - prefix), 1 / tokens),
             "keys": k[:, 0],
             "attention_received": k.new_full((batch, tokens), 1 / tokens),
+            "value_norms": k.new_ones(batch, tokens),
         }
         return Evidence(**{name: made[name] for name in wants})
 
@@ -74,22 +81,27 @@ class Sample:
 def token_counts(reducer: TokenReducer[Any]) -> Trace:
     """Tokens entering each attention and MLP of the stack that a method's shape is of.
 
-    HarnessError for an adaptive method, whose counts depend on the image.
+    Those of evaluation, but of a method that reduces only in training. HarnessError for an adaptive method, whose
+    counts depend on the image.
     """
     if reducer.adaptive:
         raise HarnessError(
             f"{type(reducer).__name__} keeps another number of tokens in every image: its counts are measured on images"
         )
+    planned = reducer.planned()
+    if planned is not None:
+        return planned
     shape = reducer.shape
     # A method with parameters computes with them: the stack then has its width, device and dtype.
     parameter = next(reducer.parameters(), None)
     width = 1 if parameter is None else shape.width
-    images = torch.zeros(1, 3, 1, 1) if parameter is None else parameter.detach().new_zeros(1, 3, 1, 1)
+    like = torch.zeros(1) if parameter is None else parameter.detach()
+    images = like.new_zeros(1, 3, *(shape.grid or (1, 1)))
     guide = Guide(images.new_zeros(1, width)) if reducer.needs_text else None
     trace = Trace()
     was_training = reducer.training
     try:
-        encode(EmptyStack(shape, width), reducer.eval(), images, guide, trace)
+        encode(EmptyStack(shape, width), reducer.train(reducer.only_in_training), images, guide, trace)
     finally:
         reducer.train(was_training)
     return trace

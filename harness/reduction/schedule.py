@@ -22,6 +22,23 @@ GAMMA_MAX = 4096.0
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
+def geometric(rate: float, stages: int) -> tuple[float, ...]:
+    """What stays of the input when each stage leaves `rate` of what the one before left."""
+    return tuple(rate**stage for stage in range(1, stages + 1))
+
+
+def per_block(r: float, inflect: float, depth: int) -> list[int]:
+    """Tokens to remove in each block: r, fractions spread evenly; or from r(1 - inflect) to r(1 + inflect) in a line.
+
+    The latter in whole numbers, as ToMe's program does (facebookresearch/ToMe, tome/utils.py, `parse_r`).
+    """
+    if inflect == 0:
+        return [math.floor((block + 1) * r) - math.floor(block * r) for block in range(depth)]
+    first = int(r * (1 - inflect))
+    step = 2 * (r - first) / max(depth - 1, 1)
+    return [int(first + block * step) for block in range(depth)]
+
+
 class Schedule(BaseModel):
     """Stages of a reduction: stage s happens at block `begin[s]` and leaves `keep[s]` of the input's n0 patches.
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from harness.kit import recompute
+from harness.kit.errors import HarnessError
 from harness.reduction.kernels import attention, attention_map
-from harness.reduction.tokens import Tokens, TokenState, phase
+from harness.reduction.tokens import Tokens, TokenState, moved, phase
 
 if TYPE_CHECKING:
     from harness.reduction.method import Guide, TokenReducer
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 class StackShape:
     """What a method may know of a stack: blocks, n0 tokens that it may reduce, protected prefix tokens, channels.
 
-    `kind`: vision, text, fusion or decoder. `patches` of a text depend on it and are 0 here. `beside`: the other stacks
-    of the host that a method may work in, by kind.
+    `kind`: vision, text, fusion or decoder. `patches` of a text depend on it and are 0 here. `causal`: a token reads
+    itself and those before it, so that the last one stands for all. `streams`: 2 where texts and images read each other
+    in turns. `grid`: rows and columns of the patches, None where they have none. `beside`: the other stacks of the host
+    that a method may work in, by kind.
     """
 
     depth: int
@@ -40,6 +43,9 @@ class StackShape:
     name: str = "tower"
     kind: str = "vision"
     heads: int = 1
+    causal: bool = False
+    streams: int = 1
+    grid: tuple[int, int] | None = None
     beside: Mapping[str, StackShape] = field(default_factory=dict)
 
     @property
@@ -55,20 +61,26 @@ class Evidence:
     cls_attention: (B, P), head-mean attention of the class token to each token behind the prefix.
     keys: (B, N, d), head-mean of the keys, prefix tokens included.
     attention_received: (B, N), mean over heads and queries of the attention each token receives.
+    value_norms: (B, N), norm of each token's value, all heads concatenated.
     """
 
     cls_attention: Tensor | None = None
     keys: Tensor | None = None
     attention_received: Tensor | None = None
+    value_norms: Tensor | None = None
 
 
 EVIDENCE_KINDS = frozenset(Evidence.__dataclass_fields__)
 NOTHING: frozenset[str] = frozenset()
+QKV = tuple[Tensor, Tensor, Tensor | None]
 
 
 @dataclass
 class Trace:
     """What one pass did: tokens entering each attention and each MLP, prefix included; origins if asked for.
+
+    origins: by block, where each input lives after it (B, n0). moves: by block, where each token behind the prefix that
+    entered it lives after it (B, P). Both count behind the prefix, -1 where it is gone.
 
     Where images keep different numbers of tokens these are the longest's; `standing` has each block's own, of each
     image (B,): in its attention and in its MLP.
@@ -78,6 +90,7 @@ class Trace:
     attention: list[int] = field(default_factory=list)
     mlp: list[int] = field(default_factory=list)
     origins: list[Tensor] = field(default_factory=list)
+    moves: list[Tensor] = field(default_factory=list)
     standing: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     sizes: Tensor | None = None
 
@@ -92,13 +105,21 @@ class Stack(ABC):
     def open(self, inputs: Any) -> TokenState:
         """Inputs (images (B, C, H, W), or `Tokens` of texts) -> the state entering block 0."""
 
+    def open_resized(self, inputs: Tensor) -> TokenState:
+        """Images of another size than the stack's own, a multiple of its patches, with position tables interpolated."""
+        raise HarnessError(f"{self.shape.name} opens images of its own size alone: choose another method or tower")
+
     @abstractmethod
     def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (B, N, D) as they enter the block -> q, k, v of its self-attention, each (B, H, N, d), unscaled."""
 
     @abstractmethod
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """As above, but only the first token's q (B, H, 1, d) and all k (B, H, N, d): nothing else is computed."""
+    def query_and_keys(self, block: int, tokens: Tensor, queries: int = 1) -> tuple[Tensor, Tensor]:
+        """As above, but only the first tokens' q (B, H, queries, d) and all k (B, H, N, d) are computed."""
+
+    def values(self, block: int, tokens: Tensor) -> Tensor:
+        """As above, but v (B, H, N, d) alone; stacks that can leave out q and k do."""
+        return self.queries_keys_values(block, tokens)[2]
 
     @abstractmethod
     def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
@@ -141,9 +162,14 @@ class Stack(ABC):
 
         Without a reducer: the stack's plain attention, as look-ahead scoring runs it.
         """
-        q, k, v = self.queries_keys_values(block, state.tokens)
+        if reducer is None or reducer.takes_values(block, state):
+            q, k, v = self.queries_keys_values(block, state.tokens)
+        else:
+            q, k = self.query_and_keys(block, state.tokens, state.tokens.shape[1])
+            v = k[:, :, :0]
         proportional = reducer is not None and reducer.proportional_attention
-        evidence = self._evidence(q, k, wants, state.prefix, self.bias(state, proportional) if wants else None)
+        bias = self.bias(state, proportional) if wants else None
+        evidence = self._evidence((q, k, v), wants, state.prefix, bias)
         if reducer is None:
             attended, left = self.softmax_attention(block, q, k, v, state), state
         else:
@@ -158,29 +184,39 @@ class Stack(ABC):
 
     def observe(self, block: int, state: TokenState, wants: frozenset[str]) -> Evidence:
         """The evidence of a block that is not run: for cls_attention and keys, one query and the keys only."""
-        if "attention_received" in wants:
-            q, k, _ = self.queries_keys_values(block, state.tokens)
+        if "value_norms" in wants:
+            q, k, v = self.queries_keys_values(block, state.tokens)
         else:
-            q, k = self.query_and_keys(block, state.tokens)
-        return self._evidence(q, k, wants, state.prefix, self.bias(state, False))
+            queries = state.tokens.shape[1] if "attention_received" in wants else 1
+            (q, k), v = self.query_and_keys(block, state.tokens, queries), None
+        return self._evidence((q, k, v), wants, state.prefix, self.bias(state, False))
 
     def step(
         self, block: int, state: TokenState, reducer: TokenReducer[Any], guide: Guide | None, trace: Trace | None
     ) -> TokenState:
         """One block with the method's hooks around its parts."""
+        origin = state.origin if trace is not None else None
+        if origin is not None:  # of this block alone, so that its moves are seen
+            state = replace(state, origin=None).traced()
         with phase(reducer.scoring_phase):
             state = reducer.before_block(block, state, self, guide)
         entering = state
         state, evidence = recompute.block(self.attend, block, state, reducer.evidence(block), reducer)
         with phase("matching"):
             state = reducer.between(block, state, evidence)
+        if origin is not None and trace is not None and state.origin is not None:
+            trace.moves.append(state.origin)
+            state = replace(state, origin=moved(origin, state.origin))
         if trace is not None:
             record(trace, entering, state)
-        return recompute.block(self.feed_forward, block, state)
+        state = recompute.block(self.feed_forward, block, state)
+        with phase("matching"):
+            return reducer.after_block(block, state, evidence)
 
-    def _evidence(self, q: Tensor, k: Tensor, wants: frozenset[str], prefix: int, bias: Tensor | None) -> Evidence:
+    def _evidence(self, qkv: QKV, wants: frozenset[str], prefix: int, bias: Tensor | None) -> Evidence:
         if not wants:
             return Evidence()
+        q, k, v = qkv
         found: dict[str, Tensor] = {}
         with phase("scoring"):
             if "cls_attention" in wants:
@@ -189,6 +225,8 @@ class Stack(ABC):
                 found["keys"] = k.mean(1)
             if "attention_received" in wants:
                 found["attention_received"] = attention_map(q, k, bias).mean((1, 2))
+            if "value_norms" in wants and v is not None:
+                found["value_norms"] = v.transpose(1, 2).flatten(2).norm(dim=-1)
         return Evidence(**found)
 
     def heads_first(self, projected: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def kept_examples(model: str, methods: Sequence[str], ratio: float, count: int) 
     stages: list[dict[str, list[Stage]]] = [{} for _ in captions]
     for method in methods:
         trace = Trace(origins_wanted=True)
-        encode(tower, make_reducer(method, tower.shape, ratio=ratio), images, Guide(texts.states[:, 0]), trace)
+        encode(tower, make_reducer(method, tower.shape, ratio=ratio).eval(), images, Guide(texts.states[:, 0]), trace)
         for block in shown_blocks(trace):
             own, merged = survival(trace.origins[block])
             for row, kept in enumerate(stages):

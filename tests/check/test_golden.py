@@ -15,7 +15,7 @@ GOLDENS = sorted((Path(__file__).parent.parent / "goldens").glob("*.safetensors"
 
 
 def test_the_goldens_are_here():
-    assert {path.name.split("_")[0] for path in GOLDENS} >= {"elip", "evit", "tome"}
+    assert {path.name.split("_")[0] for path in GOLDENS} >= {"elip", "evit", "tome", "madtp", "pumer", "crossget"}
 
 
 @pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
@@ -45,6 +45,31 @@ def _edited(path: Path, out: Path, change) -> Path:
             "tome_decreasing",
             lambda config, _: config.update(r_per_layer=[8, 7, 6, 5, 4, 4, 3, 2, 2, 1, 1, 0]),
         ),
+        ("pitome_deit", lambda config, _: config.update(variant="mae")),
+        ("pitome_blip", lambda config, _: config.update(margins=[0.7] * 12)),
+        ("tofu_deit", lambda config, _: config.update(variant="mae")),
+        ("mctf_eval", lambda config, _: config.update(tau_info=10)),
+        ("mctf_plain", lambda config, _: config.update(pooling_type=3)),
+        ("mctf_train", lambda config, _: config.update(task_weight=[1, 1, 2])),
+        ("dynamicvit_eval", lambda config, _: config.update(token_ratio=[0.7, 0.5, 0.343])),
+        ("dynamicvit_train", lambda config, _: config.update(mse_token=False)),
+        ("dynamicvit_train", lambda _, tensors: tensors["grad_total.score_predictor.0.out_conv.4.weight"].mul_(1.01)),
+        ("tps_eval", lambda config, _: config.update(temperature=2)),
+        ("tps_train", lambda _, tensors: tensors["input.gumbel.1"].neg_()),
+        ("diffrate_eval", lambda config, _: config["merge_kept_num"].__setitem__(4, 46)),
+        ("diffrate_train", lambda config, _: config.update(target_flops=4.1)),
+        ("ltmp_eval", lambda _, tensors: tensors["weight.blocks.3.prune_masker.threshold"].add_(0.01)),
+        ("ltmp_train", lambda config, _: config.update(tau=0.2)),
+        ("madtp_vit", lambda config, _: config.update(temperature=7.0)),
+        ("madtp_text_reduce", lambda config, _: config.update(temperature=0.1)),
+        ("madtp_vit", lambda _, tensors: tensors["grad.space_dict"].mul_(1.001)),
+        ("pumer_meter", lambda config, _: config.update(reduce_layers=[0, 2])),
+        ("pumer_meter", lambda config, _: config.update(merge_text=0.1)),
+        ("pumer_vilt_tip", lambda config, _: config.update(merge_style="tome")),
+        ("pumer_vilt_diff", lambda config, _: config.update(sim_method="qk")),
+        ("crossget_clip", lambda config, _: config.update(r_text=2)),
+        ("crossget_clip", lambda config, _: config.update(kd_weight=0.5)),
+        ("crossget_match_text", lambda config, _: config.update(r=3)),
         ("evit_drop", lambda _, tensors: tensors["output.tokens"].add_(1e-7)),
         ("tome_constant", lambda _, tensors: tensors["input.expected_size"].add_(1)),
         ("elip_albef_schedule", lambda _, tensors: tensors["grad.blocks.5.mlp.fc1.weight"].mul_(1.001)),

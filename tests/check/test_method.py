@@ -10,8 +10,14 @@ from harness.kit.registry import Entry, Registry, methods
 from harness.reduction import MethodConfig, TokenReducer
 
 
-@pytest.mark.parametrize("name", methods.names())
-@pytest.mark.parametrize("prove", checks.PROPERTIES, ids=lambda prove: prove.__name__)
+@pytest.mark.parametrize(
+    ("name", "prove"),
+    [
+        pytest.param(name, prove, id=f"{prove.__name__}-{name}")
+        for name in methods.names()
+        for prove in checks.properties(name)
+    ],
+)
 def test_method(name, prove):
     assert prove(name)
 

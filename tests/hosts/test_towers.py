@@ -74,7 +74,7 @@ def test_a_distilled_deit_protects_both_its_tokens():
         assert reduce(model, "tome", r=4).forward_features(images).shape[1] == 198 - 8
 
 
-@pytest.mark.parametrize("wants", ["cls_attention", "keys", "attention_received"])
+@pytest.mark.parametrize("wants", ["cls_attention", "keys", "attention_received", "value_norms"])
 def test_observing_a_block_shows_what_attending_to_it_shows(wants):
     for model in [
         small_vit(),

@@ -83,3 +83,11 @@ def test_sample_keys_depend_on_the_image_alone():
     keys = sample_keys(images)
     assert len(set(keys.tolist())) == 3
     assert torch.equal(sample_keys(images[[2, 0]]), keys[[2, 0]])
+
+
+def test_a_pooled_token_holds_only_what_was_chosen():
+    start = state()
+    weights = torch.ones(1, 4).double()
+    pooled = start.pool(torch.tensor([[0, 1, 2, 3]]), weights, torch.tensor([[True, False, False, True]]))
+    assert pooled.token.item() == 30
+    assert pooled.members.tolist() == [[True, False, False, True]]

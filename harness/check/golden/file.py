@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from harness.kit.errors import HarnessError
-from harness.reduction import Tokens
+from harness.reduction import Tokens, geometric
 
 # A golden file's images are as the model reads them.
 AS_READ: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -81,6 +81,24 @@ def elip_settings(config: dict[str, Any]) -> dict[str, Any]:
         "vision_weight": config["vision_weight"],
         "keep_tokens": config.get("keep_tokens"),
     }
+
+
+def staged_settings(config: dict[str, Any], key: str = "keep_rate", counts: bool = True) -> dict[str, Any]:
+    """The stages that the files of Haurum et al. name: one rate for all, or a list: of counts, or of shares of n0."""
+    begin, rates = config["reduction_loc"], config[key]
+    if len(rates) == 1:
+        return {"schedule": {"begin": begin, "keep": geometric(rates[0], len(begin))}}
+    if counts:
+        return {"schedule": {"begin": begin, "keep": [1.0] * len(begin)}, "keep_tokens": rates}
+    return {"schedule": {"begin": begin, "keep": rates}}
+
+
+def merges_per_block(config: dict[str, Any]) -> dict[str, Any]:
+    """`r` is a number, a list of one a block, or a pair: a number and an inflection (negative, or with a fraction)."""
+    r = config.get("r_per_layer", config.get("r"))
+    if isinstance(r, list) and len(r) == 2 and "r_per_layer" not in config and (r[1] < 0 or isinstance(r[1], float)):
+        return {"r": r[0], "inflect": r[1]}
+    return {"r_per_block" if isinstance(r, list) else "r": r}
 
 
 def difference(ours: Tensor | Tokens, theirs: Tensor) -> float:

@@ -43,6 +43,24 @@ class Run:
     def tower(self) -> VisionTower:
         return open_tower(self.model)
 
+    @property
+    def logits(self) -> Tensor:
+        """(B, classes), the released classifier's, of the class token."""
+        logits: Tensor = self.model.head(self.tokens.states[:, 0])
+        return logits
+
+    @property
+    def labels(self) -> Tensor:
+        """(B,), the classes that the file's images are of."""
+        return self.golden.part("input")["labels"]
+
+    def backward(self, loss: Tensor, part: str) -> dict[str, float]:
+        """`gradient_errors` of the gradients of one loss alone."""
+        self.model.zero_grad()
+        self.reducer.zero_grad()
+        loss.backward(retain_graph=True)
+        return self.gradient_errors(part)
+
     def gradient(self, name: str) -> Tensor | None:
         """The gradient of a released parameter after a backward pass; None where none came."""
         own = self.parameter(name)
@@ -81,10 +99,21 @@ def run_vit(golden: Golden, settings: dict[str, Any], parameter: Parameter = of_
     return Run(golden, model, reducer, parameter, tokens, trace)
 
 
-def check_vit(golden: Golden, settings: dict[str, Any], parameter: Parameter = of_tower) -> dict[str, float]:
-    """Largest absolute error of each output that the file holds of tokens, sizes, counts, source and gradients."""
-    run = run_vit(golden, settings, parameter)
-    outputs, tokens = golden.part("output"), run.tokens
+def check_vit(
+    golden: Golden, settings: dict[str, Any], parameter: Parameter = of_tower, **inputs: Any
+) -> dict[str, float]:
+    """`run_errors` of `run_vit`, which says what `inputs` are."""
+    return run_errors(run_vit(golden, settings, parameter, **inputs))
+
+
+def run_errors(run: Run, leave: tuple[str, ...] = ()) -> dict[str, float]:
+    """Largest absolute error of each output that the file holds of what every method gives, and of the gradients.
+
+    These are tokens, sizes, counts, source, mask, logits, kept and assignment. `leave`: outputs, or the first part of
+    their names, that mean something else in this file.
+    """
+    golden, tokens = run.golden, run.tokens
+    outputs = {name: value for name, value in golden.part("output").items() if name not in leave}
     errors = {"tokens": difference(tokens, outputs["tokens"])}
     ones = tokens.states.new_ones(tokens.states.shape[:2])
     sizes = (ones if tokens.sizes is None else tokens.sizes).to(ones.dtype)
@@ -95,8 +124,32 @@ def check_vit(golden: Golden, settings: dict[str, Any], parameter: Parameter = o
         errors["counts"] = difference(torch.tensor(run.trace.mlp, dtype=torch.float64), outputs["counts"])
     if "source" in outputs:
         errors["source"] = difference(source_of(tokens), outputs["source"])
-    tokens.states.square().mean().backward()
-    return errors | run.gradient_errors("grad")
+    if "mask" in outputs:
+        errors["mask"] = difference(tokens.standing.long(), outputs["mask"])
+    if "logits" in outputs:
+        errors["logits"] = difference(run.logits, outputs["logits"])
+    for name, expected in outputs.items():
+        if name.startswith(("kept.", "assignment.")) and name.partition(".")[0] not in leave:
+            errors[name] = difference(places_of(run, name, expected), expected)
+    return errors | run.backward(tokens.states.square().mean(), "grad")
+
+
+def places_of(run: Run, name: str, expected: Tensor) -> Tensor:
+    """What the file calls `kept.BLOCK`, (B, K): the tokens that entered the block and stand behind the prefix now, or
+    `assignment.BLOCK`, (B, P): the places that they went to; counted from the front where the file has the prefix, too.
+    """
+    what, _, block = name.partition(".")
+    if (noted := run.tokens.notes.get(f"{what}_{block}")) is not None:
+        return noted
+    move, prefix = run.trace.moves[int(block)], run.tokens.prefix
+    if what == "assignment":
+        if expected.shape[1] == move.shape[1]:
+            return move
+        front = torch.arange(prefix).expand(len(move), -1)
+        return torch.cat([front, torch.where(move < 0, move, move + prefix)], dim=1)
+    kept = move.new_full((len(move), expected.shape[1] + 1), -1)
+    entered = torch.arange(move.shape[1]).expand_as(move)
+    return kept.scatter(1, torch.where(move < 0, expected.shape[1], move), entered)[:, :-1]
 
 
 def source_of(tokens: Tokens) -> Tensor:

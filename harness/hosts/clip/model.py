@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +21,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from harness.hosts.clip.recipes import RECIPES
 from harness.hosts.host import HostConfig, HostModel, TextBatch
 from harness.hosts.parts.attention import TRANSFORMERS_NAME
-from harness.hosts.parts.clip_vision import block_names, clip_vision, draw_blocks, post_norm, visual_names
+from harness.hosts.parts.clip_vision import block_names, clip_vision, core, draw_blocks, post_norm, visual_names
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.text_stacks import ClipTextStack, through
 from harness.hosts.weights.released import Lacking, NotAWeight, Part, Split, Table, Translation, Transposed, translate
@@ -214,7 +215,17 @@ class Clip(HostModel):
 
         ELIP, released program, CLIP/src/open_clip. The states of single words have no place there and are left out.
         """
-        return Guide(self.to_vision(self.embed_text(texts)).detach())
+        shared = (partial(self._into_shared, "image"), partial(self._into_shared, "text"))
+        return Guide(self.to_vision(self.embed_text(texts)).detach(), notes=texts.tokens.notes, shared=shared)
+
+    def _into_shared(self, side: str, states: Tensor) -> Tensor:
+        """States between blocks in the shared space, (…, P), by detached weights: an image's through the tower's first
+        norm, a text's through its last (sdc17/CrossGET, CLIP/clip/model.py).
+        """
+        norm = core(self.vision).pre_layrnorm if side == "image" else self.text_norm
+        projection = self.image_projection if side == "image" else self.text_projection
+        weight, bias = norm.weight.detach(), norm.bias.detach()
+        return F.linear(F.layer_norm(states, norm.normalized_shape, weight, bias, norm.eps), projection.weight.detach())
 
     def to_vision(self, feature_BP: Tensor) -> Tensor:
         """Features (B, P) through the transposed image projection: (B, D)."""

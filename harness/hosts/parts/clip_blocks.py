@@ -23,10 +23,14 @@ class ClipBlocks(Stack):
             self.heads_first(own.v_proj(normed)),
         )
 
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def query_and_keys(self, block: int, tokens: Tensor, queries: int = 1) -> tuple[Tensor, Tensor]:
         layer = self.layers[block]
         normed, own = layer.layer_norm1(tokens), layer.self_attn
-        return self.heads_first(own.q_proj(normed[:, :1])), self.heads_first(own.k_proj(normed))
+        return self.heads_first(own.q_proj(normed[:, :queries])), self.heads_first(own.k_proj(normed))
+
+    def values(self, block: int, tokens: Tensor) -> Tensor:
+        layer = self.layers[block]
+        return self.heads_first(layer.self_attn.v_proj(layer.layer_norm1(tokens)))
 
     def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
         return tokens + self.layers[block].self_attn.out_proj(attended)

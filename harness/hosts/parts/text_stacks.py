@@ -42,9 +42,8 @@ class TextStack(Stack):
 
     def __init__(self, layers: Any, kind: str, name: str, heads: int, width: int, causal: bool) -> None:
         # How many tokens there are depends on the text: a method sees it in the state.
-        super().__init__(StackShape(len(layers), 0, 1, width, True, name, kind, heads))
+        super().__init__(StackShape(len(layers), 0, 1, width, True, name, kind, heads, causal))
         self.layers = layers
-        self.causal = causal
 
     def open(self, inputs: Any) -> TokenState:
         """`Tokens` -> the state entering block 0."""
@@ -56,7 +55,7 @@ class TextStack(Stack):
     def bias(self, state: TokenState, proportional: bool) -> Tensor | None:
         """As of every stack; in a causal one a token reads itself and those before it only."""
         bias = state.bias(proportional)
-        if not self.causal:
+        if not self.shape.causal:
             return bias
         length = state.tokens.shape[1]
         earlier = torch.ones(length, length, dtype=torch.bool, device=state.tokens.device).tril()
@@ -95,9 +94,12 @@ class BertStack(TextStack):
             self.heads_first(own.value(tokens)),
         )
 
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def query_and_keys(self, block: int, tokens: Tensor, queries: int = 1) -> tuple[Tensor, Tensor]:
         own = self.layers[block].attention.self
-        return self.heads_first(own.query(tokens[:, :1])), self.heads_first(own.key(tokens))
+        return self.heads_first(own.query(tokens[:, :queries])), self.heads_first(own.key(tokens))
+
+    def values(self, block: int, tokens: Tensor) -> Tensor:
+        return self.heads_first(self.layers[block].attention.self.value(tokens))
 
     def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
         closed: Tensor = self.layers[block].attention.output(attended, tokens)
@@ -113,7 +115,7 @@ class BertStack(TextStack):
         read, cross = self.read[block % len(self.read)], self.lenders[block].crossattention
         q = self.heads_first(cross.self.query(state.tokens))
         k, v = self.heads_first(cross.self.key(read.states)), self.heads_first(cross.self.value(read.states))
-        attended = (reducer or PLAIN).cross_attention(block, q, k, v, state, read, self)
+        attended, state = (reducer or PLAIN).cross_attention(block, q, k, v, state, read, self)
         return replace(state, tokens=cross.output(attended.transpose(1, 2).flatten(2), state.tokens))
 
     def mlp(self, block: int, tokens: Tensor) -> Tensor:
@@ -132,11 +134,13 @@ class PairStack(BertStack):
 class CoAttentionStack(BertStack):
     """METER's two streams, texts and image tokens: in a layer each reads what the other one was before it.
 
-    The image's stream is the state's `beside`. A method's hooks see the text's stream and may change both.
+    The image's stream is the state's `beside`. A method's hooks see the text's stream and may change both; one that
+    asks for the text first (`TokenReducer.text_first`) lets the image read what the text's layer made.
     """
 
     def __init__(self, text_layers: Any, image_layers: Any) -> None:
         super().__init__(text_layers, "fusion")
+        self.shape = replace(self.shape, streams=2)
         self.image_layers = image_layers
 
     def open(self, inputs: Any) -> TokenState:
@@ -153,19 +157,29 @@ class CoAttentionStack(BertStack):
         assert image is not None
         text_stack = self.reading(self.layers, image)
         attended, evidence = recompute.block(text_stack.attend, block, state, reducer.evidence(block), reducer)
-        image_stack = self.reading(self.image_layers, state)
-        attended_image, _ = recompute.block(image_stack.attend, block, image, frozenset(), reducer)
+        if not reducer.text_first:
+            image = self.attend_image(block, image, state, reducer)
         with phase("matching"):
-            state = reducer.between(block, replace(attended, beside=attended_image), evidence)
+            state = reducer.between(block, replace(attended, beside=image), evidence)
         if trace is not None:
             record(trace, entering, state)
-        assert state.beside is not None
-        fed = recompute.block(image_stack.feed_forward, block, state.beside)
-        return replace(recompute.block(text_stack.feed_forward, block, state), beside=fed)
+        fed, image = recompute.block(text_stack.feed_forward, block, state), state.beside
+        assert image is not None
+        if reducer.text_first:
+            image = self.attend_image(block, image, fed, reducer)
+        image_stack = BertStack(self.image_layers, "fusion")
+        return replace(fed, beside=recompute.block(image_stack.feed_forward, block, image))
+
+    def attend_image(self, block: int, image: TokenState, text: TokenState, reducer: TokenReducer[Any]) -> TokenState:
+        """The image's attention to itself and to the text as it stands."""
+        stack = self.reading(self.image_layers, text)
+        attended: TokenState = recompute.block(stack.attend, block, image, frozenset(), reducer)[0]
+        return attended
 
     def reading(self, layers: Any, other: TokenState) -> BertStack:
-        """One stream's layers, reading the other stream as it stands."""
-        return BertStack(layers, "fusion", read=(other.left(other.tokens),))
+        """One stream's layers, reading the other stream as it stands; its mask with the fractions a method gave it."""
+        read = replace(other.left(other.tokens), mask=other.mask)
+        return BertStack(layers, "fusion", read=(read,))
 
 
 class ClipTextStack(ClipBlocks, TextStack):

@@ -6,10 +6,12 @@ D channels, H heads, d = D / H. Blocks are sequential and pre-norm; anything els
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
+from timm.layers import Format
 from timm.layers.attention import Attention as TimmAttention
 from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer
@@ -42,6 +44,10 @@ class VisionTower(Stack):
     def output(self, tokens: Tokens) -> Any:
         """What the model's own forward returns, from what left the tower."""
 
+    @abstractmethod
+    def embed_resized(self, images: Tensor) -> Tensor:
+        """The same for images of another size, with the position table interpolated as the model does it."""
+
     @property
     def recomputes(self) -> bool:
         """Whether the model asks for gradient checkpointing."""
@@ -53,10 +59,13 @@ class VisionTower(Stack):
 
     def sized(self, patches: int) -> StackShape:
         """The tower's shape with another number of patches."""
-        return replace(self.shape, patches=patches)
+        return replace(self.shape, patches=patches, grid=None)
 
     def open(self, inputs: Tensor) -> TokenState:
         return TokenState(self.embed(inputs), prefix=self.shape.prefix)
+
+    def open_resized(self, inputs: Tensor) -> TokenState:
+        return TokenState(self.embed_resized(inputs), prefix=self.shape.prefix)
 
     def close(self, state: TokenState) -> Tokens:
         return state.left(self.finish(state.tokens))
@@ -87,22 +96,37 @@ class TimmTower(VisionTower):
             class_token=model.cls_token is not None,
             name=type(model).__name__,
             heads=model.blocks[0].attn.num_heads,
+            grid=model.patch_embed.grid_size,
         )
         super().__init__(model, shape)
+        # Views of the same parameters that take images of any size.
+        self.dynamic, self.dynamic_patches = copy.copy(model), copy.copy(model.patch_embed)
+        self.dynamic.dynamic_img_size = True
+        self.dynamic_patches.strict_img_size, self.dynamic_patches.flatten = False, False
+        self.dynamic_patches.output_fmt = Format.NHWC
 
     def embed(self, images: Tensor) -> Tensor:
         model = self.model
         return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+
+    def embed_resized(self, images: Tensor) -> Tensor:
+        """timm's own way for dynamic image sizes."""
+        model = self.dynamic
+        return model.norm_pre(model.patch_drop(model._pos_embed(self.dynamic_patches(images))))
 
     def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         layer = self.model.blocks[block]
         q, k, v = (self.heads_first(part) for part in layer.attn.qkv(layer.norm1(tokens)).chunk(3, dim=-1))
         return layer.attn.q_norm(q), layer.attn.k_norm(k), v
 
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def query_and_keys(self, block: int, tokens: Tensor, queries: int = 1) -> tuple[Tensor, Tensor]:
         layer = self.model.blocks[block]
-        q, k = _slices(layer.attn.qkv, layer.norm1(tokens))
+        q, k = _query_and_keys(layer.attn.qkv, layer.norm1(tokens), queries)
         return layer.attn.q_norm(self.heads_first(q)), layer.attn.k_norm(self.heads_first(k))
+
+    def values(self, block: int, tokens: Tensor) -> Tensor:
+        layer = self.model.blocks[block]
+        return self.heads_first(_values(layer.attn.qkv, layer.norm1(tokens)))
 
     def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
         layer = self.model.blocks[block]
@@ -155,11 +179,16 @@ class TimmTower(VisionTower):
         return self.model.blocks[block].attn.attn_drop.p if self.model.training else 0.0
 
 
-def _slices(qkv: nn.Linear, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """From a fused qkv projection, the first token's q (B, 1, D) and all k (B, N, D) only."""
+def _query_and_keys(qkv: nn.Linear, tokens: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    """From a fused qkv projection, the first tokens' q (B, queries, D) and all k (B, N, D) only."""
     q_weight, k_weight, _ = qkv.weight.chunk(3)
     q_bias, k_bias = (None, None) if qkv.bias is None else qkv.bias.chunk(3)[:2]
-    return F.linear(tokens[:, :1], q_weight, q_bias), F.linear(tokens, k_weight, k_bias)
+    return F.linear(tokens[:, :queries], q_weight, q_bias), F.linear(tokens, k_weight, k_bias)
+
+
+def _values(qkv: nn.Linear, tokens: Tensor) -> Tensor:
+    """From a fused qkv projection, v (B, N, D) only."""
+    return F.linear(tokens, qkv.weight.chunk(3)[2], None if qkv.bias is None else qkv.bias.chunk(3)[2])
 
 
 class TransformersTower(VisionTower):
@@ -177,6 +206,7 @@ class TransformersTower(VisionTower):
             class_token=True,
             name=type(model).__name__,
             heads=config.num_attention_heads,
+            grid=(config.image_size // config.patch_size,) * 2,
         )
         super().__init__(model, shape)
 
@@ -199,6 +229,9 @@ class CLIPTower(ClipBlocks, TransformersTower):
     def embed(self, images: Tensor) -> Tensor:
         return self.core.pre_layrnorm(self.core.embeddings(images))
 
+    def embed_resized(self, images: Tensor) -> Tensor:
+        return self.core.pre_layrnorm(self.core.embeddings(images, interpolate_pos_encoding=True))
+
     def finish(self, tokens: Tensor) -> Tensor:
         return tokens
 
@@ -209,15 +242,22 @@ class BLIPTower(TransformersTower):
     def embed(self, images: Tensor) -> Tensor:
         return self.core.embeddings(images)
 
+    def embed_resized(self, images: Tensor) -> Tensor:
+        return self.core.embeddings(images, interpolate_pos_encoding=True)
+
     def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         layer = self.core.encoder.layers[block]
         q, k, v = (self.heads_first(part) for part in layer.self_attn.qkv(layer.layer_norm1(tokens)).chunk(3, dim=-1))
         return q, k, v
 
-    def query_and_keys(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def query_and_keys(self, block: int, tokens: Tensor, queries: int = 1) -> tuple[Tensor, Tensor]:
         layer = self.core.encoder.layers[block]
-        q, k = _slices(layer.self_attn.qkv, layer.layer_norm1(tokens))
+        q, k = _query_and_keys(layer.self_attn.qkv, layer.layer_norm1(tokens), queries)
         return self.heads_first(q), self.heads_first(k)
+
+    def values(self, block: int, tokens: Tensor) -> Tensor:
+        layer = self.core.encoder.layers[block]
+        return self.heads_first(_values(layer.self_attn.qkv, layer.layer_norm1(tokens)))
 
     def close_attention(self, block: int, tokens: Tensor, attended: Tensor) -> Tensor:
         return self.core.encoder.layers[block].self_attn.projection(attended) + tokens
