@@ -30,24 +30,22 @@ def cache_folder(tmp_path_factory):
 
 ROOT = Path(__file__).parents[1]
 # The files that docs/extend.md shows, by the path in their first line.
-EXAMPLES = dict(
-    re.findall(r"```python\n# (\S+)\n(.*?)```", (ROOT / "docs" / "extend.md").read_text(encoding="utf-8"), re.DOTALL)
-)
+PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
+EXAMPLES = dict(re.findall(r"```(?:python|toml|yaml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
 
 
 @pytest.fixture
 def own_methods(tmp_path, monkeypatch):
     """The names of the methods of docs/extend.md, which stand beside those that ship, for this process alone."""
     import baselines
-    from harness.kit import registry, sources
+    from harness.kit import registry
 
     folder = shutil.copytree(registry.package_folder("baselines"), tmp_path / "baselines")
     files = [path for path in EXAMPLES if path.startswith("baselines/")]
     for path in files:
         (folder / Path(path).name).write_text(EXAMPLES[path], encoding="utf-8")
     found = registry.package_folder
-    for module in (registry, sources):
-        monkeypatch.setattr(module, "package_folder", lambda name: folder if name == "baselines" else found(name))
+    monkeypatch.setattr(registry, "package_folder", lambda name: folder if name == "baselines" else found(name))
     monkeypatch.setattr(baselines, "__path__", [str(folder)])
     names = [Path(path).stem for path in files]
     yield names

@@ -60,7 +60,7 @@ def test_filling_stops_at_what_is_not_to_be_published(status, out, said, monkeyp
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 def test_pictures_files_and_sections_that_pages_name_exist(page):
-    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)  # code has a[i](b), too
     for link in re.findall(r"\]\(((?!https?:)[^)]*)\)", prose):
         path, _, section = link.partition("#")
         named = page.parent / path if path else page

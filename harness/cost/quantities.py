@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-from harness.metrics.quantity import Quantity
+from harness.kit.errors import HarnessError
+from harness.kit.registry import costs
+from harness.metrics.quantity import Quantity, declared
 
 COSTS = (
     Quantity("token_ratio", "tokens", "% of n0", better="lower"),
@@ -27,8 +30,22 @@ MENTIONED = (
 )
 
 
+@lru_cache(1)
+def extra_costs() -> dict[tuple[str, str], Quantity]:
+    """(registered cost, quantity) -> what its file declares, read without import; HarnessError for a name in use."""
+    found: dict[tuple[str, str], Quantity] = {}
+    known = {one.name for one in (*COSTS, *MENTIONED)}
+    for entry in costs.entries().values():
+        for quantity in declared(entry.path) if entry.path is not None else ():
+            if quantity.name in known:
+                raise HarnessError(f"cost {entry.name}: quantity {quantity.name!r} is declared elsewhere; rename it")
+            known.add(quantity.name)
+            found[entry.name, quantity.name] = quantity
+    return found
+
+
 def costs_of(cost: Mapping[str, Any]) -> dict[str, float | None]:
-    """COSTS of a cost report by name; None where it says nothing."""
+    """COSTS of a cost report by name, and what the registered costs declare; None where it says nothing."""
     forward, dense, train = (cost.get(name) or {} for name in ("forward", "dense", "train_step"))
     memory, latency = cost.get("memory") or {}, cost.get("latency") or {}
     total, step = forward.get("total_gmacs"), train.get("total_gmacs")
@@ -45,7 +62,7 @@ def costs_of(cost: Mapping[str, Any]) -> dict[str, float | None]:
         "dense_gmacs": dense.get("forward_gmacs"),
         "train_step_gmacs": step,
         "latency_ms": latency.get("median_ms"),
-    }
+    } | {name: (cost.get(key) or {}).get(name) for key, name in extra_costs()}
 
 
 def mentioned_of(diagnostics: Mapping[str, Any]) -> dict[str, float | None]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from harness.cost.adaptive import image_counts, mean_macs, ratio_on, spread, token_ratios
 from harness.cost.budget import reducer_at_macs, tower_macs
+from harness.cost.cost import extra_parts
 from harness.cost.flops import GIGA, Counts
 from harness.cost.latency import measure_latency
 from harness.cost.memory import EXPLAINED_GAP, MemoryFit, estimate_memory, largest_batch, measure_memory
@@ -94,7 +95,7 @@ def cost_report(
             sample=sample,
             progress=progress,
         )
-    return report
+    return report | extra_parts(vit, reducer, report, sample)
 
 
 def _reducer(

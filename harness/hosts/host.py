@@ -10,19 +10,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from harness.hosts.parts.recipes import Recipes
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, Stack, StackShape, Tokens
-
-TaskName = Literal["retrieval", "vqa", "entailment", "nlvr2", "captioning"]
 
 
 class HostConfig(BaseModel):
@@ -43,7 +42,7 @@ class HostConfig(BaseModel):
     vision_eps: float = 1e-6
     vocab_size: int
     text_length: int
-    task: TaskName | None = None
+    task: str | None = None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     tokenizer: str | None = None
@@ -93,7 +92,8 @@ class HostModel(nn.Module, ABC):
     """Base class. `heads` says which of the questions below a model has tensors for, `abilities` which it can be asked.
 
     `EXTRA_WORDS`: words that a vocabulary must hold beside BERT's. `PAPER_SETTINGS`: by method, the settings of its
-    paper for this host, where they differ from the method's own defaults. `OPTIONAL`: which of its tensors a released
+    paper for this host, where they differ from the method's own defaults. `RECIPES`: by preset, the numbers of its
+    pre-training ("pretrain") and of its fine-tuning (by task). `OPTIONAL`: which of its tensors a released
     file may lack (patterns of our names, each lacking as a whole), and why. `TEXT_FROM`: families of hosts whose text
     side can start this one's (see `start_text`).
     """
@@ -102,6 +102,7 @@ class HostModel(nn.Module, ABC):
     Config: ClassVar[type[HostConfig]]
     EXTRA_WORDS: ClassVar[tuple[str, ...]] = ()
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {}
+    RECIPES: ClassVar[Recipes] = {}
     OPTIONAL: ClassVar[Lacking] = ()
     TEXT_FROM: ClassVar[frozenset[str]] = frozenset()
     vision: nn.Module

@@ -1,11 +1,11 @@
-"""Names of methods, models, tasks, objectives, studies and formats, listed without importing what they name.
+"""Names of methods, models, tasks, costs, objectives, studies and formats, listed without importing what they name.
 
 A method is a file of baselines/ (its name is the file's name) or an entry point of group `harness.methods`
-("name = package.module:Class"); a task, an objective or a format of data sets is a file of harness/tasks/,
-harness/objectives/ (of fine-tuning: its folder downstream/) or harness/data/formats/, or an entry point of the group of
-that name; a study a YAML file of ablations/, or an entry point whose package holds it; a host model is a preset of a
-folder of harness/hosts/ (a key of PRESETS in its model.py: albef, preset tiny: albef-tiny), or of the module that an
-entry point of group `harness.models` names (its name is the family's).
+("name = package.module:Class"); a task, a cost, an objective or a format of data sets is a file of harness/tasks/,
+harness/cost/extra/, harness/objectives/ (of fine-tuning: its folder downstream/) or harness/data/formats/, or an entry
+point of the group of that name; a study a YAML file of ablations/, or an entry point whose package holds it; a host
+model is a preset of a folder of harness/hosts/ (a key of PRESETS in its model.py: albef, preset tiny: albef-tiny), or
+of the module that an entry point of group `harness.models` names (its name is the family's).
 """
 
 from __future__ import annotations
@@ -129,6 +129,17 @@ def package_folder(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+def module_file(module: str) -> Path | None:
+    """The file of a module, without importing it; None where the name is no module (a class, a function)."""
+    package, *rest = module.split(".")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:  # no package: a file of its own, or nothing
+        return None if spec is None or spec.origin is None or rest else Path(spec.origin)
+    place = package_folder(package).joinpath(*rest)
+    files = (place / "__init__.py", place.with_name(f"{place.name}.py") if rest else place / "__init__.py")
+    return next((path for path in files if path.is_file()), None)
+
+
 def _modules(package: str) -> Iterable[Entry]:
     for path in package_files(package, "*.py"):
         yield Entry(
@@ -145,7 +156,8 @@ def _extensible(package: str, group: str) -> Iterable[Entry]:
 def _points(group: str) -> Iterable[Entry]:
     for point in entry_points(group=group):
         origin = f" ({point.dist.name})" if point.dist else ""
-        yield Entry(point.name, f"entry point {point.value}{origin}", point.value)
+        path = module_file(point.value.partition(":")[0])
+        yield Entry(point.name, f"entry point {point.value}{origin}", point.value, path)
 
 
 def _hosts() -> Iterable[Entry]:
@@ -153,11 +165,10 @@ def _hosts() -> Iterable[Entry]:
         family = path.parent.name
         yield from _hosts_of(family, f"harness.hosts.{family}.model", path, path.stat().st_mtime_ns)
     for point in entry_points(group="harness.models"):
-        spec = importlib.util.find_spec(point.value)
-        if spec is None or spec.origin is None:
+        file = module_file(point.value)
+        if file is None:
             raise HarnessError(f"model {point.name!r} ({point.value}): no such module; install its package again")
-        path = Path(spec.origin)
-        yield from _hosts_of(point.name, point.value, path, path.stat().st_mtime_ns)
+        yield from _hosts_of(point.name, point.value, file, file.stat().st_mtime_ns)
 
 
 @lru_cache
@@ -209,8 +220,8 @@ def _load_class(entry: Entry) -> type:
         classes = [value for value in classes if value.__module__ == module_name]
     if len(classes) != 1:
         raise HarnessError(
-            f"{entry.name!r} ({entry.target}): expected exactly one class of a method, task, host, objective or format "
-            f"there, found {len(classes)}"
+            f"{entry.name!r} ({entry.target}): expected exactly one class of a method, task, host, cost, objective or "
+            f"format there, found {len(classes)}"
         )
     return classes[0]
 
@@ -218,6 +229,7 @@ def _load_class(entry: Entry) -> type:
 methods = Registry("method", lambda: _extensible("baselines", "harness.methods"), _load_class)
 models = Registry("model", _hosts, _load_class)
 tasks = Registry("task", lambda: _extensible("harness.tasks", "harness.tasks"), _load_class)
+costs = Registry("cost", lambda: _extensible("harness.cost.extra", "harness.costs"), _load_class)
 studies = Registry("study", _studies, lambda entry: entry.path)
 objectives = Registry("objective", lambda: _extensible("harness.objectives", "harness.objectives"), _load_class)
 downstream = Registry(
@@ -230,6 +242,7 @@ KINDS = {
     "methods": methods,
     "models": models,
     "tasks": tasks,
+    "costs": costs,
     "objectives": objectives,
     "studies": studies,
     "formats": formats,

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from harness.kit.registry import package_folder
+from harness.kit.registry import module_file
 
 # They name, report and keep; no number depends on them, and every module imports them.
 NEUTRAL = frozenset(
     {"harness", "harness.kit.errors", "harness.kit.files", "harness.kit.progress", "harness.kit.registry"}
 )
+# A host's recipes: every number of one stands in the spec of the stage that is trained by it.
+RECIPES = re.compile(r"harness\.hosts\.\w+\.recipes")
 # Rooms of which each file, or each folder, is a part of its own.
 BY_FILE = (
     "harness.tasks",
@@ -65,8 +68,8 @@ def closure(roots: Iterable[str]) -> dict[str, Path]:
     waiting = list(roots)
     while waiting:
         module = waiting.pop()
-        path = _file_of(module)
-        if module in found or module in NEUTRAL or path is None:
+        path = module_file(module)
+        if module in found or module in NEUTRAL or RECIPES.fullmatch(module) or path is None:
             continue
         found[module] = path
         parents = (module.rsplit(".", count)[0] for count in range(1, module.count(".") + 1))
@@ -75,14 +78,6 @@ def closure(roots: Iterable[str]) -> dict[str, Path]:
             *(name for name in _imports(path, module, path.stat().st_mtime_ns) if name.partition(".")[0] in packages),
         ]
     return found
-
-
-def _file_of(module: str) -> Path | None:
-    """The file of a module, without importing it; None where the name is no module (a class, a function)."""
-    package, *rest = module.split(".")
-    place = package_folder(package).joinpath(*rest)
-    files = (place / "__init__.py", place.with_name(f"{place.name}.py") if rest else place / "__init__.py")
-    return next((path for path in files if path.is_file()), None)
 
 
 @lru_cache(None)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from harness.kit.errors import HarnessError
 
 
 @dataclass(frozen=True)
@@ -22,3 +27,20 @@ class Quantity:
     better: Literal["higher", "lower"] | None = "higher"
     headline: bool = True
     with_text: bool = True
+
+
+def declared(path: Path) -> Iterator[Quantity]:
+    """The `quantities` of a task's or a cost's file, read without import.
+
+    HarnessError where they are no tuple of Quantity(…) with literal arguments.
+    """
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if not isinstance(node, ast.Assign) or [ast.unparse(one) for one in node.targets] != ["quantities"]:
+            continue
+        try:
+            for call in node.value.elts:  # type: ignore[attr-defined]
+                words = [ast.literal_eval(value) for value in call.args]
+                yield Quantity(*words, **{word.arg: ast.literal_eval(word.value) for word in call.keywords})
+        except (AttributeError, TypeError, ValueError) as error:
+            line = f"{path}, line {node.lineno}: quantities: expected a tuple of Quantity(…) with literal arguments"
+            raise HarnessError(line) from error

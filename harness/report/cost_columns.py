@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from harness.cost.quantities import COSTS, MENTIONED
+from harness.cost.quantities import COSTS, MENTIONED, extra_costs
 from harness.report.frame import Frame
 from harness.report.layout import Column, plain
 
@@ -53,6 +53,8 @@ def _pairs(rates: pd.DataFrame) -> list[str]:
 
 def _costs(board: Frame, tasks: Sequence[str] | None = None) -> list[Column]:
     """The columns of a board's costs, those of some tasks where they differ in them."""
+    extra = extra_costs().values()
+    optional = {"latency_ratio", *(one.name for one in extra)}
 
     def column(name: str, chosen: Sequence[str] | None, heading: str = "") -> Column | None:
         quantity, values = board.quantity(name), board.column(name, chosen)["value"].astype(float)
@@ -60,10 +62,10 @@ def _costs(board: Frame, tasks: Sequence[str] | None = None) -> list[Column]:
         if quantity.unit == "GMACs" and not values.max() >= 10:
             digits = 4
         texts = ["-" if pd.isna(value) else f"{quantity.scale * value:.{digits}f}" for value in values]
-        optional = name == "latency_ratio" or heading
-        return None if optional and values.isna().all() else plain(heading or quantity.title, quantity.unit, texts)
+        left_out = (name in optional or heading) and values.isna().all()
+        return None if left_out else plain(heading or quantity.title, quantity.unit, texts)
 
-    found = [column(cost.name, tasks) for cost in COSTS if cost.headline]
+    found = [column(cost.name, tasks) for cost in (*COSTS, *extra) if cost.headline]
     for task in sorted(board.values["task"].unique()) if tasks is None else tasks:
         found += [column(fate.name, [task], f"{fate.title}, {task}") for fate in MENTIONED]
     return [one for one in found if one is not None]

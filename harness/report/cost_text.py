@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from harness.cost.quantities import extra_costs
 from harness.reduction import PHASES
 
 
@@ -27,7 +28,14 @@ def render_cost(report: Mapping[str, Any]) -> str:
         lines += ["", *_host(report["host"])]
     if report["latency"]:
         lines += ["", *_latency(report["latency"])]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_extra(report)])
+
+
+def _extra(report: Mapping[str, Any]) -> list[str]:
+    """A line for each figure of the registered costs."""
+    found = [(one, report.get(key, {}).get(name)) for (key, name), one in extra_costs().items()]
+    texts = [f"{one.title:<20}{one.scale * value:.2f} {one.unit}" for one, value in found if value is not None]
+    return ["", *texts] if texts else []
 
 
 def _macs(report: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from harness.kit.errors import HarnessError
 from harness.metrics.quantity import Quantity
-from harness.report.quantities import OF_COST, OF_THROUGHPUT, of_metrics, quantity_of
+from harness.report.quantities import OF_THROUGHPUT, of_costs, of_metrics, quantity_of
 from harness.report.row import Value, absent_metrics, setting_of, values_of
 from harness.report.settings import CONTEXT, DENSE, PER_BUDGET, Setting, settings_of
 
@@ -64,7 +64,7 @@ class Frame:
 
     def quantity(self, name: str, task: str | None = None) -> Quantity:
         """What is declared of a metric, a cost or a rate."""
-        return OF_COST.get(name) or OF_THROUGHPUT.get(name) or quantity_of(task or self.metrics[name], name)
+        return of_costs().get(name) or OF_THROUGHPUT.get(name) or quantity_of(task or self.metrics[name], name)
 
     def column(self, name: str, tasks: Sequence[str] | None = None) -> pd.DataFrame:
         """The values of a quantity, a row per setting; of several tasks (None: any) those of the first that has it."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from harness.cost.quantities import costs_of, mentioned_of
 from harness.evaluate.quantities import throughput_of
-from harness.report.quantities import OF_COST, OF_THROUGHPUT, quantity_of
+from harness.report.quantities import OF_THROUGHPUT, of_costs, quantity_of
 from harness.report.settings import Record, Setting, steps_of_training
 
 ERRORS = {"failed": "failed", "out_of_memory": "no memory"}
@@ -114,10 +114,12 @@ def _costs(number: int, task: str, records: Sequence[Record], unguided: bool) ->
     mentioned = [mentioned_of(_diagnostics(record)) for record in records]
     fates = {name: next((one[name] for one in mentioned if one[name] is not None), None) for name in mentioned[0]}
     size = float(cost.get("image_size") or NAN)
+    declared = of_costs()
     for name, value in (costs_of(cost) | fates).items():
         if value is not None:
-            unit = OF_COST[name].unit
-            yield Value(number, task, name, "cost", unit, float(value), image_size=size, unguided=unguided)
+            yield Value(
+                number, task, name, "cost", declared[name].unit, float(value), image_size=size, unguided=unguided
+            )
     for name, value in (throughput_of(speed) if speed else {}).items():
         if value is not None:
             unit = OF_THROUGHPUT[name].unit.replace("1/s", f"{speed['unit']}/s" if speed else "1/s")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.data.digest import reader_modules
 from harness.kit.digest import key_of
-from harness.kit.registry import methods, models, module_of, tasks
+from harness.kit.registry import costs, methods, models, module_of, tasks
 from harness.kit.sources import code_parts
 from harness.train.protocol import Stage, stage_code
 
@@ -82,7 +82,8 @@ def cell_code(
 
 def cost_code(model: str, method: str) -> dict[str, str]:
     """Digests of the code that the costs of a method in a host's tower come from, by part."""
-    return dict(code_parts("harness.cost.report", module_of(models, model), module_of(methods, method)))
+    extra = (module_of(costs, name) for name in costs.names())
+    return dict(code_parts("harness.cost.report", module_of(models, model), module_of(methods, method), *extra))
 
 
 def resolve_task_options(task: str, given: dict[str, dict[str, Any]]) -> dict[str, Any]:

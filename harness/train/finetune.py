@@ -17,7 +17,7 @@ from harness.kit.progress import Progress
 from harness.objectives import Choice, choose_downstream
 from harness.objectives.parts.answer_list import frequent_answers
 from harness.objectives.parts.batches import with_scenes
-from harness.objectives.parts.finetune_recipes import finetune_recipe
+from harness.objectives.parts.recipe import finetune_recipe
 from harness.train.pretrain import untouched
 from harness.train.request import FinetuneRequest
 from harness.train.session import Prepared, Session

@@ -28,8 +28,7 @@ from harness.kit.files import file_digest
 from harness.kit.registry import methods, models, module_of, tasks
 from harness.kit.sources import code_parts
 from harness.objectives import Choice, choose, choose_downstream
-from harness.objectives.parts.finetune_recipes import FINETUNE_RECIPES, finetune_recipe
-from harness.objectives.parts.recipe import Recipe, recipe_of
+from harness.objectives.parts.recipe import Recipe, finetune_recipe, finetuned_tasks, recipe_of
 from harness.train.finetune import takes_answers
 from harness.train.pretrain import untouched
 from harness.train.request import FinetuneSpec, PretrainSpec, TrainSpec
@@ -80,7 +79,7 @@ class Stage(TrainSpec):
 def trainable_tasks(protocol: str, model: str) -> tuple[str, ...]:
     """The tasks that a host can be measured on after the training of a protocol."""
     check_stages(protocol, {})
-    trained = FINETUNE_RECIPES.get(model, {})
+    trained = finetuned_tasks(model)
     by_features = tasks.get(NOT_FINETUNED).NEEDS & skeleton(model).abilities
     after_pretraining = {NOT_FINETUNED} if protocol == "pretrain" and by_features else set()
     return tuple(name for name in tasks.names() if name in trained or name in after_pretraining)

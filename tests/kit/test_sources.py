@@ -26,8 +26,7 @@ def tree(tmp_path, monkeypatch):
             copy = tmp_path / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
-    for module in (registry, sources):
-        monkeypatch.setattr(module, "package_folder", lambda package: tmp_path.joinpath(*package.split(".")))
+    monkeypatch.setattr(registry, "package_folder", lambda package: tmp_path.joinpath(*package.split(".")))
     sources.code_parts.cache_clear()
     yield tmp_path
     sources.code_parts.cache_clear()
@@ -67,6 +66,7 @@ def test_there_are_records_of_several_methods_hosts_and_tasks():
         "harness/train/loop.py",
         "harness/objectives/albef.py",
         "harness/hosts/meter/model.py",
+        "harness/hosts/albef/recipes.py",
         "harness/kit/progress.py",
         "baselines/random.py",
     ],
@@ -139,7 +139,8 @@ def test_costs_and_trained_stages_have_digests_of_their_own(tree):
     assert changed == [[True, False, False], [False, True, False], [False, False, True], [True, True, True]]
 
 
-def test_a_package_of_ones_own_counts_with_all_that_it_imports(tree):
+def test_a_package_of_ones_own_counts_with_all_that_it_imports(tree, monkeypatch):
+    monkeypatch.syspath_prepend(tree)
     package = tree / "mine"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -154,6 +155,15 @@ def test_a_package_of_ones_own_counts_with_all_that_it_imports(tree):
     (package / "score.py").write_text("SIGN = -1\n")
     sources.code_parts.cache_clear()
     assert sources.code_parts("mine.method")["mine"] != before["mine"]
+
+
+def test_a_module_of_ones_own_without_a_package_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "alone.py").write_text("from harness.reduction import TokenReducer\n")
+    assert set(sources.code_parts("alone")) >= {"alone", "harness/reduction"}
+    assert registry.module_file("alone") == tmp_path / "alone.py"
+    assert registry.module_file("alone.TokenReducer") is None
+    assert registry.module_file("not_there.at_all") is None
 
 
 @pytest.mark.parametrize(

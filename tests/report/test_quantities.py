@@ -8,8 +8,9 @@ import pytest
 
 from harness.kit.errors import HarnessError
 from harness.kit.registry import tasks
+from harness.metrics.quantity import declared
 from harness.report.frame import to_frame
-from harness.report.quantities import declared, of_metrics, quantity_of
+from harness.report.quantities import of_metrics, quantity_of
 from harness.report.tables import render_table
 
 from .conftest import UNITS, make_record, make_records

@@ -20,7 +20,7 @@ from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.own import load_model
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods, models, tasks
-from harness.objectives.parts.finetune_recipes import FINETUNE_RECIPES
+from harness.objectives.parts.recipe import finetuned_tasks
 from harness.reduction.budget import make_reducer
 from harness.train.loop import Run
 from harness.train.protocol import (
@@ -238,7 +238,7 @@ def test_a_host_has_recipes_for_the_tasks_that_it_can_do_and_no_others() -> None
             except HarnessError:  # a task that the host's sizes do not know
                 continue
             can |= {name} if needed[name] & abilities else set()
-        assert set(FINETUNE_RECIPES[model]) == set(FINETUNE_RECIPES[model.replace("tiny", "base")]) == can
+        assert set(finetuned_tasks(model)) == set(finetuned_tasks(model.replace("tiny", "base"))) == can
     assert trainable_tasks("finetune", "blip-tiny") == ("captioning", "nlvr2", "retrieval", "vqa")
     assert trainable_tasks("pretrain", "clip-tiny") == ("classification", "retrieval")
     assert "classification" not in trainable_tasks("pretrain", "meter-tiny")
@@ -308,7 +308,7 @@ def test_the_word_no_is_a_precision_and_answers_are_for_questions_alone(plan: Pl
 @pytest.mark.parametrize(
     ("family", "task"),
     [
-        *(("albef", task) for task in FINETUNE_RECIPES["albef-tiny"]),
+        *(("albef", task) for task in finetuned_tasks("albef-tiny")),
         *[("blip", "captioning"), ("meter", "nlvr2"), ("clip", "retrieval")],
     ],
 )

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from harness.hosts.albef.heads import AnswerDecoder, State, adapted, classifier, share_keys_and_values
 from harness.hosts.albef.names import OPTIONAL, WORD_HEAD, released_name, stated_sizes
+from harness.hosts.albef.recipes import RECIPES
 from harness.hosts.host import AnswerTargets, HostConfig, HostModel, TextBatch, timm_vision, vision_transformer
 from harness.hosts.parts.answers import answer_word_losses
 from harness.hosts.parts.bert import TextEmbeddings, bert_layers, word_transform
@@ -98,6 +99,7 @@ class Albef(HostModel):
     """Vision tower, text encoder, fusion encoder, the three heads (contrast, matching, masked words), and a task's."""
 
     Config = AlbefConfig
+    RECIPES = RECIPES
     vision: VisionTransformer
     OPTIONAL = OPTIONAL
 

@@ -28,6 +28,7 @@ from harness.hosts.blip.names import (
     start_of,
     text_part,
 )
+from harness.hosts.blip.recipes import RECIPES
 from harness.hosts.blip.text import LABEL_SMOOTHING, BlipConfig, BlipText, begun
 from harness.hosts.host import AnswerTargets, TextBatch, timm_vision, vision_transformer
 from harness.hosts.parts.answers import CANDIDATES, answer_word_losses, rank_answers
@@ -88,6 +89,7 @@ class Blip(BlipText):
     """Vision tower, text side, and the heads: contrast and matching, or pairs of images."""
 
     Config = BlipConfig
+    RECIPES = RECIPES
     EXTRA_WORDS = ("[DEC]", "[ENC]")
     OPTIONAL = OPTIONAL
     TEXT_FROM = frozenset({"albef"})

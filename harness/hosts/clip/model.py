@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+from harness.hosts.clip.recipes import RECIPES
 from harness.hosts.host import HostConfig, HostModel, TextBatch
 from harness.hosts.parts.attention import TRANSFORMERS_NAME
 from harness.hosts.parts.clip_vision import block_names, clip_vision, core, draw_blocks, post_norm, visual_names
@@ -128,6 +129,7 @@ class Clip(HostModel):
     """
 
     Config = ClipConfig
+    RECIPES = RECIPES
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {"elip": {"count_class_token": True}}
 
     def __init__(self, config: ClipConfig) -> None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from harness.hosts.host import AnswerTargets, HostConfig, HostModel, TextBatch
 from harness.hosts.meter.names import INHERITED, LAST_BLOCK, OPTIONAL, RELEASED, inherited
+from harness.hosts.meter.recipes import RECIPES
 from harness.hosts.parts.bert import TextEmbeddings, bert_layers, word_transform
 from harness.hosts.parts.clip_vision import clip_vision, post_norm
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
@@ -121,6 +122,7 @@ class Meter(HostModel):
     """
 
     Config = MeterConfig
+    RECIPES = RECIPES
     OPTIONAL = OPTIONAL
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {
         "elip": {"schedule": {"begin": [2, 4, 9], "keep": [0.9, 0.7, 0.45], "lookahead": [2, 5, 2]}},

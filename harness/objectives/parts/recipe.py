@@ -1,4 +1,4 @@
-"""Recipes: every number a training run depends on beside its data, with the papers' pre-training as presets."""
+"""Recipes: every number a training run depends on beside its data; a host states those of its presets (RECIPES)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from harness.hosts.build import host_class, split_name
 from harness.kit.errors import HarnessError
+from harness.kit.settings import validated
 
 
 class Recipe(BaseModel):
@@ -73,88 +75,35 @@ class Recipe(BaseModel):
         )
 
 
-_TINY: dict[str, Any] = {
-    "image_size": 64,
-    "epochs": 10,
-    "batch_size": 64,
-    "learning_rate": 8e-4,
-    "warmup_steps": 100,
-    "weight_decay": 0.02,
-    "betas": (0.9, 0.98),
-    "clip_norm": 1.0,
-    "queue_size": 1024,
-}
-# METER's lr_mult_cross_modal and lr_mult_head, by our names of what they multiply.
-METER_FIVEFOLD = (
-    *("text_transform", "image_transform", "text_fusion", "image_fusion", "text_pooler", "image_pooler"),
-    *("match_head", "mlm_transform", "mlm_decoder"),
-)
-RECIPES: dict[str, dict[str, Any]] = {
-    # ALBEF's released Pretrain.yaml with ELIP's 20 epochs and batch of 40.
-    "albef-base": {
-        "image_size": 256,
-        "epochs": 20,
-        "batch_size": 40,
-        "learning_rate": 1e-4,
-        "warmup_rate": 1e-5,
-        "final_rate": 1e-5,
-        "warmup_steps": 2000,
-        "weight_decay": 0.02,
-        "queue_size": 65536,
-    },
-    # BLIP's released pretrain.yaml with ELIP's 15 epochs and batch of 42.
-    "blip-base": {
-        "image_size": 224,
-        "epochs": 15,
-        "batch_size": 42,
-        "learning_rate": 3e-4,
-        "warmup_rate": 1e-6,
-        "final_rate": 1e-6,
-        "warmup_steps": 3000,
-        "decay": "exponential",
-        "decay_rate": 0.9,
-        "weight_decay": 0.05,
-        "queue_size": 57600,
-        "alpha_ramp_epochs": 2.0,
-    },
-    # METER's task_mlm_itm_clip_bert: 100,000 steps of 4,096 pairs; epochs are of the 4 million images.
-    "meter-base": {
-        "image_size": 288,
-        "epochs": 100,
-        "batch_size": 32,
-        "learning_rate": 1e-5,
-        "warmup_share": 0.1,
-        "decay": "linear",
-        "weight_decay": 0.01,
-        "betas": (0.9, 0.98),
-        "multipliers": dict.fromkeys(METER_FIVEFOLD, 5.0),
-    },
-    "clip-small": {
-        "image_size": 224,
-        "epochs": 32,
-        "batch_size": 256,
-        "learning_rate": 1e-3,
-        "warmup_steps": 10000,
-        "weight_decay": 0.1,
-        "betas": (0.9, 0.98),
-        "eps": 1e-6,
-        "crop": (0.9, 1.0),
-        "flip": False,
-        "randaugment": False,
-    },
-    "albef-tiny": _TINY,
-    "blip-tiny": _TINY,
-    "meter-tiny": _TINY,
-    "clip-tiny": _TINY | {"batch_size": 128},
-}
-RECIPES["clip-base"] = RECIPES["clip-small"]
+PRETRAIN = "pretrain"
 
 
 def recipe_of(model: str, changes: dict[str, Any]) -> Recipe:
-    """A model's recipe with some numbers changed; HarnessError for a model without one and for impossible numbers."""
-    from harness.kit.settings import validated
+    """A host's recipe of pre-training with some numbers changed.
 
-    if model not in RECIPES:
-        raise HarnessError(f"model {model}: has no pre-training recipe; there is one for {', '.join(RECIPES)}")
-    found: Recipe = validated(Recipe, RECIPES[model] | changes, f"recipe of {model}")
-    return found
+    HarnessError for a host nobody registered, a host without one, and impossible numbers.
+    """
+    known = _recipes(model)
+    if PRETRAIN not in known:
+        raise HarnessError(f"model {model}: has no recipe of pre-training; state one in RECIPES of its class")
+    return validated(Recipe, known[PRETRAIN] | changes, f"recipe of {model}")
+
+
+def finetune_recipe(model: str, task: str, changes: dict[str, Any]) -> Recipe:
+    """A host's recipe for a task with some numbers changed.
+
+    HarnessError for a host nobody registered, a host without a recipe for the task, and impossible numbers.
+    """
+    known = finetuned_tasks(model)
+    if task not in known:
+        raise HarnessError(f"model {model}: cannot be fine-tuned on {task!r}; there is a recipe for {', '.join(known)}")
+    return validated(Recipe, _recipes(model)[task] | changes, f"recipe of {model} for {task}")
+
+
+def finetuned_tasks(model: str) -> tuple[str, ...]:
+    """The tasks that a host has a recipe for; HarnessError for a host nobody registered."""
+    return tuple(name for name in _recipes(model) if name != PRETRAIN)
+
+
+def _recipes(model: str) -> dict[str, dict[str, Any]]:
+    return host_class(model).RECIPES.get(split_name(model)[1], {})

@@ -1,0 +1,34 @@
+"""What the recipes of the tiny presets share: numbers under which they learn the built-in world."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# A host's recipes: preset -> "pretrain" or a task's name -> numbers of harness.objectives.parts.recipe.Recipe.
+Recipes = dict[str, dict[str, dict[str, Any]]]
+
+TINY_PRETRAIN: dict[str, Any] = {
+    "image_size": 64,
+    "epochs": 10,
+    "batch_size": 64,
+    "learning_rate": 8e-4,
+    "warmup_steps": 100,
+    "weight_decay": 0.02,
+    "betas": (0.9, 0.98),
+    "clip_norm": 1.0,
+    "queue_size": 1024,
+}
+TINY_FINETUNE: dict[str, Any] = {
+    "image_size": 64,
+    "epochs": 2,
+    "batch_size": 64,
+    "learning_rate": 4e-4,
+    "warmup_steps": 50,
+    "weight_decay": 0.02,
+    "betas": (0.9, 0.98),
+    "clip_norm": 1.0,
+    "queue_size": 1024,
+    "alpha": 0.0,
+}
+# The words of ALBEF's answers are not smoothed, METER's answers are classes.
+TINY_SHARP = TINY_FINETUNE | {"label_smoothing": 0.0}
