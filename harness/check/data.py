@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from harness.data.annotations.captions import CaptionFormat
 from harness.data.annotations.findings import Findings
-from harness.data.annotations.format import UNREADABLE, Found
+from harness.data.annotations.format import UNREADABLE, Format, Found, Source
 from harness.data.annotations.records import ImageTextSet
-from harness.data.annotations.report import Examination, Report, counted, title_of
-from harness.data.annotations.source import Source
+from harness.data.annotations.report import Examination, Report, counted
+from harness.data.annotations.source import OpenedSource
+from harness.data.pairs import pretrain_commands
 from harness.kit.errors import HarnessError
 from harness.kit.progress import Progress
 
@@ -21,7 +23,7 @@ def lines(folder: Path, full: bool = False) -> list[tuple[str, bool]]:
 
     `full`: every image is decoded, not a sample of each set.
     """
-    source = Source(folder)
+    source = OpenedSource(folder)
     unreadable = [one for one in source.meant if one.kind is UNREADABLE]
     if unreadable:
         return [(f"unusable: {one.reason}", False) for one in unreadable]
@@ -29,7 +31,7 @@ def lines(folder: Path, full: bool = False) -> list[tuple[str, bool]]:
     found = [line for report in reports for line in report.lines()]
     reported = {path for report in reports for path in report.files}
     others = [] if source.file else [one for one in source.found if one.path not in reported]
-    found += [(f"also there: {title_of(one, source.root)}", True) for one in others[:SHOWN_FILES]]
+    found += [(f"also there: {one.title(source.root)}", True) for one in others[:SHOWN_FILES]]
     if len(others) > SHOWN_FILES:
         found.append((f"also there: {counted(len(others) - SHOWN_FILES, 'more file')}", True))
     if not reports:
@@ -38,7 +40,7 @@ def lines(folder: Path, full: bool = False) -> list[tuple[str, bool]]:
     return found
 
 
-def inspect(source: Source, examination: Examination) -> list[Report]:
+def inspect(source: OpenedSource, examination: Examination) -> list[Report]:
     """A report of every set that is there; of several files that fill one field, of the one that evaluations use."""
     fields = source.fields()
     formats = dict.fromkeys(one.format for one in source.meant if one.is_set)
@@ -52,7 +54,7 @@ def inspect(source: Source, examination: Examination) -> list[Report]:
     return reports
 
 
-def _field_report(source: Source, fills: str, examination: Examination) -> Report:
+def _field_report(source: OpenedSource, fills: str, examination: Examination) -> Report:
     """The set that evaluations fill a field from."""
     candidates = source.candidates(fills)
     title = candidates[0].kind.title
@@ -65,7 +67,12 @@ def _field_report(source: Source, fills: str, examination: Examination) -> Repor
     def read(findings: Findings) -> tuple[Found, ImageTextSet]:
         return chosen, one.read(source, chosen, splits, findings)
 
-    title = title_of(chosen, source.root, splits)
-    report = examination.report(title, read, one.counts, partial(one.commands, source))
+    title = chosen.title(source.root, splits)
+    report = examination.report(title, read, one.counts, partial(_commands, source, one))
     report.files = [chosen.path, *one.beside(source, chosen)]
     return report
+
+
+def _commands(source: Source, one: Format, found: Found) -> list[list[str]]:
+    """What reads a set: its format's commands, and of captions the one that pre-trains on them."""
+    return one.commands(source, found) + (pretrain_commands(source, found) if isinstance(one, CaptionFormat) else [])

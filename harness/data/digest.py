@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.data.annotations.format import text_suffixes
 from harness.data.annotations.listing import Listing
-from harness.data.annotations.source import Source, root_of
+from harness.data.annotations.source import OpenedSource, root_of
 from harness.data.scenes import WORLD_FORMATS
 from harness.data.shards import is_shards
 from harness.data.world import BUILT_IN_WORLD
@@ -51,7 +51,7 @@ def reader_modules(data: str, fills: str, _digest: str) -> tuple[str, ...]:
         return (module_of(formats, WORLD_FORMATS[fills]),) if fills in WORLD_FORMATS else ()
     if is_shards(data):
         return ()
-    return tuple(sorted({type(one.format).__module__ for one in Source(data).candidates(fills)}))
+    return tuple(sorted({type(one.format).__module__ for one in OpenedSource(data).candidates(fills)}))
 
 
 def _name(path: Path, root: Path) -> bytes:

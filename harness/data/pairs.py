@@ -17,14 +17,15 @@ from typing import Any
 
 from harness.data.annotations.captions import CaptionFormat, Described, Said, is_whole
 from harness.data.annotations.findings import Findings
-from harness.data.annotations.format import Format, Found
+from harness.data.annotations.format import Format, Found, Source
 from harness.data.annotations.listing import ImageMissing, Listing
-from harness.data.annotations.source import Source
+from harness.data.annotations.source import OpenedSource
 from harness.kit.errors import HarnessError, warn_on_stderr
 
 Warn = Callable[[str], None]
 # A system's file names have 255 bytes, a character 4 at most.
 _LONGEST_NAME = 60
+PRETRAIN_MODEL, PRETRAIN_BATCH = "albef-tiny", 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def read_pairs(source: str | Path, root: Path | None = None, warn: Warn = warn_o
     """
     if root is not None and not root.is_dir():
         raise HarnessError(f"image root {root}: no such folder; name the folder that the image paths start from")
-    where = Source(source)
+    where = OpenedSource(source)
     found, one, splits = _chosen(where)
     assert isinstance(one, CaptionFormat)
     about, broken = one.described(where, found, splits, Findings()), _Broken()
@@ -106,6 +107,25 @@ def read_pairs(source: str | Path, root: Path | None = None, warn: Warn = warn_o
 def needed_share(unusable: int, samples: int) -> float:
     """The least --max-bad-share that so many unusable pairs of an epoch's samples pass under, in thousandths."""
     return min(1.0, math.ceil(1000 * unusable / max(samples, 1)) / 1000)
+
+
+def pretrain_commands(source: Source, found: Found) -> list[list[str]]:
+    """The command that pre-trains on a set's pairs; none where it could not work."""
+    where = found.path if found.path.is_file() else source.where
+    try:
+        pairs = read_pairs(where, warn=lambda line: None)
+    except HarnessError:
+        return []
+    return [pretrain_command(str(where), len(pairs.refs), pairs.unusable)] if len(pairs.refs) > 1 else []
+
+
+def pretrain_command(where: str, pairs: int, unusable: int = 0) -> list[str]:
+    """The command that pre-trains on so many pairs, with a batch that they fill and the share that is unusable."""
+    batch = min(pairs, PRETRAIN_BATCH)
+    command = ["pretrain", "--model", PRETRAIN_MODEL, "--data", where]
+    command += ["--batch-size", str(batch)] if batch < PRETRAIN_BATCH else []
+    share = needed_share(unusable, pairs // batch * batch)
+    return command + (["--max-bad-share", f"{share:g}"] if share > 0.01 else [])
 
 
 def unique_keys(pairs: Iterable[PairRef]) -> list[PairRef]:
@@ -139,7 +159,7 @@ def _digest(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
-def _chosen(where: Source) -> tuple[Found, Format, tuple[str, ...]]:
+def _chosen(where: OpenedSource) -> tuple[Found, Format, tuple[str, ...]]:
     """The file of captions that is trained on, and the splits of it."""
     several = where.file is None or any(len(one.splits) > 1 for one in where.candidates("captions"))
     return where.choose("captions", where.training_split("captions") if several else None)

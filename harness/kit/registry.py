@@ -15,7 +15,7 @@ import difflib
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -76,6 +76,17 @@ class Registry:
     def all(self) -> list[Any]:
         """Import what every name stands for, by name."""
         return [self._load(entry) for entry in self.entries().values()]
+
+    def expand(self, names: str, *, without: Sequence[str] = ()) -> tuple[str, ...]:
+        """'a,b' or 'all' as names that exist, each once, in the order given; HarnessError for others and for none."""
+        if names.strip() == "all":
+            return tuple(name for name in self.names() if name not in without)
+        chosen = [name.strip() for name in names.split(",") if name.strip()]
+        if not chosen:
+            raise HarnessError(f"no {self.kind} named; known: {', '.join(self.names())}")
+        for name in chosen:
+            self.entry(name)
+        return tuple(dict.fromkeys(chosen))
 
 
 def module_of(registry: Registry, name: str) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.data.formats import Source
+from harness.data.formats import OpenedSource
 from harness.data.scenes import WORLD_FORMATS
 from harness.data.world import BUILT_IN_WORLD
 from harness.hosts.weights.own import abilities_in, assets_of, read_answers
 from harness.hosts.weights.sets import shipped, stated_model, tasks_of
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.registry import models, tasks
-from harness.run.request import expand
 from harness.train.protocol import trainable_tasks
 
 DEFAULT_HOST = "albef-tiny"
@@ -29,10 +28,10 @@ def chosen_hosts(
     """
     if named is None and weights is not None:
         named = stated_model(weights)
-    hosts = shipped_hosts() if named is None else expand(named, models)
+    hosts = shipped_hosts() if named is None else models.expand(named)
     if weights is not None and len(hosts) > 1:
         raise HarnessError(f"--weights {weights}: are one host's; name it alone with --model, not {', '.join(hosts)}")
-    wanted = expand(names, tasks)
+    wanted = tasks.expand(names)
     every = names.strip() == "all"
     if named is not None and len(hosts) == 1 and not every:
         return ((hosts[0], wanted),)
@@ -74,7 +73,7 @@ def measurable_tasks(
         can = [name for name, path in files.items() if wanted[name].NEEDS & abilities[path]]
     else:
         can = list(trainable_tasks(protocol, model))
-    held = tuple(WORLD_FORMATS) if data == BUILT_IN_WORLD else Source(data).fields()
+    held = tuple(WORLD_FORMATS) if data == BUILT_IN_WORLD else OpenedSource(data).fields()
     found = tuple(name for name in can if wanted[name].READS in held)
     if not found and must:
         raise HarnessError(

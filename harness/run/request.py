@@ -9,20 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, create_model, field_validator
 
 from harness.kit.errors import HarnessError
-from harness.kit.registry import Registry, methods, models, tasks
+from harness.kit.registry import methods, models, tasks
 from harness.kit.settings import NO_FLAG, Flag, validated
-
-
-def expand(names: str, registry: Registry, *, without: Sequence[str] = ()) -> tuple[str, ...]:
-    """'a,b' or 'all' as names that exist, each once, in the order given; HarnessError for others and for none."""
-    if names.strip() == "all":
-        return tuple(name for name in registry.names() if name not in without)
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    if not chosen:
-        raise HarnessError(f"no {registry.kind} named; known: {', '.join(registry.names())}")
-    for name in chosen:
-        registry.entry(name)
-    return tuple(dict.fromkeys(chosen))
 
 
 def read_seeds(words: str) -> tuple[int, ...]:
@@ -38,7 +26,7 @@ def read_seeds(words: str) -> tuple[int, ...]:
 
 
 def _read_methods(words: str) -> tuple[str, ...]:
-    return expand(words, methods, without=("dense",))
+    return methods.expand(words, without=("dense",))
 
 
 def _read_ratios(words: str) -> tuple[float, ...]:
@@ -48,12 +36,12 @@ def _read_ratios(words: str) -> tuple[float, ...]:
 
 
 def _read_hosts(words: str) -> str:
-    expand(words, models)
+    models.expand(words)
     return words
 
 
 def _read_tasks(words: str) -> str:
-    expand(words, tasks)
+    tasks.expand(words)
     return words
 
 

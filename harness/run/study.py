@@ -15,7 +15,7 @@ from harness.kit.settings import validated
 from harness.run.cell import Cell, unique
 from harness.run.choose import measurable_tasks
 from harness.run.grid import plan_cells
-from harness.run.request import RunRequest, expand
+from harness.run.request import RunRequest
 
 
 class StudyCells(BaseModel):
@@ -65,7 +65,7 @@ def plan_study(
     wanted = str(shared.pop("tasks", "all"))
     plain = validated(RunRequest, {**shared, "methods": (), "tasks": ()}, "study")
     every = measurable_tasks(plain.model, plain.weights, plain.data, plain.protocol) if wanted.strip() == "all" else ()
-    names = every or expand(wanted, tasks)
+    names = every or tasks.expand(wanted)
     for entry in study.cells:
         fields = {
             "tasks": names,
@@ -74,7 +74,7 @@ def plan_study(
             "settings": entry.settings,
             **shared,
         }
-        for method in expand(entry.methods, methods, without=("dense",)):
+        for method in methods.expand(entry.methods, without=("dense",)):
             planned = plan_cells(validated(RunRequest, {**fields, "methods": (method,)}, "study"), progress)
             cells += planned
             labels = entry.model_dump(include={"label", "placement", "stages"}, exclude_none=True)

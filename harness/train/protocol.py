@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from harness.data.digest import data_digest, reader_modules
-from harness.data.formats import Source
+from harness.data.formats import OpenedSource
 from harness.data.shards import expand_shards, is_shards
 from harness.data.world import BUILT_IN_WORLD, TRAINING_SCENES
 from harness.hosts.build import host_config, skeleton
@@ -247,7 +247,7 @@ def _check_splits(task: str, data: tuple[str, ...], *, asked_for: bool) -> None:
         if source == BUILT_IN_WORLD or is_shards(source):
             continue
         try:
-            split = training_split(Source(source), task)
+            split = training_split(OpenedSource(source), task)
         except HarnessError as error:
             raise HarnessError(str(error).replace("--split", "--set-train finetune.split=NAME")) from error
         if split is None and not asked_for:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.data.formats import ImageTextSet, Source, load
+from harness.data.formats import ImageTextSet, OpenedSource, load
 from harness.data.pairs import PairRef
 from harness.data.shards import is_shards
 from harness.kit.errors import HarnessError
@@ -47,7 +47,7 @@ def task_data(
             continue
         if root is not None:
             raise HarnessError(f"--root {root}: is for JSON of image-caption pairs; link the images into {source}")
-        where = Source(source)
+        where = OpenedSource(source)
         found = load(fills, source, None, split or training_split(where, task))
         data.refs += references(found, where.root, f"{number}:" if len(sources) > 1 else "")
         data.answers = data.answers or found.answers
@@ -73,7 +73,7 @@ def _matching(refs: Sequence[PairRef], pattern: re.Pattern[str]) -> list[PairRef
     return found
 
 
-def training_split(where: Source, task: str) -> str | None:
+def training_split(where: OpenedSource, task: str) -> str | None:
     """What is trained on by default of a task's own files; None for a set that says nothing of splits."""
     return where.training_split(tasks.get(task).READS)
 
@@ -101,7 +101,7 @@ def _pairs_alone(source: str) -> bool:
     """Whether a source is shards, or a list of pairs as pre-training's are."""
     if is_shards(source):
         return True
-    where = Source(source)
+    where = OpenedSource(source)
     sets = [one.format for one in where.meant if one.is_set and one.format is not None]
     captions = [one for one in sets if one.fills == "captions" and not one.second]
     return not captions and any(one.pretrains_alone for one in sets)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from harness.check.data import lines
-from harness.data.annotations.captions import PRETRAIN_BATCH, PRETRAIN_MODEL
+from harness.data.pairs import PRETRAIN_BATCH, PRETRAIN_MODEL
 from harness.data.scenes import scenes_folder, write_scenes
 from harness.kit.errors import HarnessError
 from harness.kit.registry import tasks

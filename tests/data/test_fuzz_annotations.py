@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from harness.check.data import lines
-from harness.data.annotations.source import Source, load
+from harness.data.annotations.source import OpenedSource, load
 from harness.data.formats import load_unanswered
 from harness.data.pairs import read_pairs
 from harness.kit.errors import HarnessError
@@ -227,7 +227,7 @@ def test_damage_gives_a_report_or_a_line_and_no_wrong_count(folder: Path, name: 
             assert found is not None
             counted = " ".join(line for line, _ in found)
             with contextlib.suppress(HarnessError):
-                assert fills in Source(here).fields()
+                assert fills in OpenedSource(here).fields()
             noun = {"captions": "caption", "questions": "question", "hypotheses": "sentence"}.get(fills, "")
             assert not noun or f"{len(annotated):,} {noun}" in counted
             for one in annotated:

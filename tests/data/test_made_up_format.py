@@ -11,7 +11,7 @@ from PIL import Image
 
 from harness.check.data import lines
 from harness.data.digest import data_digest, reader_modules
-from harness.data.formats import Source
+from harness.data.formats import OpenedSource
 from harness.data.pairs import read_pairs
 from harness.data.scenes import WORLD_FORMATS, scenes_folder
 from harness.kit.registry import formats, tasks
@@ -64,7 +64,7 @@ def test_every_command_knows_it(pets: Path) -> None:
     assert found[:2] == ["pets: all.pets", "2 images, 2 captions, 1 captions each"]
     assert f"python -m harness run --method elip --tasks retrieval --data {pets}" in found
     assert f"python -m harness pretrain --model albef-tiny --data {pets}/all.pets --batch-size 2" in found
-    assert Source(pets).fields() == ("captions",)
+    assert OpenedSource(pets).fields() == ("captions",)
     assert measurable_tasks("albef-tiny", None, str(pets)) == ("retrieval",)
     assert [one.text for one in tasks.get("retrieval")().load(pets, None).captions] == ["A dog", "A cat"]
     assert [ref.key for ref in read_pairs(pets).refs] == ["a.png#0", "b.png#0"]
@@ -80,7 +80,7 @@ def test_its_content_and_its_code_tell_one_state_from_another(pets: Path) -> Non
 
 
 def test_the_formats_of_the_built_in_world_are_those_that_its_files_have() -> None:
-    source = Source(scenes_folder(3, 0))
+    source = OpenedSource(scenes_folder(3, 0))
     found = {fills: source.choose(fills, None)[1] for fills in source.fields()}
     assert {fills: type(formats.get(name)()) for fills, name in WORLD_FORMATS.items()} == {
         fills: type(one) for fills, one in found.items()

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.data.annotations.findings import Findings, report_repeated
-from harness.data.annotations.format import Format, Found
+from harness.data.annotations.format import Format, Found, Source
 from harness.data.annotations.listing import Listing
 from harness.data.annotations.records import Caption, ImageTextSet
 from harness.data.annotations.report import counted, spread
 from harness.data.annotations.rows import Json, rows_with, shown, text_fault
-from harness.data.annotations.source import Source, first_images
+from harness.data.annotations.source import first_images
 from harness.kit.errors import HarnessError
 from harness.kit.reading import read_json
 
 # `pretrain`'s batch of albef-tiny; a smaller set needs a smaller one.
-PRETRAIN_MODEL, PRETRAIN_BATCH = "albef-tiny", 64
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,6 @@ class CaptionFormat(Format):
         each = spread((one.image for one in data.captions), "captions")
         return [f"{counted(len(data.captions), 'caption')}, {each}"]
 
-    def commands(self, source: Source, found: Found) -> list[list[str]]:
-        return [*super().commands(source, found), *pretrain_commands(source, found)]
-
 
 def is_whole(path: Path, one: Said, findings: Findings) -> bool:
     """Whether a caption can be used; otherwise it is reported."""
@@ -108,29 +104,6 @@ def is_of_a_set(row: Json) -> bool:
     Pre-training lists may hold lists of captions too; nothing tells them from a retrieval set's test split.
     """
     return isinstance(row["caption"], list) or "image_id" in row
-
-
-def pretrain_commands(source: Source, found: Found) -> list[list[str]]:
-    """The command that pre-trains on a set's pairs; none where it could not work."""
-    from harness.data.pairs import read_pairs
-
-    where = found.path if found.path.is_file() else source.where
-    try:
-        pairs = read_pairs(where, warn=lambda line: None)
-    except HarnessError:
-        return []
-    return [pretrain_command(str(where), len(pairs.refs), pairs.unusable)] if len(pairs.refs) > 1 else []
-
-
-def pretrain_command(where: str, pairs: int, unusable: int = 0) -> list[str]:
-    """The command that pre-trains on so many pairs, with a batch that they fill and the share that is unusable."""
-    from harness.data.pairs import needed_share
-
-    batch = min(pairs, PRETRAIN_BATCH)
-    command = ["pretrain", "--model", PRETRAIN_MODEL, "--data", where]
-    command += ["--batch-size", str(batch)] if batch < PRETRAIN_BATCH else []
-    share = needed_share(unusable, pairs // batch * batch)
-    return command + (["--max-bad-share", f"{share:g}"] if share > 0.01 else [])
 
 
 def _report_twins(images: dict[Any, Path], path: Path, findings: Findings) -> None:

@@ -12,18 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from harness.data.annotations.findings import Findings
+from harness.data.annotations.listing import Listing
 from harness.data.annotations.records import ImageTextSet
+from harness.data.annotations.report import Examination, Report
 from harness.data.annotations.rows import Json
 from harness.kit.errors import HarnessError
 from harness.kit.registry import formats, stated, tasks
-
-if TYPE_CHECKING:
-    from harness.data.annotations.listing import Listing
-    from harness.data.annotations.report import Examination, Report
-    from harness.data.annotations.source import Source
 
 LOOKED_INTO_ROWS = 100
 
@@ -78,6 +75,48 @@ class Found:
     def is_set(self) -> bool:
         """Whether it is what its format reads, not what goes with that."""
         return self.format is not None and self.kind is self.format.files[0]
+
+    def title(self, root: Path, read: Sequence[str] = ()) -> str:
+        """What it is, where below `root`, and of which splits; of several, which are `read`."""
+        title = f"{self.kind.title}: {self.path.relative_to(root)}"
+        if len(self.splits) < 2:
+            return title + "".join(f", split {split}" for split in self.splits)
+        splits = ", ".join(self.splits)
+        return f"{title}, split {'+'.join(read)} of {splits}" if read else f"{title}, splits {splits}"
+
+
+class Source(Protocol):
+    """What a format may ask of the data folder, or the annotation file, that it is read from.
+
+    `where`: as it was named. `root`: the folder that images and other files lie below. `file`: the file that was
+    named, if it is one. `listing`: all that lies below the root. `found`: the annotation files there. `meant`: what
+    may be read for its own sake.
+    """
+
+    where: Path
+    root: Path
+    file: Path | None
+
+    @property
+    def listing(self) -> Listing: ...
+
+    @property
+    def found(self) -> list[Found]: ...
+
+    @property
+    def meant(self) -> list[Found]: ...
+
+    def of(self, *kinds: FileKind) -> list[Found]:
+        """The files of these kinds; HarnessError for a file that cannot be read, as it may be the one meant."""
+        ...
+
+    def candidates(self, fills: str) -> list[Found]:
+        """The sets that fill a field; those made for other uses only where there is nothing better."""
+        ...
+
+    def chosen(self, found: Sequence[Found], split: str | None) -> tuple[Found, Format, tuple[str, ...]]:
+        """Of some sets of one field the one that is read, its format and the splits to read of it."""
+        ...
 
 
 class Format(ABC):

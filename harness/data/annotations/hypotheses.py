@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from harness.data.annotations.findings import Findings, report_repeated
-from harness.data.annotations.format import Format, Found
+from harness.data.annotations.format import Format, Found, Source
 from harness.data.annotations.records import ENTAILMENT_LABELS, Hypothesis, ImageTextSet
 from harness.data.annotations.report import counted
 from harness.data.annotations.rows import Json, shown, text_fault
-from harness.data.annotations.source import Source, first_images
+from harness.data.annotations.source import first_images
 
 # Annotators did not agree; SNLI-VE leaves such sentences out of its figures.
 _UNDECIDED = "-"

@@ -9,9 +9,9 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from shlex import join
+from typing import Protocol, TypeVar
 
 from harness.data.annotations.findings import Finding, Findings, Tally
-from harness.data.annotations.format import Found
 from harness.data.annotations.records import ImageTextSet
 from harness.data.images import faults_of
 from harness.kit.errors import HarnessError
@@ -21,6 +21,16 @@ IMAGES_AT_ONCE = 256
 # Images of a set that are decoded; of the others the headers are read.
 DECODED = 32
 PROGRAM = ("python", "-m", "harness")
+
+
+class Located(Protocol):
+    """What a set was found in."""
+
+    @property
+    def path(self) -> Path: ...
+
+
+T = TypeVar("T", bound=Located)
 
 
 @dataclass
@@ -57,11 +67,11 @@ class Examination:
     def report(
         self,
         title: str,
-        read: Callable[[Findings], tuple[Found, ImageTextSet]],
+        read: Callable[[Findings], tuple[T, ImageTextSet]],
         counts: Callable[[ImageTextSet], list[str]],
-        commands: Callable[[Found], list[list[str]]],
+        commands: Callable[[T], list[list[str]]],
     ) -> Report:
-        """The report of a set that is read into memory whole."""
+        """The report of a set that is read into memory whole; `read` gives the file that it was found in, too."""
         tally, report = Tally(), Report(title, [])
         try:
             found, data = read(tally)
@@ -97,15 +107,6 @@ class Examination:
         for path, other in _same(paths):
             tally.odd("images that are the same file as another", f"{path} and {other}")
         return looked_at(len(decoded), len(paths))
-
-
-def title_of(one: Found, root: Path, read: Sequence[str] = ()) -> str:
-    """What a file is, and of which splits; of several, which are `read`."""
-    title = f"{one.kind.title}: {one.path.relative_to(root)}"
-    if len(one.splits) < 2:
-        return title + "".join(f", split {split}" for split in one.splits)
-    splits = ", ".join(one.splits)
-    return f"{title}, split {'+'.join(read)} of {splits}" if read else f"{title}, splits {splits}"
 
 
 def looked_at(decoded: int, images: int) -> str:

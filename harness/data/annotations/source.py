@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.data.annotations.findings import Findings
-from harness.data.annotations.format import UNREADABLE, FileKind, Format, Found, known_formats
+from harness.data.annotations.format import UNREADABLE, FileKind, Format, Found, Source, known_formats
 from harness.data.annotations.listing import IMAGE_SUFFIXES, Listing
 from harness.data.annotations.recognise import JSON_SUFFIXES, recognise, recognised
 from harness.data.annotations.records import ImageTextSet
@@ -22,7 +22,7 @@ _ANNOTATION_FOLDERS = ("annotations", "balanced", "unbalanced", "data", "nlvr2")
 K = TypeVar("K", bound=Hashable)
 
 
-class Source:
+class OpenedSource(Source):
     """The files of a folder and their kinds. Of a file: its folder's, or the folder above annotations/FILE.
 
     Raises HarnessError for what does not exist.
@@ -134,7 +134,7 @@ def load(fills: str, where: Path | str, limit: int | None = None, split: str | N
     `split` chooses among files, and within those of several splits; None: the first of SPLIT_ORDER. Raises
     HarnessError, one line, for a folder without such a set, and for whatever in it no task can use.
     """
-    source = Source(where)
+    source = OpenedSource(where)
     found, one, splits = source.choose(fills, split)
     return one.read(source, found, splits, Findings(), limit)
 

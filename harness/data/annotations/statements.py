@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.data.annotations.findings import Findings, report_repeated
-from harness.data.annotations.format import Format, Found
+from harness.data.annotations.format import Format, Found, Source
 from harness.data.annotations.records import ImageTextSet, PairStatement
 from harness.data.annotations.report import counted
 from harness.data.annotations.rows import shown, text_fault
-from harness.data.annotations.source import Source
 from harness.kit.errors import HarnessError
 
 

@@ -5,9 +5,10 @@ Files are recognised by content, not by name. What formats are made of is in `ha
 
 from functools import partial
 
+from harness.data.annotations.format import Source
 from harness.data.annotations.questions import load_unanswered
 from harness.data.annotations.records import Caption, ClassifiedImage, Hypothesis, ImageTextSet, PairStatement, Question
-from harness.data.annotations.source import Source, load
+from harness.data.annotations.source import OpenedSource, load
 
 load_captions = partial(load, "captions")
 load_questions = partial(load, "questions")
@@ -20,6 +21,7 @@ __all__ = [
     "ClassifiedImage",
     "Hypothesis",
     "ImageTextSet",
+    "OpenedSource",
     "PairStatement",
     "Question",
     "Source",

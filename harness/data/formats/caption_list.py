@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from harness.data.annotations.captions import CaptionFormat, Described, is_of_a_set, listed
 from harness.data.annotations.findings import Findings
-from harness.data.annotations.format import FileKind, Found
-from harness.data.annotations.source import Source
+from harness.data.annotations.format import FileKind, Found, Source
 
 
 class CaptionList(CaptionFormat):

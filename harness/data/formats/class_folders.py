@@ -8,11 +8,10 @@ from pathlib import Path
 
 from harness.data.annotations.class_names import class_names, class_order, folder_names
 from harness.data.annotations.findings import Findings
-from harness.data.annotations.format import UNREADABLE, FileKind, Format, Found, split_named
+from harness.data.annotations.format import UNREADABLE, FileKind, Format, Found, Source, split_named
 from harness.data.annotations.listing import Listing
 from harness.data.annotations.records import ClassifiedImage, ImageTextSet
 from harness.data.annotations.report import counted, spread
-from harness.data.annotations.source import Source
 from harness.kit.errors import HarnessError
 from harness.kit.reading import file_size, read_json, text_lines
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from harness.data.annotations.captions import CaptionFormat, Described, Said
 from harness.data.annotations.findings import Findings, report_repeated
-from harness.data.annotations.format import FileKind, Found
+from harness.data.annotations.format import FileKind, Found, Source
 from harness.data.annotations.rows import lacking_key, patches_of, rows_with
-from harness.data.annotations.source import Source
 from harness.kit.reading import read_json
 
 

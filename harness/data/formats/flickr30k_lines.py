@@ -9,9 +9,8 @@ from pathlib import Path
 
 from harness.data.annotations.captions import CaptionFormat, Described, Said
 from harness.data.annotations.findings import Findings
-from harness.data.annotations.format import UNREADABLE, FileKind, Found, split_named
+from harness.data.annotations.format import UNREADABLE, FileKind, Found, Source, split_named
 from harness.data.annotations.listing import Listing
-from harness.data.annotations.source import Source
 from harness.kit.errors import HarnessError
 from harness.kit.reading import text_lines
 

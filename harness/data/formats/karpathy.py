@@ -7,9 +7,8 @@ from typing import Any
 
 from harness.data.annotations.captions import CaptionFormat, Described, Said
 from harness.data.annotations.findings import Findings
-from harness.data.annotations.format import FileKind, Found, split_named
+from harness.data.annotations.format import FileKind, Found, Source, split_named
 from harness.data.annotations.rows import rows_with, shown
-from harness.data.annotations.source import Source
 from harness.kit.reading import read_json
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.data.annotations.captions import CaptionFormat, Described, is_of_a_set, listed, pretrain_command
+from harness.data.annotations.captions import CaptionFormat, Described, is_of_a_set, listed
 from harness.data.annotations.findings import Findings, Tally
-from harness.data.annotations.format import FileKind, Found
-from harness.data.annotations.report import Examination, Report, counted, title_of
-from harness.data.annotations.source import Source
-from harness.data.pairs import read_pairs
+from harness.data.annotations.format import FileKind, Found, Source
+from harness.data.annotations.report import Examination, Report, counted
+from harness.data.pairs import pretrain_command, read_pairs
 from harness.kit.errors import HarnessError
 
 
@@ -35,7 +34,7 @@ class PairsList(CaptionFormat):
         return [self._report(source, one, examination, alone=len(lists) == 1) for one in lists]
 
     def _report(self, source: Source, found: Found, examination: Examination, *, alone: bool) -> Report:
-        tally, report = Tally(), Report(title_of(found, source.root), [found.path])
+        tally, report = Tally(), Report(found.title(source.root), [found.path])
         try:
             pairs = read_pairs(found.path, warn=lambda line: tally.odd("", line))
         except HarnessError as error:
@@ -48,7 +47,7 @@ class PairsList(CaptionFormat):
             looked = examination.images(list(images), tally, fatal=False)
             report.counts = [f"{counted(len(pairs.refs), 'pair')}, {counted(captions, 'caption')}", looked]
             if alone and self in [one.format for one in source.candidates(self.fills)] and not tally.found:
-                report.commands = [command for command in self.commands(source, found) if command[0] == "run"]
+                report.commands = self.commands(source, found)
             if len(pairs.refs) > 1:
                 unreadable = tally.found["unreadable images"].count if "unreadable images" in tally.found else 0
                 bad = pairs.unusable + unreadable

@@ -6,10 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.data.annotations.format import FileKind, Format, Found
+from harness.data.annotations.format import FileKind, Format, Found, Source
 from harness.data.annotations.listing import Listing
 from harness.data.annotations.report import Examination, Report, counted
-from harness.data.annotations.source import Source
 from harness.kit.errors import HarnessError
 from harness.kit.reading import text_lines
 

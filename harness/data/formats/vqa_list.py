@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.annotations.findings import Findings
-from harness.data.annotations.format import FileKind, Found
+from harness.data.annotations.format import FileKind, Found, Source
 from harness.data.annotations.questions import Asked, QuestionFormat, listed_questions
-from harness.data.annotations.source import Source
 
 
 class VQAList(QuestionFormat):

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.annotations.findings import Findings, report_repeated
-from harness.data.annotations.format import FileKind, Found, split_named
+from harness.data.annotations.format import FileKind, Found, Source, split_named
 from harness.data.annotations.questions import ANSWER_LIST, Asked, QuestionFormat
 from harness.data.annotations.rows import lacking_key, patches_of, rows_with
-from harness.data.annotations.source import Source
 from harness.kit.errors import HarnessError
 from harness.kit.reading import read_json
 

@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from harness.data.annotations.captions import pretrain_command
 from harness.data.annotations.findings import Tally
-from harness.data.annotations.format import FileKind, Format, Found
+from harness.data.annotations.format import FileKind, Format, Found, Source
 from harness.data.annotations.listing import IMAGE_SUFFIXES, Listing
 from harness.data.annotations.report import DECODED, IMAGES_AT_ONCE, Examination, Report, counted, looked_at
-from harness.data.annotations.source import Source
 from harness.data.images import faults_of
-from harness.data.pairs import PairRef
+from harness.data.pairs import PairRef, pretrain_command
 from harness.data.shards import count_samples, read_shard, shard_names
 
 _LOOKED_INTO_MEMBERS = 16

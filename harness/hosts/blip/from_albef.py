@@ -12,7 +12,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from harness.hosts.blip.model import Blip
+from harness.hosts.blip.text import BlipText
 from harness.hosts.weights.released import (
     Copied,
     LoadReport,
@@ -35,7 +35,7 @@ _TABLE: Table = (
 _GROWN = frozenset({"embeddings.words.weight", "word_bias"})
 
 
-def start_text_from_albef(host: Blip, tensors: dict[str, Tensor], source: str) -> LoadReport:
+def start_text_from_albef(host: BlipText, tensors: dict[str, Tensor], source: str) -> LoadReport:
     """Fill a BLIP's text side from the tensors of an ALBEF before fine-tuning, its tower's left out.
 
     Raises HarnessError where widths differ, or BLIP has not as many layers as ALBEF's two stacks together.
