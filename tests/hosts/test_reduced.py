@@ -78,7 +78,7 @@ def test_a_guide_of_another_width_is_one_line():
 
 
 def test_a_setting_and_a_ratio_do_not_both_set_the_budget():
-    with pytest.raises(HarnessError, match=r"r=8 and ratio 0\.7 both set its budget"):
+    with pytest.raises(HarnessError, match=r"r=8\.0 and ratio 0\.7 both set its budget"):
         harness.reduce(vit(), "tome", r=8, ratio=0.7)
     with pytest.raises(HarnessError, match=r"keep_rate=0\.5 and ratio 0\.7 both set its budget"):
         harness.reduce(vit(), "evit", keep_rate=0.5, ratio=0.7, blocks=(1, 3))

@@ -109,7 +109,7 @@ def test_a_folder_of_another_finished_run_is_refused(
 
 def test_methods_of_each_kind_train(ask: Any, tmp_path: Path) -> None:
     for name in ("dense", "elip", "evit", "random", "tome", "topk", "pitome", "trips"):
-        schedule = {} if name in {"elip", "evit", "random", "topk"} else {"schedule": None}
+        schedule = {} if name in {"elip", "evit", "random", "topk", "trips"} else {"schedule": None}
         record = pretrain(ask("clip", tmp_path / name, method=name, steps=2, **schedule))
         assert record["method"]["name"] == name
         assert all(math.isfinite(entry["losses"]["contrast"]) for entry in logged(tmp_path / name))
