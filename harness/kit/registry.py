@@ -14,11 +14,13 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,22 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 @dataclass(frozen=True)
 class Entry:
-    """One name, its one-line summary, the import target 'module[:attribute]', and its file where it has one."""
+    """One name, the import target 'module[:attribute]', and its file where it has one.
+
+    `about`: what it is, in a line; None where the first line of its file says it, which is read when it is asked for.
+    """
 
     name: str
-    summary: str
+    about: str | None
     target: str
     path: Path | None = None
+
+    @property
+    def summary(self) -> str:
+        """One line about it."""
+        if self.about is not None or self.path is None:
+            return self.about or ""
+        return summary_of(self.path.read_text(encoding="utf-8", errors="replace"))
 
 
 class Registry:
@@ -152,10 +164,15 @@ def module_file(module: str) -> Path | None:
 
 
 def _modules(package: str) -> Iterable[Entry]:
-    for path in package_files(package, "*.py"):
-        yield Entry(
-            path.stem, summary_of(path.read_text(encoding="utf-8", errors="replace")), f"{package}.{path.stem}", path
-        )
+    folder = package_folder(package)
+    return _modules_in(folder, package, folder.stat().st_mtime_ns)
+
+
+@lru_cache
+def _modules_in(folder: Path, package: str, _changed: int) -> tuple[Entry, ...]:
+    """The modules of a folder, listed again when a file came, went or was renamed."""
+    files = sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
+    return tuple(Entry(path.stem, None, f"{package}.{path.stem}", path) for path in files)
 
 
 def _extensible(package: str, group: str) -> Iterable[Entry]:
@@ -165,17 +182,35 @@ def _extensible(package: str, group: str) -> Iterable[Entry]:
 
 
 def _points(group: str) -> Iterable[Entry]:
-    for point in entry_points(group=group):
+    for point in _found_points(group):
         origin = f" ({point.dist.name})" if point.dist else ""
         path = module_file(point.value.partition(":")[0])
         yield Entry(point.name, f"entry point {point.value}{origin}", point.value, path)
+
+
+def _found_points(group: str) -> tuple[EntryPoint, ...]:
+    return _entry_points(entry_points, group, tuple(map(_state_of, sys.path)))
+
+
+@lru_cache
+def _entry_points(find: Callable[..., Iterable[EntryPoint]], group: str, _state: object) -> tuple[EntryPoint, ...]:
+    """The entry points of a group, looked for again when packages came or went: every package's own list is read."""
+    return tuple(find(group=group))
+
+
+def _state_of(place: str) -> tuple[str, int]:
+    """A folder that packages are found in, and when a name in it changed last; 0 where there is none."""
+    try:
+        return place, os.stat(place or ".").st_mtime_ns
+    except OSError:  # sys.path may name what is not there
+        return place, 0
 
 
 def _hosts() -> Iterable[Entry]:
     for path in package_files("harness.hosts", "*/model.py"):
         family = path.parent.name
         yield from _hosts_of(family, f"harness.hosts.{family}.model", path, path.stat().st_mtime_ns)
-    for point in entry_points(group="harness.models"):
+    for point in _found_points("harness.models"):
         file = module_file(point.value)
         if file is None:
             raise HarnessError(f"model {point.name!r} ({point.value}): no such module; install its package again")
@@ -187,8 +222,7 @@ def _hosts_of(family: str, module: str, path: Path, _changed: int) -> tuple[Entr
     """The hosts of a module's file, read again when it has changed."""
     source = path.read_text(encoding="utf-8")
     presets = [preset for node in ast.parse(source).body for preset in _presets(node, path)]
-    summary = summary_of(source) if presets else ""
-    return tuple(Entry(f"{family}-{preset}", summary, module, path) for preset in presets)
+    return tuple(Entry(f"{family}-{preset}", None, module, path) for preset in presets)
 
 
 def _presets(node: ast.stmt, path: Path) -> Iterable[str]:
@@ -212,7 +246,7 @@ def _studies() -> Iterable[Entry]:
     for path in package_files("ablations", "*.yaml"):
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         yield Entry(path.stem, first.lstrip("# ").strip(), f"ablations/{path.name}", path)
-    for point in entry_points(group="harness.studies"):
+    for point in _found_points("harness.studies"):
         path = package_folder(point.value) / f"{point.name}.yaml"
         yield Entry(point.name, f"entry point {point.value}", f"{point.value}/{point.name}.yaml", path)
 
