@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from harness.cost.flops import Counts, Macs, count
 from harness.cost.probe import tower_call
-from harness.hosts.parts.towers import open_tower
 from harness.reduction import Stack, TokenReducer, Trace, encode
 from harness.reduction.plan import Sample
 
@@ -71,6 +70,8 @@ def spread(stack: Stack, counts: ImageCounts) -> dict[str, float | int]:
 
 def mean_macs(model: nn.Module, reducer: TokenReducer[Any], sample: Sample, *, train_step: bool = True) -> Counts:
     """MACs of the reduced tower with its head, the mean over images that run one by one, on the model's own data."""
+    from harness.hosts.parts.towers import open_tower
+
     images = min(COUNTED_IMAGES, len(sample.images))
     tower = open_tower(model)
     sums: tuple[Counter[str], Counter[str]] = (Counter(), Counter())

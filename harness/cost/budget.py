@@ -12,7 +12,6 @@ from torch import nn
 
 from harness.cost.flops import Counts, count
 from harness.cost.probe import skeleton, tower_call, tower_inputs, without_data
-from harness.hosts.parts.towers import open_tower
 from harness.reduction import TokenReducer, Trace
 from harness.reduction.budget import bender, make_reducer
 from harness.reduction.plan import token_counts
@@ -83,6 +82,8 @@ def macs_ratio(model: nn.Module, reducer: TokenReducer[Any], dense: int | None =
 
 def dense_macs(model: nn.Module) -> int:
     """Forward MACs of one image through the tower with all tokens."""
+    from harness.hosts.parts.towers import open_tower
+
     return tower_macs(model, make_reducer("dense", open_tower(model).shape), train_step=False).forward_total
 
 
@@ -97,6 +98,8 @@ def reducer_at_macs(
 
     Raises HarnessError, naming the reachable range, when no bend comes within 0.01.
     """
+    from harness.hosts.parts.towers import open_tower
+
     check_ratio(ratio)
     model = skeleton(model)
     shape = open_tower(model).shape

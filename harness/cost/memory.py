@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -94,6 +93,8 @@ def estimate_memory(
     A method that looks at values is run on zeros instead; an adaptive one needs images (`measure_memory`). Raises
     HarnessError when the attention path named is not the one that torch takes.
     """
+    from torch._subclasses.fake_tensor import FakeTensorMode  # it takes a second to import
+
     try:
         with FakeTensorMode():
             saved = [

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, TokenReducer, Trace, encode
 from harness.reduction.plan import Sample
@@ -80,6 +79,8 @@ def tower_call(
     with_head: bool = True,
 ) -> Callable[[], Any]:
     """A call that runs images through the reduced tower and, if `with_head`, the model's pooling and head."""
+    from harness.hosts.parts.towers import open_tower
+
     tower = open_tower(model)
 
     def run() -> Any:

@@ -17,7 +17,6 @@ from harness.cost.latency import measure_latency
 from harness.cost.memory import EXPLAINED_GAP, MemoryFit, estimate_memory, largest_batch, measure_memory
 from harness.cost.probe import image_shape
 from harness.cost.vits import build_vit
-from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
 from harness.reduction import StackShape, TokenReducer, Trace
@@ -47,6 +46,7 @@ def cost_report(
     sample: Sample | None = None,
     shape: StackShape | None = None,
     reducer: TokenReducer[Any] | None = None,
+    counted: Mapping[str, Any] | None = None,
     progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """The `cost --json` object of a timm ViT by name, or of a ViT already built (a host's tower).
@@ -55,8 +55,11 @@ def cost_report(
     of tokens or of forward MACs. `gib` adds memory.largest_batch. `name` is printed for a built model. On
     `device` "cpu" memory is estimated; on "cuda" it is measured. `sample`: real images, on which adaptive methods are
     counted, in a model with its weights. `shape`: the tower's within its host.
-    `reducer`: the method itself, where it has learned. Raises HarnessError for what cannot be built or reached.
+    `reducer`: the method itself, where it has learned. `counted`: `counted_parts` that were found
+    before. Raises HarnessError for what cannot be built or reached.
     """
+    from harness.hosts.parts.towers import open_tower
+
     _check(attention, match, device)
     label = name or (model if isinstance(model, str) else type(model).__name__)
     vit = build_vit(model, image_size) if isinstance(model, str) else model
@@ -73,18 +76,15 @@ def cost_report(
     if latency or device.startswith("cuda"):
         runnable = build_vit(model, image_size, device) if isinstance(model, str) else _on(model, device)
         runnable = runnable.to(dtype)
+    measured_on = runnable if device.startswith("cuda") else None
     report = {
         "model": label,
         "method": method,
         "config": reducer.config.model_dump(mode="json"),
         "image_size": height,
-        "params_m": sum(parameter.numel() for module in (vit, reducer) for parameter in module.parameters()) / 1e6,
-        **(_macs(vit, reducer) if sample is None or not reducer.adaptive else _macs_on(vit, reducer, sample)),
         "parts": None,
-        "memory": memory_part(
-            vit, runnable if device.startswith("cuda") else None, reducer, attention, dtype, gib, sample
-        ),
         "latency": None,
+        **(counted or counted_parts(vit, reducer, attention, dtype, gib, sample, measured_on)),
     }
     if latency and runnable is not None:
         report["latency"] = measure_latency(
@@ -96,6 +96,30 @@ def cost_report(
             progress=progress,
         )
     return report | extra_parts(vit, reducer, report, sample)
+
+
+def counted_parts(
+    vit: nn.Module,
+    reducer: TokenReducer[Any],
+    attention: str = "fused",
+    dtype: torch.dtype = torch.float32,
+    gib: float | None = None,
+    sample: Sample | None = None,
+    measured_on: nn.Module | None = None,
+    dense: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The entries of a report that are counted: parameters, tokens, MACs and memory.
+
+    measured_on: the tower on a GPU, where memory is measured. dense: the entry of that name, where it is known.
+    """
+    adaptive = sample is not None and reducer.adaptive
+    macs = _macs_on(vit, reducer, sample) if adaptive and sample is not None else _macs(vit, reducer)
+    return {
+        "params_m": sum(parameter.numel() for module in (vit, reducer) for parameter in module.parameters()) / 1e6,
+        **macs,
+        "dense": dense or _dense(tower_macs(vit, make_reducer("dense", reducer.shape))),
+        "memory": memory_part(vit, measured_on, reducer, attention, dtype, gib, sample),
+    }
 
 
 def _reducer(
@@ -110,6 +134,8 @@ def _reducer(
 ) -> TokenReducer[Any]:
     if match == "macs" and ratio is not None:
         return reducer_at_macs(method, vit, ratio, schedule, settings)
+    from harness.hosts.parts.towers import open_tower
+
     measured = None if sample is None else ratio_on(open_tower(vit), sample)
     return make_reducer(method, shape, ratio=ratio, schedule=schedule, settings=settings, measured=measured)
 
@@ -132,21 +158,21 @@ def _on(model: nn.Module, device: str) -> nn.Module:
 
 
 def _macs(model: nn.Module, reducer: TokenReducer[Any]) -> dict[str, Any]:
-    """Tokens per block, forward and training-step MACs, and dense's."""
+    """Tokens per block, forward and training-step MACs."""
     trace = Trace()
     counts = tower_macs(model, reducer, trace=trace)
-    dense = tower_macs(model, make_reducer("dense", reducer.shape))
     return {
         "ratio": realised_ratio(reducer),
         "tokens_per_block": list(trace.attention),
         "tokens_per_mlp": list(trace.mlp),
         **counts.gmacs(),
-        "dense": _dense(dense),
     }
 
 
 def _macs_on(model: nn.Module, reducer: TokenReducer[Any], sample: Sample) -> dict[str, Any]:
     """The same of an adaptive method: means over images, and how these differ."""
+    from harness.hosts.parts.towers import open_tower
+
     tower = open_tower(model)
     counts = image_counts(tower, reducer, sample)
     per_block, per_mlp = (part.double().mean(dim=0).tolist() for part in (counts.attention, counts.mlp))
@@ -156,7 +182,6 @@ def _macs_on(model: nn.Module, reducer: TokenReducer[Any], sample: Sample) -> di
         "tokens_per_mlp": per_mlp,
         "spread": spread(tower, counts),
         **mean_macs(copy.deepcopy(model).eval(), copy.deepcopy(reducer).eval(), sample).gmacs(),
-        "dense": _dense(tower_macs(model, make_reducer("dense", reducer.shape))),
     }
 
 

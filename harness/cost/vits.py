@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from harness.kit.errors import HarnessError
@@ -21,6 +19,9 @@ def build_vit(name: str, image_size: int | None = None, device: str | torch.devi
     On "meta" it has shapes only and is made in an instant. Raises HarnessError for a name timm does not
     have, a model that is no VisionTransformer, and an image size that its patches do not divide.
     """
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
+
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(["*vit*", "*deit*"]), n=6, cutoff=0.6)
         raise unknown("model", name, [*models.names(), *near, "any timm VisionTransformer"])

@@ -18,7 +18,6 @@ from harness.evaluate.timing import Stopwatch, Throughput
 from harness.evaluate.token_cache import TOKENS_BUDGET_BYTES, ImageTokens, in_first_order
 from harness.hosts.host import TextBatch
 from harness.hosts.parts.tokenizer import TextTokenizer
-from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import Host
 from harness.kit.distributed import batches, gather_objects, map_shared, own_share
 from harness.kit.progress import Progress
@@ -47,6 +46,8 @@ class VisionEncoder:
     _blank: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        from harness.hosts.parts.towers import open_tower
+
         self.tower = open_tower(self.host.model.vision)
         shape = self.tower.shape
         self._widest = shape.prefix + shape.patches if self.reducer.adaptive else None

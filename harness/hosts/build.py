@@ -54,16 +54,21 @@ def skeleton(name: str, image_size: int | None = None, sizes: Mapping[str, Any] 
 
 
 def paper_settings(
-    name: str, method: str, schedule: Any = None, settings: Mapping[str, Any] | None = None
+    name: str,
+    method: str,
+    schedule: Any = None,
+    settings: Mapping[str, Any] | None = None,
+    papers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[dict[str, Any], Any]:
     """A method's settings and schedule for this host: the user's own before the paper's for the host.
 
-    A control that is `like` another method takes that method's schedule.
+    A control that is `like` another method takes that method's schedule. `papers`: the host's PAPER_SETTINGS, where
+    they are known without its class.
     """
     given = dict(settings or {})
     fields = methods.get(method).Config.model_fields
     compared = given.get("like", fields["like"].default) if "like" in fields else method
-    paper = dict(host_class(name).PAPER_SETTINGS.get(compared, {}))
+    paper = dict((host_class(name).PAPER_SETTINGS if papers is None else papers).get(compared, {}))
     own = paper.pop("schedule", None)
     if schedule in (None, "paper") and "schedule" not in given:
         schedule = own

@@ -10,18 +10,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from harness.hosts.parts.recipes import Recipes
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, Stack, StackShape, Tokens
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 
 class HostConfig(BaseModel):
@@ -116,6 +117,8 @@ class HostModel(nn.Module, ABC):
     @property
     def shape(self) -> StackShape:
         """That of the vision tower, with the shapes of the other stacks that a method may work in beside it."""
+        from harness.hosts.parts.towers import open_tower
+
         beside = {stack.shape.kind: stack.shape for stack in self.text_stacks()}
         return replace(open_tower(self.vision).shape, beside=beside)
 
@@ -285,6 +288,8 @@ class HostModel(nn.Module, ABC):
 
 def vision_transformer(config: HostConfig) -> VisionTransformer:
     """The ViT of ALBEF and BLIP: timm's, with a class token and a final norm on all tokens."""
+    from timm.models.vision_transformer import VisionTransformer
+
     return VisionTransformer(
         img_size=config.image_size,
         patch_size=config.patch_size,

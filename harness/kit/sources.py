@@ -65,19 +65,43 @@ def closure(roots: Iterable[str]) -> dict[str, Path]:
     """Modules that the roots import, directly or not, and the roots themselves, each with its file."""
     packages = frozenset({"harness", "baselines", *(root.partition(".")[0] for root in roots)})
     found: dict[str, Path] = {}
-    waiting = list(roots)
+    waiting = [root for root in roots if _counts(root)]
     while waiting:
         module = waiting.pop()
-        path = module_file(module)
-        if module in found or module in NEUTRAL or RECIPES.fullmatch(module) or path is None:
-            continue
-        found[module] = path
-        parents = (module.rsplit(".", count)[0] for count in range(1, module.count(".") + 1))
-        waiting += [
-            *parents,
-            *(name for name in _imports(path, module, path.stat().st_mtime_ns) if name.partition(".")[0] in packages),
-        ]
+        if module not in found and (path := module_file(module) if module not in _nodes else _nodes[module][0]):
+            found[module] = path
+            waiting += (name for name in _imported(module, path) if name.partition(".")[0] in packages)
     return found
+
+
+def forget() -> None:
+    """Read every file again: for tests, which change them while the program runs."""
+    _nodes.clear()
+    code_parts.cache_clear()
+
+
+# Module -> its file, and the modules that it imports; found once in a process.
+_nodes: dict[str, tuple[Path, tuple[str, ...]]] = {}
+
+
+def _imported(module: str, path: Path) -> tuple[str, ...]:
+    """The modules that a module imports, and the packages that it lies in, as far as they count."""
+    if module not in _nodes:
+        parents = {module.rsplit(".", count)[0] for count in range(1, module.count(".") + 1)}
+        names = parents | _imports(path, module, path.stat().st_mtime_ns)
+        _nodes[module] = (
+            path,
+            tuple(name for name in sorted(names) if _counts(name) and (_is_foreign(name) or module_file(name))),
+        )
+    return _nodes[module][1]
+
+
+def _is_foreign(name: str) -> bool:
+    return name.partition(".")[0] not in ("harness", "baselines")
+
+
+def _counts(module: str) -> bool:
+    return module not in NEUTRAL and not RECIPES.fullmatch(module)
 
 
 @lru_cache(None)

@@ -7,7 +7,9 @@ from pathlib import Path
 from harness.data.formats import OpenedSource
 from harness.data.scenes import WORLD_FORMATS
 from harness.data.world import BUILT_IN_WORLD
+from harness.hosts.facts import host_facts
 from harness.hosts.weights.own import abilities_in, assets_of, read_answers
+from harness.hosts.weights.released_files import is_released
 from harness.hosts.weights.sets import shipped, stated_model, tasks_of
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.registry import models, tasks
@@ -85,6 +87,6 @@ def measurable_tasks(
 
 def abilities_of(model: str, path: Path) -> frozenset[str]:
     """What a host can be asked with the heads that a file of weights has, and with the answers beside it."""
-    abilities = abilities_in(model, path)
+    abilities = abilities_in(model, path) if is_released(path) else host_facts(model, weights=path).abilities
     answers = read_answers(path.parent) or read_answers(assets_of(model))
     return abilities if answers else abilities - {"answer"}

@@ -16,24 +16,25 @@ from harness.data.scene_layout import IMAGE_SIZE as SCENE_SIZE
 from harness.data.scenes import scenes_folder
 from harness.data.world import BUILT_IN_WORLD, WORLD_SEED
 from harness.evaluate.sample import sample_of
-from harness.hosts.build import paper_settings, skeleton
-from harness.hosts.host import HostModel
-from harness.hosts.parts.towers import open_tower
+from harness.hosts.build import paper_settings
+from harness.hosts.facts import PACKAGES, HostFacts, host_facts
 from harness.hosts.ready import Host, check_learned, load_host, pick_device, pick_dtype
-from harness.hosts.weights.own import file_metadata, stated_method, stated_sizes
+from harness.hosts.weights.own import file_metadata, stated_method
 from harness.hosts.weights.released_files import is_released
 from harness.hosts.weights.sets import base_of, start_weights, task_weights, weights_digest
 from harness.kit.errors import HarnessError
+from harness.kit.kept import Kept
 from harness.kit.progress import SILENT, Progress
-from harness.kit.provenance import hardware
-from harness.kit.registry import methods, tasks
+from harness.kit.provenance import hardware, versions
+from harness.kit.registry import methods, module_of, tasks
+from harness.kit.sources import code_parts
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
 from harness.reduction.plan import Sample
-from harness.reduction.schedule import Schedule
-from harness.run.cell import Cell, cell_code, resolve_task_options, unique
+from harness.reduction.schedule import Schedule, parse_schedule
+from harness.run.cell import Cell, cell_code, cost_code, resolve_task_options, unique
 from harness.run.request import RunRequest
-from harness.train.protocol import Stage, evaluation_image_size, method_host, plan_stages, with_method
+from harness.train.protocol import Stage, evaluation_image_size, method_facts, plan_stages, with_method
 from harness.train.stage_options import check_stages
 
 WORLD_COUNT = 1000
@@ -106,18 +107,18 @@ def measured_weights(request: RunRequest, task: str) -> Path:
     return start_weights(request.model, request.weights)
 
 
-def planned_host(request: RunRequest, task: str, stages: Sequence[Stage] = ()) -> HostModel:
-    """The host in which the method works, without weights, at their sizes: in training where there is some."""
+def planned_host(request: RunRequest, task: str, stages: Sequence[Stage] = ()) -> HostFacts:
+    """What is known of the host in which the method works, at its weights' sizes: in training where there is some."""
     if stages:
-        return method_host(stages)
-    return skeleton(request.model, request.image_size, stated_sizes(request.model, measured_weights(request, task)))
+        return method_facts(stages)
+    return host_facts(request.model, request.image_size, measured_weights(request, task))
 
 
-def evaluated_size(request: RunRequest, host: HostModel, stages: Sequence[Stage]) -> int:
+def evaluated_size(request: RunRequest, host: HostFacts, stages: Sequence[Stage]) -> int:
     """The image size of evaluation, in training that of the last stage, else the host's; HarnessError where the
     built-in world has no such images.
     """
-    size = evaluation_image_size(stages, request.image_size) if stages else int(host.config.image_size)
+    size = evaluation_image_size(stages, request.image_size) if stages else host.image_size
     if request.data == BUILT_IN_WORLD and size != SCENE_SIZE:
         raise HarnessError(f"image size {size}: scenes are drawn, and told of, at {SCENE_SIZE} pixels")
     return size
@@ -135,36 +136,66 @@ class Budgets:
         self.request, self.folder = request, folder
         self._solved: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._samples: dict[str, tuple[Host, Sample]] = {}
+        self._kept = Kept("budgets")
 
-    def config(self, host: HostModel, method: str, ratio: float | None, task: str, seed: int) -> dict[str, Any]:
+    def config(self, host: HostFacts, method: str, ratio: float | None, task: str, seed: int) -> dict[str, Any]:
         """A method's resolved config. HarnessError for budgets it has not, and for one that learns without weights."""
         kind, request = methods.get(method), self.request
-        own = (task,) if kind.adaptive else ()
-        key = (method, ratio, seed if draws(method, request.settings) else None, str(host.shape), *own)
+        drawn = {"seed": seed} if draws(method, request.settings) else {}
+        # How many tokens a method with fixed counts keeps does not depend on what it draws.
+        own = (task, *drawn.values()) if kind.adaptive else ()
+        key = (method, ratio, str(host.shape), *own)
         if key not in self._solved:
             self._solved[key] = self._solve(host, method, ratio, task, seed)
-        return self._solved[key]
+        return self._solved[key] | drawn
 
-    def _solve(self, host: HostModel, method: str, ratio: float | None, task: str, seed: int) -> dict[str, Any]:
+    def _solve(self, host: HostFacts, method: str, ratio: float | None, task: str, seed: int) -> dict[str, Any]:
         if method == "dense":
             return make_reducer("dense", host.shape).config.model_dump(mode="json")
         request, learned = self.request, self._learned(task)
         own = learned is not None and learned[0] == method
         if learned is not None and own and not (ratio or request.settings or request.schedule):
             return dict(learned[1])
-        given = request.settings | ({"seed": seed} if draws(method, request.settings) else {})
-        settings, schedule = paper_settings(request.model, method, request.schedule, given)
-        if request.match == "macs" and ratio is not None:
-            reducer = reducer_at_macs(method, host.vision, ratio, schedule, settings)
-        else:
-            measured = self._measured(task) if methods.get(method).adaptive and ratio is not None else None
-            reducer = make_reducer(
-                method, host.shape, ratio=ratio, schedule=schedule, settings=settings, measured=measured
-            )
-        config = reducer.config.model_dump(mode="json")
-        if reducer.learns and request.protocol == "inference":
+        adaptive = methods.get(method).adaptive
+        given = request.settings | ({"seed": seed} if adaptive and draws(method, request.settings) else {})
+        settings, schedule = paper_settings(request.model, method, request.schedule, given, host.paper)
+
+        def solved() -> dict[str, Any]:
+            if request.match == "macs" and ratio is not None:
+                reducer = reducer_at_macs(method, host.vision, ratio, schedule, settings)
+            else:
+                measured = self._measured(task) if adaptive and ratio is not None else None
+                reducer = make_reducer(
+                    method, host.shape, ratio=ratio, schedule=schedule, settings=settings, measured=measured
+                )
+            return {"config": reducer.config.model_dump(mode="json"), "learns": reducer.learns}
+
+        made = solved() if adaptive else self._kept.value(self._key(host, method, ratio, schedule, settings), solved)
+        config: dict[str, Any] = made["config"]
+        if made["learns"] and request.protocol == "inference":
             check_learned(method, config, learned)
         return config
+
+    def _key(
+        self, host: HostFacts, method: str, ratio: float | None, schedule: Any, settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        """All that the setting of a method with fixed counts follows from."""
+        shape, macs = parse_schedule(schedule), self.request.match == "macs"
+        fields = methods.get(method).Config.model_fields
+        compared = [settings.get("like", fields["like"].default)] if "like" in fields else []
+        modules = [module_of(methods, name) for name in (method, *compared)]
+        code = cost_code(host.name, method) if macs else code_parts("harness.reduction.budget", *modules)
+        return {
+            "method": method,
+            "ratio": ratio,
+            "schedule": None if shape is None else shape.model_dump(mode="json"),
+            "settings": settings,
+            "match": self.request.match,
+            "shape": str(host.shape),
+            "sizes": host.config if macs else None,
+            "code": dict(code) | dict(code_parts(*modules)),
+            "packages": versions(*PACKAGES),
+        }
 
     def _learned(self, task: str) -> tuple[str, dict[str, Any]] | None:
         """The method that learned with the weights of a task, as their file states it."""
@@ -175,6 +206,8 @@ class Budgets:
 
     def _measured(self, task: str) -> Callable[[TokenReducer[Any]], float]:
         """The token ratio of a reducer on images of the set, in the host with its weights."""
+        from harness.hosts.parts.towers import open_tower
+
         host, sample = self.on_images(task)
         on_images = ratio_on(open_tower(host.model.vision), sample)
         return lambda reducer: on_images(host.with_learned(reducer))
@@ -193,7 +226,7 @@ class Budgets:
 
 
 def _cell(
-    about: dict[str, Any], budgets: Budgets, host: HostModel, stages: Sequence[Stage], method: str, ratio: float | None
+    about: dict[str, Any], budgets: Budgets, host: HostFacts, stages: Sequence[Stage], method: str, ratio: float | None
 ) -> Cell:
     dense, request = method == "dense", budgets.request
     config = budgets.config(host, method, ratio, about["task"], about["seed"])

@@ -30,10 +30,10 @@ from harness.kit.provenance import environment
 from harness.kit.registry import methods, tasks
 from harness.reduction import TokenReducer
 from harness.run.cell import Cell, cost_code
+from harness.run.costs import CountedCosts
 from harness.run.grid import data_folder
 from harness.run.store import FORMAT
 from harness.train.protocol import method_host
-from harness.train.stages import trained
 
 BLANK = "blank_images"
 # Cells of one task follow each other; each may have weights of its own, which are too many to keep.
@@ -51,6 +51,7 @@ class Measurer:
         self._images: dict[tuple[Any, ...], ImageStore] = {}
         self._pixels = PixelBudget()
         self._costs: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._counted_costs = CountedCosts()
 
     def prepare(self, cell: Cell) -> None:
         """Load what the cell needs; HarnessError when the weights, the size or the data cannot be used for it."""
@@ -115,6 +116,8 @@ class Measurer:
         """The weights that do the cell's task, trained now where the protocol says so and they are not there yet."""
         if not cell.training:
             return self._shipped(cell), []
+        from harness.train.stages import trained
+
         folder = cache_folder() / "trained"
         return trained(cell.training, folder, device=cell.device, quiet=self.progress.quiet)
 
@@ -215,9 +218,17 @@ class Measurer:
                 device=cell.device,
                 dtype=pick_dtype(cell.dtype),
                 name=cell.model,
+                counted=self._counts(cell, model, method, config),
                 progress=self.progress,
             )
         return self._costs[key]
+
+    def _counts(self, cell: Cell, model: HostModel, method: str, config: dict[str, Any]) -> dict[str, Any] | None:
+        """What is counted without running the tower; None of an adaptive method, and where memory is measured."""
+        if methods.get(method).adaptive or cell.device.startswith("cuda"):
+            return None
+        sizes = model.config.model_dump(mode="json")
+        return self._counted_costs.of(cell.model, sizes, model.shape, method, config, cell.dtype, lambda: model.vision)
 
 
 def evaluated_reducer(cell: Cell, host: Host) -> TokenReducer[Any]:

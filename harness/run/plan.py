@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.cost.host import compare_memory, host_parts
 from harness.cost.report import cost_report
 from harness.data.formats import load
 from harness.data.world import BUILT_IN_WORLD
 from harness.evaluate.sample import SAMPLED_IMAGES, sample_of
 from harness.hosts.build import paper_settings, skeleton
+from harness.hosts.facts import HostFacts
 from harness.hosts.host import HostModel
 from harness.hosts.ready import load_host, pick_device
 from harness.kit.errors import HarnessError
@@ -20,6 +21,7 @@ from harness.reduction.budget import make_reducer
 from harness.reduction.plan import Sample
 from harness.reduction.schedule import check_ratio
 from harness.run.cell import Cell
+from harness.run.costs import CountedCosts
 from harness.run.grid import Budgets, data_folder, plan_cells, planned_host
 from harness.run.request import RunRequest
 from harness.run.store import Store
@@ -32,8 +34,9 @@ def plan_rows(
     cells = plan_cells(request, progress)
     kept = {} if force else Store(out).find(cell.key for cell in cells)
     budgets = Budgets(request, data_folder(request.data, request.limit, progress))
-    hosts: dict[str, HostModel] = {}
+    hosts: dict[str, HostFacts] = {}
     costs: dict[tuple[str, ...], dict[str, Any]] = {}
+    counted = CountedCosts()
     rows = []
     with progress.bar("costs", len(cells)) as bar:
         for cell in cells:
@@ -47,8 +50,8 @@ def plan_rows(
                 made, on = ready.method(cell.method, cell.config), ready.model
                 costs[known] = cost_report(on.vision, cell.method, shape=on.shape, sample=sample, reducer=made)
             elif known not in costs:
-                report = cost_report(host.vision, cell.method, shape=host.shape, settings=cell.config, name=cell.model)
-                costs[known] = report
+                about = (cell.model, host.config, host.shape, cell.method, cell.config, "float32")
+                costs[known] = counted.of(*about, partial(getattr, host, "vision"))
             rows.append(_row(cell, costs[known], cell.key in kept))
             bar.advance()
     return rows
@@ -87,6 +90,8 @@ def render_plan(rows: list[dict[str, Any]]) -> str:
 
 def cost_of(model: str, method: str, *, ratio: str | None, **options: Any) -> dict[str, Any]:
     """The cost report of a host model's tower, or of a timm ViT by its timm name."""
+    from harness.cost.host import compare_memory, host_parts
+
     methods.entry(method)
     budget = None if ratio is None else check_ratio(ratio)
     if options["batch_size"] < 1:

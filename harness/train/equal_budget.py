@@ -10,20 +10,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.cost.host import NO_WORDS, objective_memory, objective_parts
-from harness.cost.memory import MemoryFit, largest_batch
 from harness.hosts.build import build_host
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods
 from harness.kit.settings import validated
-from harness.objectives import choose
-from harness.objectives.parts.objective import Objective
 from harness.objectives.parts.recipe import Recipe
 from harness.train.request import PretrainSpec, fit_gib
+
+if TYPE_CHECKING:
+    from harness.cost.memory import MemoryFit
+    from harness.objectives.parts.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Trained:
 
     def largest_batch(self, recipe: Recipe, gib: float) -> int:
         """The largest batch whose step fits `gib` GiB by the accounting of memory; HarnessError where none does."""
+        from harness.cost.memory import largest_batch
+
         fit = _memory(*self._named(), recipe.model_dump_json())
         batch = largest_batch(fit, gib)
         if batch < 1:
@@ -138,11 +140,15 @@ def _whole_steps(steps: float, budget: str, per_step: int) -> int:
 
 @lru_cache(256)
 def _gmacs(*named: Any) -> float:
+    from harness.cost.host import objective_parts
+
     return sum(part["train_step_gmacs"] for part in objective_parts(_objective(*named)).values())
 
 
 @lru_cache(64)
 def _memory(*named: Any) -> MemoryFit:
+    from harness.cost.host import objective_memory
+
     objective = _objective(*named)
     return objective_memory(objective, {named[4]: objective.reducer})[named[4]]["fused"]
 
@@ -151,6 +157,9 @@ def _objective(
     model: str, sizes: str, objective: str | None, settings: str, method: str, config: str, recipe: str
 ) -> Objective[Any]:
     """What is trained, on the meta device."""
+    from harness.cost.host import NO_WORDS
+    from harness.objectives import choose
+
     kind, numbers = methods.get(method), Recipe.model_validate_json(recipe)
     with torch.device("meta"):
         host = build_host(model, **json.loads(sizes))

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ from harness.data.formats import OpenedSource
 from harness.data.shards import expand_shards, is_shards
 from harness.data.world import BUILT_IN_WORLD, TRAINING_SCENES
 from harness.hosts.build import host_config, skeleton
+from harness.hosts.facts import HostFacts, host_facts
 from harness.hosts.host import HostModel
 from harness.hosts.weights.own import find_weights, stated_sizes
 from harness.hosts.weights.sets import start_weights, weights_digest
@@ -27,15 +28,14 @@ from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest
 from harness.kit.registry import methods, models, module_of, tasks
 from harness.kit.sources import code_parts
-from harness.objectives import Choice, choose, choose_downstream
 from harness.objectives.parts.recipe import Recipe, finetune_recipe, finetuned_tasks, recipe_of
 from harness.train.equal_budget import Budget, Trained, budget_of
-from harness.train.finetune import takes_answers
-from harness.train.pretrain import untouched
 from harness.train.request import FinetuneSpec, PretrainSpec, TrainSpec
-from harness.train.session import check_precision
 from harness.train.stage_options import check_stages, read_options
 from harness.train.task_data import training_split
+
+if TYPE_CHECKING:
+    from harness.objectives import Choice
 
 Given = Mapping[str, Mapping[str, Any]]
 # Evaluated as pre-training leaves a host: by class names as texts, or by a probe on its features.
@@ -84,7 +84,7 @@ def trainable_tasks(protocol: str, model: str) -> tuple[str, ...]:
     """The tasks that a host can be measured on after the training of a protocol."""
     check_stages(protocol, {})
     trained = finetuned_tasks(model)
-    by_features = tasks.get(NOT_FINETUNED).NEEDS & skeleton(model).abilities
+    by_features = tasks.get(NOT_FINETUNED).NEEDS & host_facts(model).abilities
     after_pretraining = {NOT_FINETUNED} if protocol == "pretrain" and by_features else set()
     return tuple(name for name in tasks.names() if name in trained or name in after_pretraining)
 
@@ -156,6 +156,11 @@ def method_host(stages: Sequence[Stage]) -> HostModel:
     return skeleton(stages[0].model, sizes=_sizes(stages[0]))
 
 
+def method_facts(stages: Sequence[Stage]) -> HostFacts:
+    """What is known of that host, without building it."""
+    return host_facts(stages[0].model, sizes=_sizes(stages[0]))
+
+
 def _sizes(stage: Stage) -> dict[str, Any]:
     """The sizes of the host that a stage trains, as far as they are not its preset's."""
     stated = stated_sizes(stage.model, find_weights(stage.files["init"])) if "init" in stage.files else {}
@@ -180,6 +185,8 @@ def stage_code(stage: Stage) -> Mapping[str, str]:
 
 def _choice(stage: Stage) -> Choice:
     """The objectives of a stage."""
+    from harness.objectives import choose, choose_downstream
+
     if stage.stage == "finetune":
         assert stage.task is not None
         return choose_downstream(stage.model, stage.task)
@@ -205,6 +212,9 @@ def stage_name(stages: Sequence[Stage]) -> str:
 
 
 def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], device: str) -> Stage:
+    from harness.objectives import choose
+    from harness.train.pretrain import untouched
+
     options, numbers = read_options("pretrain", given)
     assert isinstance(options, PretrainSpec)
     data = options.data or (BUILT_IN_WORLD,)
@@ -223,6 +233,10 @@ def _finetuning(
     shared: dict[str, Any], task: str, given: Mapping[str, Any], evaluated: str, device: str, start: Path | None
 ) -> Stage:
     """Fine-tuning on a task; `start`: weights, None for those of the stage before."""
+    from harness.objectives import choose_downstream
+    from harness.train.finetune import takes_answers
+    from harness.train.pretrain import untouched
+
     options, numbers = read_options("finetune", given)
     assert isinstance(options, FinetuneSpec)
     data = options.data or (evaluated,)
@@ -257,6 +271,8 @@ def _stage(
     **own: Any,
 ) -> Stage:
     """A stage of what was chosen; `files`: those that are named, by option."""
+    from harness.train.session import check_precision
+
     check_precision(options.precision, device)
     named = {name: str(place) for name, place in files.items() if place is not None}
     digests = {f"data.{number}": _source_digest(source) for number, source in enumerate(data)}

@@ -27,9 +27,9 @@ def tree(tmp_path, monkeypatch):
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
     monkeypatch.setattr(registry, "package_folder", lambda package: tmp_path.joinpath(*package.split(".")))
-    sources.code_parts.cache_clear()
+    sources.forget()
     yield tmp_path
-    sources.code_parts.cache_clear()
+    sources.forget()
 
 
 def current(spec):
@@ -41,7 +41,7 @@ def current(spec):
 
 def comment(path):
     path.write_text(path.read_text(encoding="utf-8") + "\n# a comment\n", encoding="utf-8")
-    sources.code_parts.cache_clear()
+    sources.forget()
 
 
 def stale(specs):
@@ -81,7 +81,7 @@ def test_a_renderer_a_command_costs_training_and_other_hosts_and_methods_leave_a
 def test_a_new_method_and_a_new_format_leave_all_records(tree, folder):
     specs = [current(spec) for spec in SPECS]
     (tree / folder / "another.py").write_text('"""Another."""\n')
-    sources.code_parts.cache_clear()
+    sources.forget()
     assert stale(specs) == []
 
 
@@ -114,7 +114,7 @@ def test_what_a_number_depends_on_makes_its_records_stale_and_is_named(tree, pat
 def test_a_record_of_a_method_that_is_gone_says_so(tree):
     specs = [current(spec) for spec in SPECS if spec["method"] == "elip"]
     (tree / "baselines" / "elip.py").unlink()
-    sources.code_parts.cache_clear()
+    sources.forget()
     assert {why for _, _, why in stale(specs)} == {"unknown method 'elip'"}
 
 
@@ -122,7 +122,7 @@ def test_costs_and_trained_stages_have_digests_of_their_own(tree):
     stage = Stage.model_construct(stage="finetune", model="albef-tiny", method="elip", task="vqa", data=())
 
     def digests():
-        sources.code_parts.cache_clear()
+        sources.forget()
         return [
             cost_code("albef-tiny", "elip"),
             dict(stage_code(stage)),
@@ -150,10 +150,10 @@ def test_a_package_of_ones_own_counts_with_all_that_it_imports(tree, monkeypatch
     before = sources.code_parts("mine.method")
     assert set(before) >= {"mine", "harness/reduction"}
     (package / "unused.py").write_text("# a comment\n")
-    sources.code_parts.cache_clear()
+    sources.forget()
     assert sources.code_parts("mine.method") == before
     (package / "score.py").write_text("SIGN = -1\n")
-    sources.code_parts.cache_clear()
+    sources.forget()
     assert sources.code_parts("mine.method")["mine"] != before["mine"]
 
 

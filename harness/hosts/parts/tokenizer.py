@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, BertTokenizer
 
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
@@ -61,6 +60,8 @@ class TextTokenizer:
         self.specials = Specials(pad, begin, end, mask, unknown)
         self.max_length = max_length
         self.truncated = 0
+        from transformers import BertTokenizer  # it takes a second to import
+
         self._bert = BertTokenizer(vocab=dict(self.vocabulary))
 
     def words(self, texts: Sequence[str]) -> list[list[int]]:
@@ -139,6 +140,8 @@ class HubTokenizer:
     """A tokenizer of transformers (RoBERTa's, CLIP's), from a folder or the Hugging Face cache; never the network."""
 
     def __init__(self, source: str, max_length: int) -> None:
+        from transformers import AutoTokenizer
+
         try:
             self._inner = AutoTokenizer.from_pretrained(source, local_files_only=True)
         except (OSError, ValueError) as error:
