@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +52,9 @@ class HostFacts:
 
         return skeleton(self.name, sizes=self.config)
 
-    @property
+    @cached_property
     def vision(self) -> nn.Module:
-        """The tower on the meta device, built anew."""
+        """The tower on the meta device."""
         return self.skeleton().vision
 
 

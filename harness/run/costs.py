@@ -7,6 +7,7 @@ images, and memory on a GPU: none of these is kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -16,8 +17,10 @@ from harness.hosts.facts import PACKAGES
 from harness.hosts.ready import pick_dtype
 from harness.kit.kept import Kept
 from harness.kit.provenance import versions
+from harness.kit.registry import methods
 from harness.reduction import StackShape
 from harness.reduction.budget import make_reducer
+from harness.reduction.method import VISION
 from harness.run.cell import cost_code
 
 # What a tower does not depend on.
@@ -45,6 +48,8 @@ class CountedCosts:
 
         vision: makes the tower where it has to be counted; it may be on the meta device.
         """
+        if methods.get(method).stacks == VISION:  # what stands beside the tower is nothing to it
+            shape = replace(shape, beside={})
         tower = (str(shape), str({name: size for name, size in sizes.items() if name not in ASIDE}))
         name = str((model, *tower, method, config, dtype))
         if name not in self._found:
