@@ -66,6 +66,7 @@ def commit() -> str | None:
     return head + ("+changes" if changed else "")
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)

@@ -69,15 +69,16 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
     cells = []
     with progress.bar("settings", len(request.tasks) * len(request.seeds) * len(wanted)) as bar:
         for task, seed in product(request.tasks, request.seeds):
-            stages = stages_of(request, task, seed)
-            host = planned_host(request, task, stages)
-            about = shared | {
-                "task": task,
-                "task_options": resolve_task_options(task, request.task_options),
-                "weights": weights_digest(request.model, measured_weights(request, task)) if request.starts else "",
-                "image_size": evaluated_size(request, host, stages),
-                "seed": seed,
-            }
+            if seed == request.seeds[0] or request.protocol != "inference":  # without training seeds share the rest
+                stages = stages_of(request, task, seed)
+                host = planned_host(request, task, stages)
+                of_task = shared | {
+                    "task": task,
+                    "task_options": resolve_task_options(task, request.task_options),
+                    "weights": weights_digest(request.model, measured_weights(request, task)) if request.starts else "",
+                    "image_size": evaluated_size(request, host, stages),
+                }
+            about = of_task | {"seed": seed}
             for method, ratio in wanted:
                 if seed == request.seeds[0] or stages or draws(method, request.settings):
                     cells.append(_cell(about, budgets, host, stages, method, ratio))
@@ -137,6 +138,17 @@ class Budgets:
         self._solved: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._samples: dict[str, tuple[Host, Sample]] = {}
         self._kept = Kept("budgets")
+        self._codes: dict[tuple[str, str, str], dict[str, str]] = {}
+
+    def code(
+        self, model: str, method: str, task: str, stages: Sequence[Stage], data: str, digest: str
+    ) -> dict[str, str]:
+        """`cell_code`, found once where nothing is trained."""
+        if stages:
+            return cell_code(model, method, task, stages, data, digest)
+        if (model, method, task) not in self._codes:
+            self._codes[model, method, task] = cell_code(model, method, task, stages, data, digest)
+        return self._codes[model, method, task]
 
     def config(self, host: HostFacts, method: str, ratio: float | None, task: str, seed: int) -> dict[str, Any]:
         """A method's resolved config. HarnessError for budgets it has not, and for one that learns without weights."""
@@ -230,6 +242,7 @@ def _cell(
 ) -> Cell:
     dense, request = method == "dense", budgets.request
     config = budgets.config(host, method, ratio, about["task"], about["seed"])
+    whose = (about["model"], method, about["task"])
     trained = tuple(with_method(stages, method, config, ratio))
     return Cell(
         **about,
@@ -239,7 +252,7 @@ def _cell(
         training=trained,
         schedule="paper" if dense else _spec(request.schedule),
         match="tokens" if dense else request.match,
-        code=cell_code(about["model"], method, about["task"], trained, about["data"], about["data_digest"]),
+        code=budgets.code(*whose, trained, about["data"], about["data_digest"]),
     )
 
 

@@ -128,10 +128,10 @@ class _Names(BaseModel):
         Field(description="Host models, comma-separated; left out: albef-tiny, and blip-tiny for what it cannot do"),
     ] = None
     tasks: Annotated[
-        str,
-        Flag(read=_read_tasks, default="all"),
+        str | None,
+        Flag(read=_read_tasks, default="retrieval,vqa of the built-in world; all of other data, weights and models"),
         Field(description="Tasks, comma-separated, or 'all' that the weights and data allow"),
-    ] = "all"
+    ] = None
 
 
 class RunOptions(Measurement, _Names):
@@ -139,9 +139,10 @@ class RunOptions(Measurement, _Names):
 
     def requests(self) -> list[RunRequest]:
         """A request per host; HarnessError for names and values that cannot be."""
-        from harness.run.choose import chosen_hosts
+        from harness.run.choose import chosen_hosts, default_tasks
 
-        hosts = chosen_hosts(self.hosts, self.tasks, self.weights, self.data, self.protocol)
+        names = self.tasks or default_tasks(self.hosts, self.weights, self.data)
+        hosts = chosen_hosts(self.hosts, names, self.weights, self.data, self.protocol)
         shared = self.model_dump(exclude={"hosts", "tasks"})
         return [validated(RunRequest, shared | {"model": model, "tasks": names}, "options") for model, names in hosts]
 
@@ -154,6 +155,11 @@ class EvaluateOptions(RunOptions):
         Flag("--method", read=_read_methods, default="dense"),
         Field(description="Methods to measure too, comma-separated"),
     ] = ("dense",)
+    tasks: Annotated[
+        str | None,
+        Flag(read=_read_tasks, default="all"),
+        Field(description="Tasks, comma-separated, or 'all' that the weights and data allow"),
+    ] = "all"
 
 
 class AnswerOptions(RunOptions):
@@ -173,7 +179,7 @@ class AnswerOptions(RunOptions):
     seeds: Annotated[
         tuple[int, ...], Flag("--seed", read=read_seeds, default="0"), Field(description="Seed of everything random")
     ] = (0,)
-    tasks: Annotated[str, NO_FLAG] = "vqa"
+    tasks: Annotated[str | None, NO_FLAG] = "vqa"
     protocol: Annotated[str, NO_FLAG] = "inference"
     training: Annotated[dict[str, dict[str, Any]], NO_FLAG] = {}
 

@@ -13,6 +13,7 @@ from harness.hosts.build import build_host
 from harness.hosts.weights.own import assets_of, save_weights
 from harness.kit.errors import HarnessError
 from harness.run.choose import chosen_hosts, measurable_tasks, shipped_hosts
+from harness.run.request import RunOptions
 
 FILE = "model.safetensors"
 # Heads of their own ship in a folder per task.
@@ -158,3 +159,16 @@ def test_captioning_is_left_out_of_all_tasks_where_there_is_no_java(
     assert chosen_hosts("blip-tiny", "captioning", None, "scenes") == (("blip-tiny", ("captioning",)),)
     chosen_hosts("albef-tiny", "all", None, "scenes")
     assert capsys.readouterr().err == ""
+
+
+def test_the_first_command_measures_retrieval_and_vqa_of_one_host() -> None:
+    options = RunOptions(methods=("elip",), ratios=(0.5, 0.7))
+    (request,) = options.requests()
+    assert (request.model, request.tasks) == ("albef-tiny", ("retrieval", "vqa"))
+
+
+def test_whoever_brings_a_model_or_asks_for_all_gets_all_tasks() -> None:
+    (named,) = RunOptions(methods=("elip",), hosts="albef-tiny").requests()
+    assert set(named.tasks) > {"retrieval", "vqa"}
+    every = RunOptions(methods=("elip",), tasks="all").requests()
+    assert {request.model for request in every} == {"albef-tiny", "blip-tiny"}
