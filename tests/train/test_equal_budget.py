@@ -1,4 +1,4 @@
-"""Budgets of pre-training: as many pairs, as many multiply-adds, or as large a batch as memory holds, for all methods."""
+"""Budgets of pre-training: as many pairs, as many multiply-adds, or as large a batch as memory holds."""
 
 from __future__ import annotations
 
