@@ -61,7 +61,7 @@ def check_weights(
 def check_results(
     runs: Annotated[Path, typer.Argument(help="Folder of records.")] = DEFAULT_RUNS,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete records of cells that newer records measured again.")
+        bool, typer.Option("--prune", help="Delete records of cells that this very code measured again.")
     ] = False,
 ) -> None:
     """Read every record and its samples; say which are whole, and which this code and these weights would reproduce."""

@@ -33,10 +33,15 @@ Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU th
 ExecutorName = Annotated[str, typer.Option("--executor", help="Where cells run: here.")]
 Force = Annotated[bool, typer.Option("--force", help="Compute again what is already there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-Runs = Annotated[Path, typer.Option("--runs", help="Folder of the records.")]
+Runs = Annotated[
+    Optional[Path],
+    typer.Option("--runs", help="Folder of the records, by default runs; with --study of the studies, runs/studies."),
+]
 StudyName = Annotated[Optional[str], typer.Option("--study", help="A study's records instead (see: list studies).")]
-DEFAULT_RUNS = Path("results/runs")
-STUDIES_FOLDER = Path("results/studies")
+# What a user measures; results/ holds what is committed.
+DEFAULT_RUNS = Path("runs")
+STUDIES_FOLDER = DEFAULT_RUNS / "studies"
+FIGURES_FOLDER = DEFAULT_RUNS / "figures"
 
 
 def set_threads(threads: int | None) -> None:

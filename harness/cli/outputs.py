@@ -16,9 +16,9 @@ from harness.run.study_index import read_index
 PICTURE_METHODS = ("elip", "evit", "tome", "random")
 
 
-def table_text(runs: Path, study: str | None, studies: Path, format: str, *, summary: bool = False) -> str:
-    """The table of a folder's records, or of a study's; or its summary alone."""
-    records, labels = _records(runs, study, studies)
+def table_text(folder: Path, study: str | None, format: str, *, summary: bool = False) -> str:
+    """The table of a folder's records, which may be a study's; or its summary alone."""
+    records, labels = _records(folder, study)
     if summary:
         return render_summary(to_frame(records), format)
     if labels is None:
@@ -26,11 +26,11 @@ def table_text(runs: Path, study: str | None, studies: Path, format: str, *, sum
     return render_study_table(records, labels, format)
 
 
-def draw(runs: Path, study: str | None, studies: Path, out: Path, *, patches: bool, ratio: float) -> list[Path]:
-    """Write the figures of a folder's records or of a study's, and the picture of kept patches; their paths."""
+def draw(folder: Path, study: str | None, out: Path, *, patches: bool, ratio: float) -> list[Path]:
+    """Write the figures of a folder's records, which may be a study's, and the picture of kept patches; their paths."""
     from harness.report.figures import plot_quality, plot_study
 
-    records, labels = _records(runs, study, studies)
+    records, labels = _records(folder, study)
     if study is None:
         written = plot_quality(to_frame(records), out)
     elif labels is None:
@@ -40,15 +40,13 @@ def draw(runs: Path, study: str | None, studies: Path, out: Path, *, patches: bo
     return written + (draw_kept(out, ratio) if patches else [])
 
 
-def _records(
-    runs: Path, study: str | None, studies: Path
-) -> tuple[list[dict[str, Any]], Sequence[dict[str, Any]] | None]:
+def _records(folder: Path, study: str | None) -> tuple[list[dict[str, Any]], Sequence[dict[str, Any]] | None]:
     """Records, and the labels to draw them by (None where methods and ratios say it all)."""
-    folder = runs if study is None else studies / study
     if study is None:
         if not folder.is_dir():
             raise HarnessError(
-                f"{folder}: no such folder of records; run: python -m harness run --method elip --ratios 0.5,0.7"
+                f"{folder}: no such folder of records; run: python -m harness run --method elip --ratios 0.5,0.7, or "
+                "name another with --runs (results/runs holds those that are committed)"
             )
         store = Store(folder)
         return with_deltas(store.records(), store), None

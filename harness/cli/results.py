@@ -7,11 +7,11 @@ from typing import Annotated, Optional
 
 import typer
 
-from harness.cli.options import DEFAULT_RUNS, STUDIES_FOLDER, Runs, StudyName, not_built
+from harness.cli.options import DEFAULT_RUNS, FIGURES_FOLDER, STUDIES_FOLDER, Runs, StudyName, not_built
 
 
 def table(
-    runs: Runs = DEFAULT_RUNS,
+    runs: Runs = None,
     study: StudyName = None,
     format: Annotated[str, typer.Option("--format", help="text, csv, md or latex.")] = "text",
     summary: Annotated[bool, typer.Option("--summary", help="A row a method only: quality kept and costs.")] = False,
@@ -20,7 +20,7 @@ def table(
     """The records as a table: quality with intervals and differences to dense, beside the cost."""
     from harness.cli.outputs import table_text
 
-    text = table_text(runs, study, STUDIES_FOLDER, format, summary=summary)
+    text = table_text(_folder(runs, study), study, format, summary=summary)
     if out is None:
         typer.echo(text)
     else:
@@ -30,9 +30,9 @@ def table(
 
 
 def plot(
-    runs: Runs = DEFAULT_RUNS,
+    runs: Runs = None,
     study: StudyName = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the figures.")] = Path("results/figures"),
+    out: Annotated[Path, typer.Option("--out", help="Folder of the figures.")] = FIGURES_FOLDER,
     patches: Annotated[
         bool, typer.Option("--patches/--no-patches", help="Also draw which patches each method keeps.")
     ] = True,
@@ -41,8 +41,15 @@ def plot(
     """Figures, SVG and PNG: quality against MACs and ratio, and which patches each method keeps for a few scenes."""
     from harness.cli.outputs import draw
 
-    for path in draw(runs, study, STUDIES_FOLDER, out, patches=patches and study is None, ratio=ratio):
+    for path in draw(_folder(runs, study), study, out, patches=patches and study is None, ratio=ratio):
         typer.echo(str(path))
+
+
+def _folder(runs: Path | None, study: str | None) -> Path:
+    """Where the records of a command lie: those that a user measured unless another folder is named."""
+    if study is None:
+        return DEFAULT_RUNS if runs is None else runs
+    return (STUDIES_FOLDER if runs is None else runs) / study
 
 
 def report() -> None:

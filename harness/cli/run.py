@@ -122,7 +122,7 @@ def _ablate(
     with processes(str(every.get("device", "auto"))) as first:
         records = _records(planned, out / study, every.get("weights"), place, force=force, quiet=quiet)
     if first:
-        typer.echo(table_text(DEFAULT_RUNS, study, out, "text"))
+        typer.echo(table_text(out / study, study, "text"))
         _finish(records)
 
 

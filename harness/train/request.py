@@ -127,7 +127,7 @@ class TrainRequest(TrainSpec):
 class PretrainRequest(TrainRequest, PretrainSpec):
     """The options of `pretrain`; `sizes` holds what is changed in the model's sizes."""
 
-    out: Annotated[Path, Field(description="Folder of the weights, log and checkpoints.")] = Path("results/pretrain")
+    out: Annotated[Path, Field(description="Folder of the weights, log and checkpoints.")] = Path("runs/pretrain")
     sizes: Annotated[dict[str, Any], Flag("--size"), Field(description="A size of the host, as depth=6")] = {}
 
 
@@ -135,7 +135,7 @@ class FinetuneRequest(TrainRequest, FinetuneSpec):
     """The options of `finetune`."""
 
     task: Annotated[str, Field(description="retrieval, vqa, entailment, nlvr2 or captioning.")]
-    out: Annotated[Path, Field(description="Folder of the weights, log and checkpoints.")] = Path("results/finetune")
+    out: Annotated[Path, Field(description="Folder of the weights, log and checkpoints.")] = Path("runs/finetune")
     only: Annotated[
         str | None, Field(description="Train only on texts that contain a match of this regular expression.")
     ] = None

@@ -53,13 +53,9 @@ class VisionTower(Stack):
         """Whether the model asks for gradient checkpointing."""
         return False
 
-    def patches_of(self, images: Tensor) -> int:
-        """How many patches images (B, C, H, W) have, where the model takes other sizes than its own."""
-        return self.shape.patches
-
-    def sized(self, patches: int) -> StackShape:
-        """The tower's shape with another number of patches."""
-        return replace(self.shape, patches=patches, grid=None)
+    def sized_for(self, images: Tensor) -> StackShape:
+        """The tower's shape with the patches of images (B, C, H, W), where the model takes other sizes than its own."""
+        return self.shape
 
     def open(self, inputs: Tensor) -> TokenState:
         return TokenState(self.embed(inputs), prefix=self.shape.prefix)
@@ -168,12 +164,12 @@ class TimmTower(VisionTower):
     def recomputes(self) -> bool:
         return bool(self.model.grad_checkpointing)
 
-    def patches_of(self, images: Tensor) -> int:
+    def sized_for(self, images: Tensor) -> StackShape:
         embedding = self.model.patch_embed
         if not (self.model.dynamic_img_size or not embedding.strict_img_size):
-            return self.shape.patches
-        height, width = embedding.dynamic_feat_size(tuple(images.shape[-2:]))
-        return int(height * width)
+            return self.shape
+        rows, columns = embedding.dynamic_feat_size(tuple(images.shape[-2:]))
+        return replace(self.shape, patches=int(rows * columns), grid=(int(rows), int(columns)))
 
     def attention_dropout(self, block: int) -> float:
         return self.model.blocks[block].attn.attn_drop.p if self.model.training else 0.0
