@@ -31,6 +31,7 @@ Settings = Annotated[
 ImageSize = Annotated[Optional[int], typer.Option("--image-size", min=1, help="Image side in pixels.")]
 Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; left out: all.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="Where cells run: here.")]
+Latency = Annotated[bool, typer.Option("--latency/--no-latency", help="Time the tower, beside dense.")]
 Force = Annotated[bool, typer.Option("--force", help="Compute again what is already there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Runs = Annotated[

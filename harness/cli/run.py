@@ -18,6 +18,7 @@ from harness.cli.options import (
     AsJson,
     ExecutorName,
     Force,
+    Latency,
     Out,
     Quiet,
     Threads,
@@ -38,6 +39,7 @@ def _run(
     as_json: AsJson = False,
     executor: ExecutorName = "here",
     threads: Threads = None,
+    latency: Latency = True,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -51,7 +53,7 @@ def _run(
         return [cell for request in options.requests() for cell in plan_cells(request, progress)]
 
     with processes(options.device) as first:
-        records = _records(planned, out, options.weights, place, force=force, quiet=quiet)
+        records = _records(planned, out, options.weights, place, latency=latency, force=force, quiet=quiet)
     if first:
         from harness.report.frame import to_frame
         from harness.report.tables import render_summary, render_table
@@ -70,11 +72,12 @@ def _evaluate(
     as_json: AsJson = False,
     executor: ExecutorName = "here",
     threads: Threads = None,
+    latency: Latency = True,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure one set of weights on its tasks: `run` with all tokens, unless methods are named."""
-    _run(options, out, as_json, executor, threads, force, quiet)
+    _run(options, out, as_json, executor, threads, latency, force, quiet)
 
 
 def _plan(
@@ -101,6 +104,7 @@ def _ablate(
     out: Annotated[Path, typer.Option("--out", help="Folder that holds a folder per study.")] = STUDIES_FOLDER,
     executor: ExecutorName = "here",
     threads: Threads = None,
+    latency: Latency = True,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -120,7 +124,7 @@ def _ablate(
         return cells
 
     with processes(str(every.get("device", "auto"))) as first:
-        records = _records(planned, out / study, every.get("weights"), place, force=force, quiet=quiet)
+        records = _records(planned, out / study, every.get("weights"), place, latency=latency, force=force, quiet=quiet)
     if first:
         typer.echo(table_text(out / study, study, "text"))
         _finish(records)
@@ -145,6 +149,7 @@ def _records(
     weights: Path | None,
     place: Executor,
     *,
+    latency: bool,
     force: bool,
     quiet: bool,
 ) -> list[Record]:
@@ -162,7 +167,7 @@ def _records(
         return plan(store, progress)
 
     cells = on_main_process(prepared)
-    return with_deltas(list(place.run(cells, store, Measurer(weights, progress), force=force)), store)
+    return with_deltas(list(place.run(cells, store, Measurer(weights, progress, latency=latency), force=force)), store)
 
 
 def _finish(records: list[dict[str, Any]]) -> None:

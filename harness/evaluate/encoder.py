@@ -33,7 +33,8 @@ class VisionEncoder:
     """The images of a set seen through one method, in one process or in many that share the samples.
 
     Counts its encodings, those of all processes together: images without text, and image-text pairs.
-    `tokens_budget`: bytes of image tokens that are kept, in each process.
+    `tokens_budget`: bytes of image tokens that are kept, in each process. `unguided`: the share of their tokens that
+    images kept which a text-guided method saw without a text, its mean; None where it saw none so.
     """
 
     host: Host
@@ -54,6 +55,7 @@ class VisionEncoder:
         self.text_guided = self.reducer.needs_text and not keeps_all(self.reducer)
         self._watch = Stopwatch(self.host.device)
         self._encoded = [0, 0]
+        self._left = torch.zeros(2, dtype=torch.float64)  # tokens, and how many there are with all of them
         self._tokens = ImageTokens(len(self.images), self.tokens_budget, self._widest)
         self._shown = torch.zeros(len(self.images), dtype=torch.bool)
         self._planned(torch.empty(0, dtype=torch.int64), 0)
@@ -62,6 +64,11 @@ class VisionEncoder:
         """Show the mean colour instead of every image: one blank image stands for all, and is encoded once."""
         self.images, self._blank = self.images.blank(), True
         self._tokens = ImageTokens(len(self.images), self.tokens_budget, self._widest)
+
+    @property
+    def unguided(self) -> float | None:
+        left, whole = sum(gather_objects(self._left), start=torch.zeros(2, dtype=torch.float64)).tolist()
+        return min(1.0, left / whole) if whole else None
 
     def map_shared(
         self,
@@ -103,6 +110,11 @@ class VisionEncoder:
             batch = torch.cat([batch, self._ahead(batch, self.batch_size - len(batch))])
             encoded = encode(self.tower, self.reducer, self._pixels(batch))
             self._encoded[0] += len(batch)
+            if self.text_guided and not self._watch.is_aside:
+                standing = encoded.states.shape[1] if encoded.mask is None else (encoded.mask > 0.5).sum() / len(batch)
+                shape = self.tower.shape
+                whole = shape.prefix + shape.patches
+                self._left += torch.tensor([float(standing), whole], dtype=torch.float64) * len(batch)
             self._tokens.add(batch, encoded, index_B, keep=keep)
         return self._tokens.take(index_B)
 

@@ -132,6 +132,14 @@ class HostModel(nn.Module, ABC):
     derived: frozenset[str] = frozenset()
     # Tensors that the weights in use did not hold: they are as they were drawn.
     absent: frozenset[str] = frozenset()
+    # In training, those that no weights and no step so far gave anything: what is saved then lacks them.
+    untrained: frozenset[str] = frozenset()
+
+    def trained_now(self) -> None:
+        """Note which of the untrained tensors get a gradient: from now on they have learned something."""
+        if self.untrained:
+            named = self.named_parameters(remove_duplicate=False)
+            self.untrained -= {name for name, parameter in named if parameter.grad is not None}
 
     @abstractmethod
     def heads(self) -> dict[str, str]:

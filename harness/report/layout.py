@@ -36,6 +36,11 @@ def plain(heading: str, unit: str, cells: Iterable[Any], left: bool = False) -> 
     return Column(heading, unit, texts, [False] * len(texts), left)
 
 
+def shortest(value: float) -> str:
+    """A bound of an interval, to one decimal: '94.8', and '100' for 100."""
+    return f"{round(value, 1) + 0.0:.1f}".removesuffix(".0")
+
+
 @dataclass(frozen=True)
 class Part:
     """One table: its title, the columns that name a row, and those that say something of it."""

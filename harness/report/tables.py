@@ -1,6 +1,6 @@
 """Tables of a frame as text (at most 110 columns), CSV, Markdown and LaTeX.
 
-Percent with one decimal; ± is the farther end of the 95 % interval, sd the standard deviation over seeds. Quality,
+Percent with one decimal; ± or brackets are the 95 % interval, sd the standard deviation over seeds. Quality,
 throughput and costs stand in parts below each other, so that a part fits a screen or a page. CSV is the long frame: a
 row per setting, task and quantity, with the exact numbers.
 """

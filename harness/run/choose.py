@@ -7,7 +7,8 @@ from pathlib import Path
 from harness.data.formats import OpenedSource
 from harness.data.scenes import WORLD_FORMATS
 from harness.data.world import BUILT_IN_WORLD
-from harness.hosts.weights.own import abilities_in, assets_of, read_answers
+from harness.hosts.weights.configs import read_answers
+from harness.hosts.weights.own import abilities_in, assets_of
 from harness.hosts.weights.sets import shipped, stated_model, tasks_of
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.registry import models, tasks

@@ -148,7 +148,13 @@ class Budgets:
     def _solve(self, host: HostModel, method: str, ratio: float | None, task: str, seed: int) -> dict[str, Any]:
         if method == "dense":
             return make_reducer("dense", host.shape).config.model_dump(mode="json")
-        request, learned = self.request, self._learned(task)
+        request = self.request
+        if methods.get(method).only_in_training and request.protocol == "inference":
+            raise HarnessError(
+                f"method {method} reduces in training alone, and inference would measure dense: take --protocol "
+                "finetune or pretrain"
+            )
+        learned = self._learned(task)
         own = learned is not None and learned[0] == method
         if learned is not None and own and not (ratio or request.settings or request.schedule):
             return dict(learned[1])

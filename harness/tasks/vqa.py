@@ -15,6 +15,7 @@ from harness.evaluate.encoder import Texts, VisionEncoder
 from harness.evaluate.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 from harness.kit.errors import HarnessError
 from harness.metrics.quantity import Quantity
+from harness.metrics.ranking import require_numbers
 from harness.metrics.vqa import ANSWER_TYPES, answer_type, vqa_accuracy
 
 BY_TYPE = {"yes/no": "vqa_yes_no", "number": "vqa_number", "other": "vqa_other"}
@@ -91,7 +92,9 @@ def picked(encoder: VisionEncoder, texts: Texts, owners: Tensor) -> list[str]:
 
     def best(rows: Tensor) -> Tensor:
         asked = texts.rows(rows)
-        return host.model.answer_scores(asked, encoder.pair_tokens(owners[rows.cpu()], asked), closed).argmax(1)
+        scores_BA = host.model.answer_scores(asked, encoder.pair_tokens(owners[rows.cpu()], asked), closed)
+        require_numbers(scores_BA)
+        return scores_BA.argmax(1)
 
     return [host.answers[pick] for pick in encoder.map_shared(len(owners), best, "questions", images=owners).tolist()]
 

@@ -85,6 +85,8 @@ def task_host(loaded: LoadedModel, task: str, answers: tuple[str, ...] = (), dro
         host.load_state_dict(host.started_from(state))
     else:
         host.load_state_dict(state if start.config.task == task else host.started_from(state))
+    # What fine-tuning adds is trained by it; what was as drawn before stays so unless it is trained now.
+    host.untrained = start.absent & frozenset(host.state_dict())
     return host
 
 

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from harness.data.world import BUILT_IN_WORLD
 from harness.hosts.build import build_host, host_class, host_config
 from harness.hosts.host import HostModel
@@ -76,7 +78,10 @@ def _start(session: Session, request: PretrainRequest, batches: Batches) -> Star
     host, tokenizer, lines, learned = (_afresh if request.init is None else _from_weights)(session, request, batches)
     for part, source in (("vision", request.init_vision), ("text", request.init_text)):
         if source is not None:
+            before = {name: tensor.clone() for name, tensor in host.state_dict().items() if name in host.untrained}
             lines += [f"{part}: {line}" for line in _start_part(host, tokenizer, part, source).lines()]
+            now = host.state_dict()
+            host.untrained -= {name for name, tensor in before.items() if not torch.equal(tensor, now[name])}
     return host.train(), tokenizer, lines, learned
 
 
@@ -86,6 +91,8 @@ def _from_weights(session: Session, request: PretrainRequest, batches: Batches) 
     if request.sizes or request.vocabulary or session.recipe.dropout is not None:
         raise HarnessError("--init: the weights decide sizes, vocabulary and dropout; leave them out")
     lines = [] if loaded.report is None else loaded.report.lines()
+    # What they did not hold may be trained now.
+    loaded.model.untrained, loaded.model.absent = loaded.model.absent, frozenset()
     return loaded.model, loaded.tokenizer, lines, loaded.learned
 
 
@@ -98,7 +105,9 @@ def _afresh(session: Session, request: PretrainRequest, batches: Batches) -> Sta
     tokenizer = _tokenizer(request, host_config(request.model, **changes).text_length, batches)
     if isinstance(tokenizer, TextTokenizer):
         changes |= host_class(request.model).vocabulary_sizes(tokenizer.vocabulary)
-    return build_host(request.model, **changes), tokenizer, [], None
+    host = build_host(request.model, **changes)
+    host.untrained = frozenset(name for name, _ in host.named_parameters(remove_duplicate=False))
+    return host, tokenizer, [], None
 
 
 def _start_part(host: HostModel, tokenizer: Tokenizer, part: str, source: str) -> LoadReport:

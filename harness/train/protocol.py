@@ -6,7 +6,6 @@ with the method, then fine-tuned on the task and evaluated with all tokens. `inf
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from pydantic import Field
 
 from harness.data.digest import data_digest, reader_modules
 from harness.data.formats import OpenedSource
-from harness.data.shards import expand_shards, is_shards
-from harness.data.world import BUILT_IN_WORLD, TRAINING_SCENES
+from harness.data.shards import is_shards
+from harness.data.world import BUILT_IN_WORLD
 from harness.hosts.build import host_config, skeleton
 from harness.hosts.host import HostModel
 from harness.hosts.weights.own import find_weights, stated_sizes
@@ -33,6 +32,7 @@ from harness.train.finetune import takes_answers
 from harness.train.pretrain import untouched
 from harness.train.request import FinetuneSpec, PretrainSpec, TrainSpec
 from harness.train.session import check_precision
+from harness.train.source_digest import source_digest
 from harness.train.stage_options import check_stages, read_options
 from harness.train.task_data import training_split
 
@@ -234,7 +234,7 @@ def _stage(
     """A stage of what was chosen; `files`: those that are named, by option."""
     check_precision(options.precision, device)
     named = {name: str(place) for name, place in files.items() if place is not None}
-    digests = {f"data.{number}": _source_digest(source) for number, source in enumerate(data)}
+    digests = {f"data.{number}": source_digest(source) for number, source in enumerate(data)}
     digests |= {name: _named_digest(name, place, shared["model"]) for name, place in named.items()}
     chosen = options.model_dump(include=set(TrainSpec.model_fields)) | {"data": data}
     numbers = recipe.model_dump(mode="json")
@@ -255,18 +255,6 @@ def _check_splits(task: str, data: tuple[str, ...], *, asked_for: bool) -> None:
                 f"data {source}: says nothing of splits, so that {task} would be trained on what is evaluated; name "
                 "what to train on with --set-train finetune.data=PATH"
             )
-
-
-def _source_digest(source: str) -> str:
-    """What a source of training data holds: annotations by content, shards by name and size, scenes by their name."""
-    if source == BUILT_IN_WORLD:
-        return f"scenes-train-{TRAINING_SCENES}"  # the generator's source is part of the program's digest
-    if is_shards(source):
-        sizes = "".join(f"{path.name}\0{path.stat().st_size}\0" for path in expand_shards(source))
-        return hashlib.sha256(sizes.encode()).hexdigest()[:16]
-    if not Path(source).exists():
-        raise HarnessError(f"data {source}: no such file or folder; name what to train on, or scenes")
-    return data_digest(Path(source))
 
 
 def _named_digest(option: str, place: str, model: str) -> str:

@@ -1,4 +1,4 @@
-"""`check results`: what it says of failures and of cells that this very code measured again, and what --prune deletes."""
+"""`check results`: what it says of failures and of cells that this code measured again, and what --prune deletes."""
 
 import pandas as pd
 import pytest

@@ -158,3 +158,12 @@ def test_a_plan_tells_tokens_and_training_of_every_cell(worlds: Path, tmp_path: 
     told = render_plan(rows).splitlines()
     assert told[2].endswith("; pretrain evit; finetune dense")
     assert told[-1] == "8 cells, 8 to run"
+
+
+@pytest.mark.parametrize("method", ["flip", "resize"])
+def test_what_reduces_in_training_alone_is_refused_where_nothing_is_trained(worlds: Path, method: str) -> None:
+    with pytest.raises(
+        HarnessError, match=rf"method {method} reduces in training alone.*--protocol finetune or pretrain"
+    ):
+        planned(worlds, methods=(method,))
+    assert [cell.method for cell in planned(worlds, methods=(method,), protocol="finetune")] == ["dense", method]

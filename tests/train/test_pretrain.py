@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.own import load_model
+from harness.hosts.weights.own import abilities_in, load_model
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.objective import Pairs
 from harness.reduction import encode
@@ -38,6 +38,28 @@ def finished(request: pytest.FixtureRequest, ask: Any, tmp_path_factory: pytest.
     """A finished run of each host: its family, request and record."""
     asked = ask(request.param, tmp_path_factory.mktemp(request.param), steps=16)
     return request.param, asked, pretrain(asked)
+
+
+def test_every_head_of_a_host_is_trained_by_its_own_objective(
+    finished: tuple[str, PretrainRequest, dict[str, Any]],
+) -> None:
+    _, asked, _ = finished
+    model = load_model(asked.model, asked.out).model
+    assert model.abilities == set(model.heads()) == abilities_in(asked.model, asked.out / "model.safetensors")
+
+
+def test_a_head_that_no_loss_trained_is_no_ability_of_what_is_saved(ask: Any, tmp_path: Path) -> None:
+    """ALBEF pre-trained by contrast alone has fusion and matching as they were drawn: it is not to re-rank by them."""
+    asked = ask("albef", tmp_path, steps=2, objective="clip")
+    pretrain(asked)
+    model = load_model(asked.model, asked.out).model
+    assert model.abilities == {"contrast"} == abilities_in(asked.model, asked.out / "model.safetensors")
+    with pytest.raises(HarnessError, match=r"cannot match: its weights hold no .* they are for: contrast"):
+        raise model.cannot("match")
+    on = {"out": tmp_path / "on", "init": str(asked.out), "objective": None, "sizes": {}, "vocabulary": None}
+    again = asked.model_copy(update=on)
+    pretrain(again)
+    assert load_model(again.model, again.out).model.abilities == set(model.heads())
 
 
 def test_the_losses_are_finite_and_fall(finished: tuple[str, PretrainRequest, dict[str, Any]]) -> None:

@@ -177,6 +177,16 @@ class HubTokenizer:
         self._inner.save_pretrained(folder / TOKENIZER_FOLDER)
 
 
+def unknown_share(tokenizer: Tokenizer, texts: Sequence[str]) -> float | None:
+    """The share of the pieces of texts that a vocabulary of words does not hold, 0..1; None for no texts, and for
+    tokenizers that can spell whatever is written.
+    """
+    if not isinstance(tokenizer, TextTokenizer):
+        return None
+    pieces = [piece for row in tokenizer.words(texts) for piece in row]
+    return sum(piece == tokenizer.specials.unknown for piece in pieces) / len(pieces) if pieces else None
+
+
 def holds_tokenizer(folder: Path) -> bool:
     """Whether a folder of weights has a tokenizer: ours, one in tokenizer/, or transformers' files beside them."""
     return (folder / VOCABULARY_FILE).is_file() or _hub_folder(folder) is not None

@@ -19,6 +19,7 @@ from torch import Tensor
 from harness.hosts.build import build_host, host_class, skeleton, split_name
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, Tokenizer, holds_tokenizer, open_tokenizer
+from harness.hosts.weights.configs import read_answers, read_config, stated_activation
 from harness.hosts.weights.released import POSITION_TABLES, LoadReport, interpolate_positions, load_released
 from harness.hosts.weights.released_files import TORCH_SUFFIXES, is_released, read_released
 from harness.kit.errors import HarnessError
@@ -27,7 +28,6 @@ from harness.reduction import TokenReducer
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
 METHOD = "method."  # before the names of a method's tensors in a file of its host's weights
 # In folders and in the Hugging Face cache: ours, transformers', timm's and open_clip's.
 WEIGHTS_FILES = (WEIGHTS_FILE, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -92,31 +92,6 @@ def find_weights(source: Path | str) -> Path:
     )
 
 
-def read_answers(folder: Path) -> tuple[str, ...]:
-    """The closed answer list in a folder of weights, from its config.json; empty where there is none."""
-    listed = _read_config(folder).get("answers", ())
-    return tuple(listed) if isinstance(listed, list) else ()
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    """A folder's config.json, ours or transformers'; empty where there is none."""
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise HarnessError(f"{path}: expected a JSON object; save or fetch the weights again") from error
-
-
-def _activation(folder: Path) -> dict[str, str]:
-    """What transformers' config.json states of a CLIP and its tensors do not show; nothing for other models."""
-    config = _read_config(folder)
-    if config.get("model_type") != "clip":
-        return {}
-    return {"activation": config.get("vision_config", {}).get("hidden_act", "quick_gelu")}
-
-
 def tensors_digest(tensors: dict[str, Tensor]) -> str:
     """sha256 over names, dtypes, shapes and bytes in the names' order; the same whatever the file's layout."""
     digest = hashlib.sha256()
@@ -145,6 +120,7 @@ def save_weights(
 ) -> str:
     """Write a model's weights whole or not at all, and return their digest (of the stored dtype).
 
+    The file says which tensors are as they were drawn (`HostModel.untrained`): it cannot do what these are for.
     `method`: the name and the module of a method that was trained with the host; its parameters lie beside the host's.
     """
     state = model.state_dict()
@@ -160,6 +136,8 @@ def save_weights(
         "config": model.config.model_dump_json(),
         "sha256": digest,
     }
+    if untrained := model.absent | model.untrained:
+        metadata["untrained"] = json.dumps(sorted(untrained))
     if learned is not None:
         config = learned[1].config.model_dump(mode="json")
         metadata["method"] = json.dumps({"name": learned[0], "config": config})
@@ -208,6 +186,15 @@ def stated_method(metadata: Mapping[str, str], path: Path) -> tuple[str, dict[st
         return str(stated["name"]), dict(stated["config"])
     except (ValueError, TypeError, KeyError) as error:
         raise HarnessError(f"weights {path}: name their method in no JSON object; save or fetch them again") from error
+
+
+def untrained_in(metadata: Mapping[str, str], path: Path) -> frozenset[str]:
+    """The tensors that neither training nor a file before it gave anything, as a file of ours says; often none."""
+    try:
+        return frozenset(json.loads(metadata.get("untrained", "[]")))
+    except (ValueError, TypeError) as error:
+        line = f"weights {path}: name their untrained tensors in no JSON list; save or fetch them again"
+        raise HarnessError(line) from error
 
 
 def load_state(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
@@ -265,20 +252,35 @@ def load_model(
     path = find_weights(weights) if weights is not None else weights_file(name)
     if is_released(path):
         tensors = read_released(path)
-        sizes = host_class(name).sizes_for(tensors) | _known(name, _activation(path.parent))
-        model = build_host(name, image_size=image_size, **sizes)
+        stated = _known(name, stated_activation(path.parent))
+        model = build_host(name, image_size=image_size, **host_class(name).sizes_for(tensors) | stated)
         report: LoadReport | None
         report, learned = load_released(model, tensors, str(path)), None
+        # Only where presets differ in it: METER's files are all of one.
+        field = type(model.config).model_fields.get("activation")
+        if not stated and field is not None and field.is_required():
+            report.taken.append(
+                f"activation {model.config.activation}: the host's, as no config beside the file says it"
+            )
         model.absent = absent_after(model, report)
     else:
         tensors, metadata = read_weights(path)
         own, learned = split_method(tensors, metadata, path)
         model, report = own_model(name, own, metadata, path, image_size), None
+        model.absent = untrained_in(metadata, path)
+    _require_finite(tensors, path)
     folder = path.parent if holds_tokenizer(path.parent) else assets_of(name)
     reader = open_tokenizer(model.config.tokenizer, folder / VOCABULARY_FILE, model.config.text_length, tokenizer)
     answers = read_answers(path.parent) or read_answers(assets_of(name))
-    prompt = str(_read_config(path.parent).get("prompt", ""))
+    prompt = str(read_config(path.parent).get("prompt", ""))
     return LoadedModel(name, model.eval(), reader, answers, path, tensors_digest(tensors), report, prompt, learned)
+
+
+def _require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """HarnessError for weights with NaN or infinite numbers: whatever they are asked, they answer nothing."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise HarnessError(f"weights {path}: {name} has NaN or infinite numbers; save or fetch them again")
 
 
 def absent_after(model: HostModel, report: LoadReport) -> frozenset[str]:
@@ -289,7 +291,9 @@ def absent_after(model: HostModel, report: LoadReport) -> frozenset[str]:
 def abilities_in(name: str, path: Path) -> frozenset[str]:
     """What a host can be asked with a file of weights, found from the names of its tensors; nothing is filled in."""
     if not is_released(path):
-        return skeleton(name, sizes=stated_sizes(name, path)).abilities
+        model = skeleton(name, sizes=stated_sizes(name, path))
+        model.absent = untrained_in(file_metadata(path), path)
+        return model.abilities
     tensors = read_released(path)
     model = skeleton(name, sizes=host_class(name).sizes_for(tensors))
     model.absent = absent_after(model, load_released(model, tensors, str(path)))

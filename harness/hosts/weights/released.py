@@ -108,7 +108,8 @@ class Part:
 class LoadReport:
     """What became of every tensor: loaded, resized, left out with its reason; and what the file did not hold, and why.
 
-    `missing`: own names in the host's order; `reasons`: why a file may lack them.
+    `missing`: own names in the host's order; `reasons`: why a file may lack them. `taken`: what neither the file nor a
+    config beside it states, so that the host's own was taken.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -116,10 +117,12 @@ class LoadReport:
     left_out: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
+    taken: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """One line per kind, then one per tensor that was not loaded or not found."""
         found = [f"{len(self.loaded)} tensors loaded, {len(self.resized)} of them resized"]
+        found += [f"not stated: {what}" for what in self.taken]
         found += [f"resized: {name}" for name in self.resized]
         found += [f"not loaded: {name} ({reason})" for name, reason in self.left_out.items()]
         return found + [f"not in the file, left as initialised: {name} ({self.reasons[name]})" for name in self.missing]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from harness.data.digest import data_digest
 from harness.hosts.parts.tokenizer import HUB_FILE, TOKENIZER_FOLDER, VOCABULARY_FILE
+from harness.hosts.weights.configs import CONFIG_FILE, OPEN_CLIP_CONFIG
 from harness.hosts.weights.own import (
     ASSETS,
-    CONFIG_FILE,
     WEIGHTS_FILE,
     WEIGHTS_FILES,
     assets_of,
@@ -61,7 +61,7 @@ def base_of(model: str, weights: Path | str | None) -> str:
 
 
 def weights_digest(model: str, path: Path) -> str:
-    """16 hex digits of a file of weights and of what is read beside it: answers and prompt, vocabulary or tokenizer.
+    """16 hex digits of a file of weights and of what is read beside it: answers, prompt, activation, tokenizer.
 
     Where a folder lacks them the host's own are read, as `harness.hosts.weights.own.load_model` does.
     """
@@ -72,6 +72,8 @@ def weights_digest(model: str, path: Path) -> str:
             if (folder / name).is_file():
                 digest.update(file_digest(folder / name).encode())
                 break
+    if (path.parent / OPEN_CLIP_CONFIG).is_file():
+        digest.update(file_digest(path.parent / OPEN_CLIP_CONFIG).encode())
     if (path.parent / TOKENIZER_FOLDER).is_dir():
         digest.update(data_digest(path.parent / TOKENIZER_FOLDER).encode())
     return digest.hexdigest()[:16]
