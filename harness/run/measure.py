@@ -261,10 +261,8 @@ def fallback_of(reducer: TokenReducer[Any], text_guided: bool, unguided: float |
 
     `unguided`: as of VisionEncoder.
     """
-    if not text_guided:
-        return {"fallback": None}
-    if unguided is None:
-        return {"fallback": type(reducer).without_text}
+    if not text_guided or unguided is None:
+        return {"fallback": type(reducer).without_text if text_guided else None, "unguided_tokens": None}
     kept = "all tokens" if unguided == 1 else f"{100 * unguided:.1f} % of the tokens"
     return {"fallback": type(reducer).without_text or kept, "unguided_tokens": round(unguided, 6)}
 
