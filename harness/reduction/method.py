@@ -206,7 +206,7 @@ def encode(
     stack: Stack, reducer: TokenReducer[Any], images: Tensor, guide: Guide | None = None, trace: Trace | None = None
 ) -> Tokens:
     """Run images (B, C, H, W) through a tower, reduced by a method if it is one that works there: its last tokens."""
-    if stack.shape.kind not in reducer.stacks:
+    if reducer is PLAIN or stack.shape.kind not in reducer.stacks:
         return drive(stack, stack.open(images), PLAIN, trace=trace)
     resized = reducer.resized(images)
     state = stack.open(images) if resized is None else stack.open_resized(resized)
