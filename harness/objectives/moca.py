@@ -15,7 +15,6 @@ first views, then all second ones), L patches, D channels, K words.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +30,7 @@ from harness.kit.draws import uniform
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.codebook import Codebook, WordWeights, bag_of_words, inner_places
 from harness.objectives.parts.contrast import check_contrast, clamp_scale, pair_contrast, pair_scale
-from harness.objectives.parts.momentum import Twin
+from harness.objectives.parts.momentum import Twin, rising
 from harness.objectives.parts.objective import Losses, Moment, Objective, Pairs
 from harness.objectives.parts.token_decoder import DecoderConfig, TokenDecoder, draw_linear
 from harness.objectives.parts.visible import (
@@ -173,7 +172,7 @@ class MocaObjective(Objective[HostModel]):
             texts = self.host.text_batch(pairs.ids, pairs.mask)
             guide = self.host.guide(texts.select(torch.arange(len(views), device=views.device) % len(pairs.ids)))
         noise = patch_order(pairs.sample_ids, self.host.shape.patches * self.noises, moment, views=2)
-        targets = self.targets(views, teacher_momentum(config.momentum, moment.done), self.draws(pairs, moment))
+        targets = self.targets(views, rising(config.momentum, moment.done), self.draws(pairs, moment))
         rounds = self.rounds(views, noise, targets.words, guide)
         found = {
             "image": config.image_weight * self.image_loss(rounds, targets),
@@ -297,11 +296,6 @@ class MocaObjective(Objective[HostModel]):
 def divergence(logits_FK: Tensor, target_FK: Tensor) -> Tensor:
     """Kullback-Leibler divergence of targets from softmax(logits), mean over F."""
     return F.kl_div(logits_FK.log_softmax(dim=-1), target_FK, reduction="batchmean")
-
-
-def teacher_momentum(base: float, done: float) -> float:
-    """From `base` to 1 along half a cosine, by the share of training that is done."""
-    return 1 - (1 - base) * (1 + math.cos(math.pi * done)) / 2
 
 
 def visible_counts(config: MocaConfig, patches: int, depth: int) -> list[tuple[int, int]]:
