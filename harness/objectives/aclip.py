@@ -42,7 +42,7 @@ from harness.objectives.parts.momentum import Twin, rising
 from harness.objectives.parts.objective import Batch, Losses, Moment, Objective, ObjectiveConfig
 from harness.objectives.parts.views import byol_head, byol_loss, simclr_head, simclr_loss
 from harness.objectives.parts.visible import encode_visible, for_visible
-from harness.reduction import PLAIN, Guide, Tokens, encode
+from harness.reduction import Guide, Tokens, encode
 
 
 class AclipConfig(ObjectiveConfig):
@@ -50,7 +50,7 @@ class AclipConfig(ObjectiveConfig):
 
     momentum: the follower's, rising to 1 along half a cosine. hidden, out: of the heads. freeze_patches: what makes
     tokens of patches keeps its random start. same_view_simclr: SimCLR gets the first view twice. crop_slips: see
-    harness.data.crops.wider_box. reduce_visible: whether a reduction method works on the patches that are seen.
+    harness.data.crops.wider_box.
     """
 
     keep: float = Field(default=0.5, gt=0, lt=1)
@@ -64,7 +64,6 @@ class AclipConfig(ObjectiveConfig):
     freeze_patches: bool = True
     same_view_simclr: bool = True
     crop_slips: bool = True
-    reduce_visible: bool = True
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class AclipObjective(Objective[HostModel]):
         self.projector = byol_head(shape.width, config.hidden, config.out)
         self.predictor = byol_head(config.out, config.hidden, config.out)
         self.projector_follower = Follower(self.projector)
-        self._fitted = for_visible(self.reducer, self.count, "aclip") if config.reduce_visible else PLAIN
+        self._fitted = for_visible(self.reducer, self.count, "aclip")
 
     @classmethod
     def check_host(cls, host: HostModel) -> None:

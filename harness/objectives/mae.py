@@ -26,14 +26,14 @@ from harness.kit.errors import HarnessError
 from harness.objectives.parts.contrast import check_contrast, clamp_scale, pair_contrast, pair_scale
 from harness.objectives.parts.objective import Losses, Moment, Objective, Pairs
 from harness.objectives.parts.token_decoder import DecoderConfig, TokenDecoder, draw_linear
-from harness.objectives.parts.visible import encode_visible, for_visible, held, patch_order
-from harness.reduction import PLAIN, Guide, Tokens
+from harness.objectives.parts.visible import encode_visible, held, patch_order, visible_reducer
+from harness.reduction import Guide, Tokens
 
 
 class MaeConfig(DecoderConfig):
     """mask_ratio: share of the patches that the encoder does not see. norm_pixels: targets are normalised patch by
     patch; the release's flag is off by default and on in its README's runs. reduce_visible: whether a reduction method
-    works on the patches that are seen, too.
+    works on the patches that are seen, too, not on the contrast alone.
     """
 
     mask_ratio: float = Field(default=0.75, gt=0, lt=1)
@@ -57,7 +57,6 @@ class MaskedPixels:
 class MaeObjective(Objective[HostModel]):
     """Contrast and masked pixels; either weight may be 0, and that part is then not computed."""
 
-    NEEDS = frozenset({"contrast"})
     Config = MaeConfig
     LEAST_PAIRS = 2
     LEAVES_UNUSED = True
@@ -73,17 +72,18 @@ class MaeObjective(Objective[HostModel]):
         self.decoder = TokenDecoder(shape.width, shape.grid, config, sizes.mlp_ratio, sizes.vision_eps)
         self.pixels = nn.Linear(self.decoder.width, 3 * sizes.patch_size**2)
         draw_linear(self.pixels)
-        self._fitted = for_visible(self.reducer, self.seen, "mae") if config.reduce_visible else PLAIN
+        self._fitted = visible_reducer(self.reducer, self.seen, "mae", config)
 
-    @classmethod
-    def check_host(cls, host: HostModel) -> None:
-        check_contrast("mae", host)
+    def prepare(self) -> None:
+        if self.config.contrast_weight:
+            check_contrast("mae", self.host)
 
     def losses(self, pairs: Pairs, moment: Moment) -> Losses:
         host, config = self.host, self.config
-        texts = host.text_batch(pairs.ids, pairs.mask)
+        wanted = config.contrast_weight or self.reducer.needs_text
+        texts = host.text_batch(pairs.ids, pairs.mask) if wanted else None
         found: Losses = {}
-        if config.contrast_weight:
+        if config.contrast_weight and texts is not None:
             images_BP = host.embed_image(self.encode_images(pairs.pixels, texts))
             contrast = pair_contrast(images_BP, host.embed_text(texts), pair_scale(host))
             found["contrast"] = config.contrast_weight * contrast
@@ -93,7 +93,8 @@ class MaeObjective(Objective[HostModel]):
         return found
 
     def after_step(self) -> None:
-        clamp_scale(self.host)
+        if self.config.contrast_weight:
+            clamp_scale(self.host)
 
     def masked_pixels(self, pixels: Tensor, noise_BL: Tensor, texts: TextBatch | None = None) -> MaskedPixels:
         """Hide all but the patches of the smallest noise and predict the pixels of all; the hidden ones' errors count.

@@ -38,12 +38,12 @@ from harness.objectives.parts.visible import (
     WORD_TOKENS,
     WORD_VIEW,
     encode_visible,
-    for_visible,
     held,
     mean_of_sources,
     patch_order,
+    visible_reducer,
 )
-from harness.reduction import PLAIN, Guide, TokenReducer, Tokens, encode, take
+from harness.reduction import PLAIN, Guide, Tokens, encode, take
 
 
 class MocaConfig(DecoderConfig):
@@ -54,7 +54,7 @@ class MocaConfig(DecoderConfig):
     the mean of the visible patches stands for the image, else the class token. momentum: the teacher's, rising to 1.
     gather_words: new words come from the whole global batch. Off, they are as released: each process adds its share to
     a codebook of its own, of which the first one's is then spread, so that only the share of the first one counts.
-    reduce_visible: whether a reduction method works on the patches that are seen.
+    reduce_visible: whether a reduction method works on the patches that are seen; off, on the contrast alone.
     """
 
     decoder_depth: PositiveInt = 2
@@ -96,8 +96,8 @@ class WordDraws:
 
 @dataclass(frozen=True)
 class Round:
-    """One round of masks: the patches' order (2B, L), those that the decoder reads (2B, M), the tokens that it reads (its
-    block's, before any norm), what stands for the image (2B, D), and logits (2B, K) and (2B * M, K).
+    """One round of masks: the patches' order (2B, L), those that the decoder reads (2B, M), the tokens that it reads
+    (its block's, before any norm), what stands for the image (2B, D), and logits (2B, K) and (2B * M, K).
     """
 
     order: Tensor
@@ -147,9 +147,7 @@ class MocaObjective(Objective[HostModel]):
         self.patch_words = WordWeights(shape.width, self.decoder.width, hidden)
         self.image_words.apply(draw_linear)
         self.patch_words.apply(draw_linear)
-        self._fitted: list[TokenReducer[Any]] = [
-            for_visible(self.reducer, seen, "moca") if config.reduce_visible else PLAIN for seen, _ in self.counts
-        ]
+        self._fitted = [visible_reducer(self.reducer, seen, "moca", config) for seen, _ in self.counts]
 
     def prepare(self) -> None:
         config, processes = self.config, distributed.world()

@@ -1,8 +1,8 @@
-"""Which patches of a view a student sees: those that a teacher's class token attends to in a larger crop of the image.
+"""Which patches of a view a student sees: those that a follower's class token attends to in a wider crop.
 
-Source: Yang et al. 2023 (A-CLIP), arXiv 2212.08653; microsoft/A-CLIP, models.py. Boxes are (top, left, height, width) in
-pixels of the image that was cropped. Shapes: B images, L patches of R rows and C columns, of which blocks of 2 x 2 are
-kept or go together.
+Source: Yang et al. 2023 (A-CLIP), arXiv 2212.08653; microsoft/A-CLIP, models.py. Boxes are (top, left, height, width)
+in pixels of the image that was cropped. Shapes: B images, L patches on a grid, of which blocks of 2 x 2 are kept or go
+together.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def check_grid(shape: StackShape, objective: str) -> tuple[int, int]:
     grid: Any = shape.grid
     if grid is None or grid[0] % SIDE or grid[1] % SIDE or not shape.class_token:
         raise HarnessError(
-            f"objective {objective}: masks blocks of 2 x 2 patches by class attention; {shape.name} has "
-            f"{'no grid' if grid is None else f'{grid[0]} x {grid[1]}'}; take an even grid, as 64 pixels in patches of 8"
+            f"objective {objective}: masks blocks of 2 x 2 patches by class attention, and {shape.name} has "
+            f"{'no grid' if grid is None else f'{grid[0]} x {grid[1]} patches'}; take an even grid and a class token"
         )
     return grid[0], grid[1]
 

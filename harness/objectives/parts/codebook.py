@@ -38,8 +38,8 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def assign(self, patches_BLD: Tensor) -> Tensor:
-        """Probabilities (B, L, K) of words: softmax of (sharpness / spread) * cosine; follows the batch's own spread."""
-        cosines = unit(patches_BLD) @ self.words.T
+        """Probabilities (B, L, K) of words: softmax of (sharpness / spread) * cosine; the batch's spread is noted."""
+        cosines = (unit(patches_BLD) @ self.words.T).to(self.words.dtype)
         own = (cosines.amax(dim=-1) - cosines.mean(dim=-1)).mean().abs()
         self.spread.mul_(SPREAD_DECAY).add_(distributed.mean_over_ranks(own), alpha=1 - SPREAD_DECAY)
         return (self.sharpness / self.spread_used * cosines).softmax(dim=-1)

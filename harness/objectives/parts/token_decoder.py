@@ -84,7 +84,7 @@ def draw_linear(module: nn.Module) -> None:
 
 
 def sin_cos_table(width: int, grid: tuple[int, int]) -> Tensor:
-    """(1, 1 + n0, width): zeros for what stands for the image, then each patch's column and row, half the channels each.
+    """(1, 1 + n0, width): zeros for what stands for the image, then each patch's column and row, half of it each.
 
     A half is sin, then cos, of the number over 10000^(i / (width / 4)).
     """
