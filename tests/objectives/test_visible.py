@@ -68,7 +68,7 @@ def test_what_reduces_nothing_is_plain() -> None:
 
 @pytest.mark.parametrize("method", ["dynamicvit", "resize", "ats"])
 def test_methods_that_cannot_be_fitted_are_refused_in_one_line(method: str) -> None:
-    with pytest.raises(HarnessError, match="objective aclip: .* cannot be fitted to the 36 patches") as caught:
+    with pytest.raises(HarnessError, match=r"objective aclip: .* cannot be fitted to the 36 patches") as caught:
         made("aclip", method=method, sizes={"depth": 12})
     assert "\n" not in str(caught.value)
 
