@@ -109,7 +109,8 @@ class PairLoader:
         self.augmentation, self.batch_size, self.seed = augmentation, batch_size, seed
         self.rank, self.world, self.workers = rank, world, workers
         self.max_bad_share, self.buffer_samples, self.warn = max_bad_share, buffer_samples, warn
-        self.decoding = Decoding(views, texts, crops)
+        self.crops = crops
+        self.views, self.texts = views, texts
         self.counters = Counters()
         read = [read_pairs(source, root, self._warn_once) for source in sources if not is_shards(source)]
         self.pairs = unique_keys(itertools.chain(*(one.refs for one in read), more))
@@ -152,7 +153,7 @@ class PairLoader:
     def _batches(self, epoch: int, skip_steps: int) -> Iterator[PairBatch]:
         refs = self._shuffled_refs(epoch, skip_steps) if self.shards else self._permuted_refs(epoch, skip_steps)
         loader: DataLoader[Any] = DataLoader(
-            _Decoder(self.augmentation, self.seed, epoch, self.decoding),
+            _Decoder(self.augmentation, self.seed, epoch, self.views, self.texts, self.crops),
             batch_size=None,
             sampler=refs,
             num_workers=self.workers,
@@ -254,15 +255,6 @@ def loader_rate(loader: PairLoader, seconds: float = 5.0) -> float:
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How many views of an image and texts of it a loader gives, or what crops it; see PairLoader."""
-
-    views: int = 1
-    texts: int = 1
-    crops: Crops | None = None
-
-
-@dataclass(frozen=True)
 class _View:
     """A pair as one epoch shows it."""
 
@@ -275,8 +267,17 @@ class _View:
 class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
     """The half of the loader that runs in the workers: it is indexed by a batch's references themselves."""
 
-    def __init__(self, augmentation: Augmentation, seed: int, epoch: int, decoding: Decoding) -> None:
-        self.augmentation, self.seed, self.epoch, self.decoding = augmentation, seed, epoch, decoding
+    def __init__(
+        self,
+        augmentation: Augmentation,
+        seed: int,
+        epoch: int,
+        views: int = 1,
+        texts: int = 1,
+        crops: Crops | None = None,
+    ) -> None:
+        self.augmentation, self.seed, self.epoch, self.views, self.texts = augmentation, seed, epoch, views, texts
+        self.crops = crops
 
     def __getitem__(self, refs: list[PairRef]) -> tuple[PairBatch | None, list[str]]:
         """The batch, or None when nothing of it can be read, and why each bad sample is bad."""
@@ -300,7 +301,7 @@ class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
             sample_ids=torch.tensor([sample_id(key) for key in keys], dtype=torch.int64),
             bad=len(failures),
             targets=[row.target for row in loaded],
-            texts=[row.texts for row in loaded] if self.decoding.texts > 1 else [],
+            texts=[row.texts for row in loaded] if self.texts > 1 else [],
             boxes=torch.stack(boxes) if (boxes := [row.boxes for row in loaded if row.boxes is not None]) else None,
         )
         return batch, failures
@@ -311,13 +312,13 @@ class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
         images = [open_image(ref.image, ref.key if isinstance(ref.image, bytes) else str(ref.image))]
         if ref.second is not None:
             images.append(open_image(ref.second, str(ref.second)))
-        if self.decoding.crops is not None:
-            pixels, boxes = self.decoding.crops(images[0], self.augmentation, draw(self.seed, self.epoch, ref.key))
+        if self.crops is not None:
+            pixels, boxes = self.crops(images[0], self.augmentation, draw(self.seed, self.epoch, ref.key))
             return _View(pixels, tuple(captions), ref.target, boxes)
         seen, said = augment(images, [*captions, *answers], self.augmentation, draw(self.seed, self.epoch, ref.key))
         more = [
             augment(images, [], self.augmentation, draw(self.seed, self.epoch, ref.key, view))[0]
-            for view in range(1, self.decoding.views)
+            for view in range(1, self.views)
         ]
         pixels = torch.cat([seen, *more])
         target = tuple(said[len(captions) :]) if isinstance(ref.target, tuple) else ref.target
@@ -326,10 +327,10 @@ class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
     def _captions(self, ref: PairRef) -> list[str]:
         """The caption that is drawn, and with several texts those behind it, around the end."""
         drawn = caption_of(ref, self.seed, self.epoch)
-        if self.decoding.texts == 1:
+        if self.texts == 1:
             return [drawn]
         at = ref.captions.index(drawn)
-        return [*ref.captions[at:], *ref.captions[:at]][: self.decoding.texts]
+        return [*ref.captions[at:], *ref.captions[:at]][: self.texts]
 
 
 def _next_sound(rows: Sequence[object | None], at: int) -> int:

@@ -43,7 +43,7 @@ from harness.objectives.parts.visible import (
     patch_order,
     visible_reducer,
 )
-from harness.reduction import PLAIN, Guide, Tokens, encode, take
+from harness.reduction import PLAIN, Guide, Tokens, drive, take
 
 
 class MocaConfig(DecoderConfig):
@@ -215,7 +215,7 @@ class MocaObjective(Objective[HostModel]):
         words, tower = self.codebook.words.clone(), open_tower(self.teacher.model)
         halves = []
         for part in views.chunk(2):
-            tokens = encode(tower, PLAIN, part)
+            tokens = drive(tower, tower.open(part), PLAIN)
             halves.append(tower.normed(tokens)[:, tokens.prefix :])
         codes = [self.codebook.assign(half) for half in halves]
         bags = [bag_of_words(each, self.inner) for each in codes]

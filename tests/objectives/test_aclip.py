@@ -18,7 +18,7 @@ from harness.objectives.parts import views
 from harness.objectives.parts.attention_mask import in_view, kept_blocks, kept_patches, removed_patches, window
 from harness.objectives.parts.objective import Moment
 from harness.objectives.parts.views import GlobalBatchNorm, simclr_loss
-from harness.reduction import PLAIN, encode
+from harness.reduction import PLAIN, drive
 from tests.objectives.masked import images, made, pairs
 
 
@@ -94,7 +94,7 @@ def test_without_the_mask_views_are_seen_whole() -> None:
     followed = objective.follow(images(), cropped().boxes, 1.0)
     seen = objective.see(images(8), followed.kept)
     tower = open_tower(objective.host.vision)
-    torch.testing.assert_close(seen.tokens.states, encode(tower, PLAIN, images(8)).states)
+    torch.testing.assert_close(seen.tokens.states, drive(tower, tower.open(images(8)), PLAIN).states)
 
 
 def test_simclr_gets_the_first_view_twice_as_released_or_both() -> None:

@@ -6,11 +6,9 @@ import torch
 
 from harness.cost.host import NO_WORDS
 from harness.hosts.build import build_host
-from harness.hosts.parts.towers import open_tower
 from harness.objectives import choose
 from harness.objectives.parts.objective import Moment
 from harness.objectives.parts.recipe import recipe_of
-from harness.reduction import PLAIN, encode
 from harness.reduction.budget import make_reducer
 from tests.objectives.masked import SIZES, images, pairs
 
@@ -26,8 +24,3 @@ def test_a_step_has_the_losses_of_a_method_that_needs_the_dense_towers_tokens() 
     dense = objective._dense(images())
     assert dense is not None
     assert torch.equal(dense.states, host.encode_image(images()).states)
-
-
-def test_nothing_is_reduced_by_the_plain_method_whatever_the_tower() -> None:
-    host = build_host("clip-tiny", **SIZES["clip"]).double()
-    assert torch.equal(encode(open_tower(host.vision), PLAIN, images()).states, host.encode_image(images()).states)

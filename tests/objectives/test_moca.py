@@ -14,7 +14,7 @@ from harness.objectives.moca import MocaConfig, WordDraws, divergence, visible_c
 from harness.objectives.parts.codebook import Codebook, bag_of_words, inner_places
 from harness.objectives.parts.objective import Moment
 from harness.objectives.parts.visible import held, mean_of_sources
-from harness.reduction import PLAIN, encode, take
+from harness.reduction import PLAIN, drive, take
 from tests.objectives.masked import images, made, pairs
 
 NOISE = torch.rand(8, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
@@ -53,7 +53,7 @@ def test_new_words_are_the_drawn_teachers_tokens_and_the_oldest_go() -> None:
     found = objective.targets(views, 0.5, draws(second=True))
     assert torch.equal(found.words, before)
     tower = open_tower(objective.teacher.model)
-    tokens = tower.normed(encode(tower, PLAIN, views[4:]))[:, 1:]
+    tokens = tower.normed(drive(tower, tower.open(views[4:]), PLAIN))[:, 1:]
     inner = inner_places((8, 8), 2)
     wanted = torch.stack([tokens[image, inner[place]] for image, place in ((2, 15), (0, 3), (3, 7), (1, 0))])
     torch.testing.assert_close(book.words[:4], torch.nn.functional.normalize(wanted, dim=-1))

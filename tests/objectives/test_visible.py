@@ -11,7 +11,7 @@ from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.objective import Moment
 from harness.objectives.parts.visible import encode_visible, for_visible, held, mean_of_sources, patch_order
-from harness.reduction import PLAIN, Tokens, encode
+from harness.reduction import PLAIN, Tokens, drive
 from harness.reduction.budget import make_reducer, realised_ratio
 from tests.objectives.masked import images, made
 
@@ -27,7 +27,7 @@ def test_all_patches_in_any_order_are_the_dense_tower(family: str) -> None:
     stack, pixels = tower(family), images(2)
     order = torch.randperm(64, generator=torch.Generator().manual_seed(3)).expand(2, -1)
     found = encode_visible(stack, PLAIN, pixels, order, early=stack.shape.depth - 1)
-    dense = encode(stack, PLAIN, pixels).states
+    dense = drive(stack, stack.open(pixels), PLAIN).states
     torch.testing.assert_close(found.tokens.at_inputs(), dense)
     torch.testing.assert_close(
         found.tokens.states[:, 1:], dense[:, 1:].gather(1, order[..., None].expand_as(dense[:, 1:]))

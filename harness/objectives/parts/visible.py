@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.kit.draws import uniform
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.objective import Moment
-from harness.reduction import PLAIN, Guide, Stack, TokenReducer, Tokens, sample_keys
+from harness.reduction import PLAIN, BlockHooks, Guide, Stack, TokenReducer, Tokens, sample_keys
 from harness.reduction.budget import realised_ratio
 from harness.reduction.schedule import solve
 
@@ -34,7 +34,7 @@ class Visible:
 
 def encode_visible(
     stack: Stack,
-    reducer: TokenReducer[Any],
+    reducer: BlockHooks,
     images: Tensor,
     seen_BK: Tensor,
     guide: Guide | None = None,
@@ -46,7 +46,7 @@ def encode_visible(
     speaks of all n0 patches.
     """
     state = stack.open(images).traced().keep(seen_BK)
-    if reducer.stochastic:
+    if isinstance(reducer, TokenReducer) and reducer.stochastic:
         state = replace(state, sample_keys=sample_keys(images))
     state, kept = reducer.opened(state, stack, guide), None
     for block in range(stack.shape.depth):
@@ -56,7 +56,7 @@ def encode_visible(
     return Visible(stack.close(state), kept)
 
 
-def visible_reducer(reducer: TokenReducer[Any], count: int, objective: str, config: Any) -> TokenReducer[Any]:
+def visible_reducer(reducer: TokenReducer[Any], count: int, objective: str, config: Any) -> BlockHooks:
     """`for_visible` where the objective's config has `reduce_visible` on; else nothing is reduced there.
 
     HarnessError where a method would then have nothing to reduce, since there is no contrast either.
@@ -75,7 +75,7 @@ def _reduces(reducer: TokenReducer[Any]) -> bool:
     return "vision" in reducer.stacks and (reducer.learns or reducer.adaptive or realised_ratio(reducer) < 1)
 
 
-def for_visible(reducer: TokenReducer[Any], count: int, objective: str) -> TokenReducer[Any]:
+def for_visible(reducer: TokenReducer[Any], count: int, objective: str) -> BlockHooks:
     """A method for a tower that sees `count` patches, at the token ratio that it has where it sees all.
 
     The nearest ratio that it reaches is taken. HarnessError for methods that learn, adapt to the image, take another
