@@ -170,7 +170,9 @@ class MocaObjective(Objective[HostModel]):
             texts = self.host.text_batch(pairs.ids, pairs.mask)
             guide = self.host.guide(texts.select(torch.arange(len(views), device=views.device) % len(pairs.ids)))
         noise = patch_order(pairs.sample_ids, self.host.shape.patches * self.noises, moment, views=2)
-        targets = self.targets(views, rising(config.momentum, moment.done), self.draws(pairs, moment))
+        momentum = rising(config.momentum, moment.done)
+        moves = (moment.step + 1) % self.recipe.accumulate == 0  # once an optimizer step, as released
+        targets = self.targets(views, momentum, self.draws(pairs, moment) if moves else None)
         rounds = self.rounds(views, noise, targets.words, guide)
         found = {
             "image": config.image_weight * self.image_loss(rounds, targets),
@@ -205,12 +207,13 @@ class MocaObjective(Objective[HostModel]):
         )
 
     @torch.no_grad()
-    def targets(self, views: Tensor, momentum: float, draws: WordDraws) -> Targets:
+    def targets(self, views: Tensor, momentum: float, draws: WordDraws | None) -> Targets:
         """Draw the teacher on, let it assign both views to words, and renew the codebook from one of them.
 
-        The words returned, and those that codes are of, are the codebook's before its renewal.
+        The words returned, and those that codes are of, are the codebook's before its renewal. Without draws the
+        teacher and the words stay as they are.
         """
-        if momentum < 1:
+        if momentum < 1 and draws is not None:
             self.teacher.follow(self.host.vision, momentum)
         words, tower = self.codebook.words.clone(), open_tower(self.teacher.model)
         halves = []
@@ -219,9 +222,10 @@ class MocaObjective(Objective[HostModel]):
             halves.append(tower.normed(tokens)[:, tokens.prefix :])
         codes = [self.codebook.assign(half) for half in halves]
         bags = [bag_of_words(each, self.inner) for each in codes]
-        patches = torch.where(draws.second_view, halves[1], halves[0])
-        rows = torch.arange(len(patches), device=patches.device)
-        self.codebook.renew(self.new_words(patches[rows, self.inner[draws.inner_B]], draws.order_G))
+        if draws is not None:
+            patches = torch.where(draws.second_view, halves[1], halves[0])
+            rows = torch.arange(len(patches), device=patches.device)
+            self.codebook.renew(self.new_words(patches[rows, self.inner[draws.inner_B]], draws.order_G))
         return Targets(torch.cat(codes), torch.cat(bags[::-1]), words)
 
     def new_words(self, own_BD: Tensor, order_G: Tensor) -> Tensor:

@@ -35,14 +35,15 @@ def made(
     ratio: float | None = None,
     sizes: dict[str, Any] | None = None,
     method_settings: dict[str, Any] | None = None,
+    recipe: dict[str, Any] | None = None,
 ) -> Objective[Any]:
     """An objective of a small host with 8 x 8 patches, in float64 and in training."""
     torch.manual_seed(0)
     host = build_host(f"{family}-tiny", **SIZES[family] | (sizes or {}))
     reducer = make_reducer(method, host.shape, ratio=ratio, settings=method_settings)
     choice = choose(f"{family}-tiny", objective, {objective: SMALL[objective] | (settings or {})})
-    recipe = recipe_of(f"{family}-tiny", {"batch_size": 4})
-    return choice.make(host, reducer, NO_WORDS, recipe).double().train()
+    numbers = recipe_of(f"{family}-tiny", {"batch_size": 4} | (recipe or {}))
+    return choice.make(host, reducer, NO_WORDS, numbers).double().train()
 
 
 def images(count: int = 4, size: int = 64) -> Tensor:

@@ -168,3 +168,15 @@ def test_of_two_processes_all_give_words_or_as_released_the_first_alone(
     monkeypatch.setattr(distributed, "gather", lambda rows: torch.cat([own, other]))
     words = objective.new_words(own, torch.tensor([6, 1, 5, 3, 0, 2, 4, 7]))
     assert words.flatten().tolist() == ([6, 1, 5, 3] if gathered else [1, 3])
+
+
+def test_teacher_and_words_move_once_an_optimizer_step() -> None:
+    objective = made("moca", recipe={"accumulate": 2})
+    objective.host.vision.get_parameter("embeddings.class_embedding").data.add_(1.0)
+    teacher = objective.teacher.model.get_parameter("embeddings.class_embedding").clone()
+    objective(pairs(2), Moment(step=4))
+    assert objective.codebook.pointer.item() == 0
+    assert torch.equal(objective.teacher.model.get_parameter("embeddings.class_embedding"), teacher)
+    objective(pairs(2), Moment(step=5))
+    assert objective.codebook.pointer.item() == 4
+    assert not torch.equal(objective.teacher.model.get_parameter("embeddings.class_embedding"), teacher)
