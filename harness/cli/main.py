@@ -28,6 +28,7 @@ from harness.cli.throughput import throughput
 from harness.cli.train import finetune, pretrain
 from harness.kit.errors import HarnessError
 from harness.kit.registry import KINDS
+from harness.kit.shown import on_one_line
 
 app = typer.Typer(
     name="harness",
@@ -76,7 +77,7 @@ def list_names(
     for name, entries in found.items():
         typer.echo(name)
         for entry, summary in entries.items():
-            typer.echo(f"  {entry:<24}{summary}")
+            typer.echo(on_one_line(f"  {entry:<24}{summary}"))
 
 
 def new_method(
@@ -136,10 +137,11 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _drop_output()
         place = error.filename or "output"
-        typer.echo(f"error: {place}: cannot be written: {error.strerror}; free space or send it elsewhere", err=True)
+        line = f"error: {place}: cannot be written: {error.strerror}; free space or send it elsewhere"
+        typer.echo(on_one_line(line), err=True)
         status = 2
     except CLICK_ERROR as error:
-        typer.echo(f"error: {error.format_message()}", err=True)
+        typer.echo(f"error: {on_one_line(error.format_message())}", err=True)
         status = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED

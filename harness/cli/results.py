@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from harness.cli.options import DEFAULT_RUNS, STUDIES_FOLDER, Runs, StudyName, not_built
+from harness.kit.errors import HarnessError
 
 
 def table(
@@ -15,12 +16,21 @@ def table(
     study: StudyName = None,
     format: Annotated[str, typer.Option("--format", help="text, csv, md or latex.")] = "text",
     summary: Annotated[bool, typer.Option("--summary", help="A row a method only: quality kept and costs.")] = False,
+    standalone: Annotated[
+        bool, typer.Option("--standalone", help="Of LaTeX: a whole document, with the preamble it needs.")
+    ] = False,
     out: Annotated[Optional[Path], typer.Option("--out", help="Write to this file instead of stdout.")] = None,
 ) -> None:
     """The records as a table: quality with intervals and differences to dense, beside the cost."""
     from harness.cli.outputs import table_text
 
+    if standalone and format != "latex":
+        raise HarnessError(f"--standalone: is for --format latex, not {format}; leave it out")
     text = table_text(runs, study, STUDIES_FOLDER, format, summary=summary)
+    if standalone:
+        from harness.report.layout import standalone as whole
+
+        text = whole(text)
     if out is None:
         typer.echo(text)
     else:

@@ -23,6 +23,7 @@ from harness.cli.options import (
     Threads,
     set_threads,
 )
+from harness.kit.shown import on_one_line
 from harness.run.executors import Executor, named_executor
 from harness.run.request import EvaluateOptions, RunOptions, overrides
 
@@ -172,7 +173,7 @@ def _finish(records: list[dict[str, Any]]) -> None:
         spec = record["spec"]
         budget = "paper" if spec["ratio"] is None else f"{spec['ratio']:g}"
         cell = f"{spec['model']} {spec['method']} {budget} {spec['task']}"
-        typer.echo(f"{record['status']}: {cell}: {record['error']}", err=True)
+        typer.echo(on_one_line(f"{record['status']}: {cell}: {record['error']}"), err=True)
     if failed:
         raise typer.Exit(1)
 

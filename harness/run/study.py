@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
+from harness.kit.reading import read_yaml
 from harness.kit.registry import methods, studies, tasks
 from harness.kit.settings import validated
 from harness.run.cell import Cell, unique
@@ -45,11 +44,7 @@ class Study(BaseModel):
 def read_study(name: str) -> Study:
     """A registered study by name; HarnessError when it does not exist or is malformed."""
     path: Path = studies.get(name)
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise HarnessError(f"study {path}: {str(error).splitlines()[0]}") from error
-    return validated(Study, fields or {}, f"study {name}")
+    return validated(Study, read_yaml(path) or {}, f"study {name}")
 
 
 def plan_study(
