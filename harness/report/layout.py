@@ -86,7 +86,9 @@ def _text_block(columns: Sequence[Column]) -> str:
 
 def markdown(part: Part) -> str:
     """A pipe table under its title in bold, or several where the columns would be too many."""
-    return f"**{markdown_text(part.title)}**\n\n" + "\n".join(_markdown_table(columns) for columns in _pages(part, MARKDOWN_WIDTH))
+    return f"**{markdown_text(part.title)}**\n\n" + "\n".join(
+        _markdown_table(columns) for columns in _pages(part, MARKDOWN_WIDTH)
+    )
 
 
 def _markdown_table(columns: Sequence[Column]) -> str:

@@ -12,7 +12,7 @@ from harness.kit.reading import read_yaml
 from harness.kit.registry import methods, studies, tasks
 from harness.kit.settings import validated
 from harness.run.cell import Cell, unique
-from harness.run.choose import measurable_tasks
+from harness.run.choose import brings_answers, measurable_tasks
 from harness.run.grid import plan_cells
 from harness.run.request import RunRequest
 
@@ -59,7 +59,12 @@ def plan_study(
     shared = {**study.run, **options}
     wanted = str(shared.pop("tasks", "all"))
     plain = validated(RunRequest, {**shared, "methods": (), "tasks": ()}, "study")
-    every = measurable_tasks(plain.model, plain.weights, plain.data, plain.protocol) if wanted.strip() == "all" else ()
+    listed = brings_answers(plain.data)
+    every = (
+        measurable_tasks(plain.model, plain.weights, plain.data, plain.protocol, listed=listed)
+        if wanted.strip() == "all"
+        else ()
+    )
     names = every or tasks.expand(wanted)
     for entry in study.cells:
         fields = {
