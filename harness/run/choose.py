@@ -81,7 +81,7 @@ def measurable_tasks(
     closed list of answers comes with them, nor with the data (`listed`). Raises HarnessError where nothing is left, if
     there `must` be something, and for weights and folders that cannot be read.
     """
-    wanted = {name: tasks.get(name) for name in tasks.names()}
+    wanted = tasks.usable()
     if protocol == "inference":
         files = tasks_of(model, weights, tuple(wanted))
         abilities = {path: abilities_of(model, path, listed=listed) for path in set(files.values())}
