@@ -92,13 +92,20 @@ def parse_settings(words: list[str] | None, option: str = "--set") -> dict[str, 
         if not equals or not name:
             raise HarnessError(f"{option} {shortened(word)}: expected name=value")
         parsed = parse_yaml(value, f"{option} {shortened(word)}")
-        settings[name.strip()] = value.split(",") if isinstance(parsed, str) and "," in parsed else parsed
+        settings[name.strip()] = _several(value) if isinstance(parsed, str) and "," in parsed else parsed
     return settings
 
 
 def shortened(word: str) -> str:
     """A word that was given, in quotes, cut where it is long."""
     return repr(word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}…")
+
+
+def _several(value: str) -> list[Any]:
+    """The values between commas, each as YAML reads it alone: 0.2,0.5 are two numbers."""
+    from harness.kit.reading import parse_yaml
+
+    return [parse_yaml(one, repr(one)) for one in value.split(",")]
 
 
 def parse_grouped(words: list[str] | None, option: str, expected: str) -> dict[str, dict[str, Any]]:

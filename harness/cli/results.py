@@ -9,6 +9,7 @@ import typer
 
 from harness.cli.options import DEFAULT_RUNS, STUDIES_FOLDER, Runs, StudyName, not_built
 from harness.kit.errors import HarnessError
+from harness.kit.registry import methods
 
 
 def table(
@@ -47,9 +48,34 @@ def plot(
         bool, typer.Option("--patches/--no-patches", help="Also draw which patches each method keeps.")
     ] = True,
     ratio: Annotated[float, typer.Option("--patches-ratio", help="Token ratio of the picture of kept patches.")] = 0.5,
+    method: Annotated[
+        Optional[str],
+        typer.Option("--method", help="Draw only the patches that these methods keep, comma-separated, or all."),
+    ] = None,
+    image: Annotated[
+        Optional[Path], typer.Option("--image", help="With --method: an image of your own, in place of scenes.")
+    ] = None,
+    words: Annotated[
+        Optional[str], typer.Option("--text", help="With --image: the text that text-guided methods read.")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", help="With --method: the host that is drawn.")] = "albef-tiny",
+    weights: Annotated[Optional[Path], typer.Option("--weights", help="With --method: the host's weights.")] = None,
 ) -> None:
-    """Figures, SVG and PNG: quality against MACs and ratio, and which patches each method keeps for a few scenes."""
-    from harness.cli.outputs import draw
+    """Figures, SVG and PNG: quality against MACs and ratio, and which patches each method keeps for a few scenes.
+
+    With --method, the patches that these methods keep, of an image and a text of your own.
+    """
+    from harness.cli.outputs import draw, draw_methods
+
+    if method is not None:
+        names = methods.expand(method, without=("dense",))
+        stem = out / f"patches-{names[0] if len(names) == 1 else 'methods'}"
+        found = draw_methods(stem, names, ratio, model=model, weights=weights, image=image, text=words)
+        typer.echo("\n".join(map(str, found)))
+        return
+    for flag, value in (("--image", image), ("--text", words), ("--weights", weights)):
+        if value is not None:
+            raise HarnessError(f"{flag}: is for --method, which is not given; name the methods to draw")
 
     for path in draw(runs, study, STUDIES_FOLDER, out, patches=patches and study is None, ratio=ratio):
         typer.echo(str(path))

@@ -98,7 +98,9 @@ def _plan(
 
 def _ablate(
     options: BaseModel,
-    study: Annotated[str, typer.Argument(help="A study (see: list studies).")],
+    named: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A study (see: list studies), or a YAML file of your own.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder that holds a folder per study.")] = STUDIES_FOLDER,
     executor: ExecutorName = "here",
     threads: Threads = None,
@@ -109,10 +111,10 @@ def _ablate(
     place = named_executor(executor)
     set_threads(threads)
     from harness.cli.outputs import table_text
-    from harness.run.study import plan_study, read_study
+    from harness.run.study import plan_study, read_study, study_name
     from harness.run.study_index import save_index
 
-    found, changed = read_study(study), options.model_dump(exclude_none=True)
+    study, found, changed = study_name(named), read_study(named), options.model_dump(exclude_none=True)
     every = found.run | changed
 
     def planned(store: Store, progress: Progress) -> list[Cell]:

@@ -85,7 +85,12 @@ class Measurement(BaseModel):
         Path | None, Field(description="A file or folder of weights, instead of those that ship with the model")
     ] = None
     settings: Annotated[
-        dict[str, Any], Flag("--set"), Field(description="A field of the method's config, as keep_rate=0.7")
+        dict[str, Any],
+        Flag("--set", metavar="[METHOD.]NAME=VALUE[,VALUE…]"),
+        Field(
+            description="A field of the method's config, as keep_rate=0.7; of one method of several as "
+            "elip.vision_weight=0.8; several values (0.2,0.5,0.8) are a cell each"
+        ),
     ] = {}
     task_options: Annotated[
         dict[str, dict[str, Any]],
