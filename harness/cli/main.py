@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,11 @@ def main(arguments: list[str] | None = None) -> None:
         line = f"error: {place}: cannot be written: {error.strerror}; free space or send it elsewhere"
         typer.echo(on_one_line(line), err=True)
         status = 2
+    except (MemoryError, RuntimeError) as error:
+        if not _ran_out_of_memory(error):
+            raise
+        typer.echo("error: out of memory; ask for smaller images, batches or models, or free some", err=True)
+        status = 2
     except CLICK_ERROR as error:
         typer.echo(f"error: {on_one_line(error.format_message())}", err=True)
         status = error.exit_code
@@ -148,6 +154,10 @@ def main(arguments: list[str] | None = None) -> None:
     if status == INTERRUPTED:  # later releases of typer return it instead of raising
         typer.echo("stopped; records so far are kept", err=True)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error)) is not None
 
 
 def _drop_output() -> None:

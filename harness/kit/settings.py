@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -13,6 +14,8 @@ from harness.kit.errors import HarnessError
 
 T = TypeVar("T", bound=BaseModel)
 LONGEST_SHOWN = 200
+# Threads or processes that are let pass on the smallest machine.
+MOST_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,14 @@ def validated(model: type[T], fields: Mapping[str, Any], what: str, flags: Mappi
             raise HarnessError(f"{flags[str(first['loc'][0])]}: {message} (got {given})") from error
         got = f" (got {given})" if given else ""
         raise HarnessError(f"{what}: {where + ': ' if where else ''}{message}{got}") from error
+
+
+def check_count(flag: str, count: int) -> None:
+    """HarnessError for more threads or processes than a machine of this kind can mean."""
+    cores = os.cpu_count() or 1
+    most = max(MOST_AT_ONCE, 4 * cores)
+    if not 0 <= count <= most:
+        raise HarnessError(f"{flag} {count}: expected {most} at most on this machine, which has {cores} cores")
 
 
 def _shown(value: Any) -> str:

@@ -28,8 +28,10 @@ def shell_words(words: Iterable[str]) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A cell that a spreadsheet takes for text: ' before what would begin a formula; other types as they are."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    """A cell that a spreadsheet takes for text, on one line: ' before what would begin a formula; others as they are."""
+    if not isinstance(value, str):
+        return value
+    return "'" * value.startswith(_FORMULA) + on_one_line(value)
 
 
 def markdown_text(text: str) -> str:

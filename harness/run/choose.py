@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.data.annotations.answer_list import ANSWER_LIST
 from harness.data.formats import OpenedSource
 from harness.data.scenes import WORLD_FORMATS
 from harness.data.world import BUILT_IN_WORLD
+from harness.hosts.build import skeleton
 from harness.hosts.weights.own import abilities_in, assets_of, read_answers
 from harness.hosts.weights.sets import shipped, stated_model, tasks_of
 from harness.kit.errors import HarnessError, warn_on_stderr
@@ -54,10 +56,25 @@ def chosen_hosts(
         for host in doing if named is not None else doing[:1]:
             found[host] = (*found.get(host, ()), task)
         if not doing and not every:
-            raise HarnessError(f"{task}: none of {', '.join(hosts)} can do it on {data}, with the weights they have")
+            raise _blame(task, hosts, data, protocol)
     if not found:
         raise HarnessError(f"no task for {', '.join(hosts)} on {data}; see: python -m harness check data {data}")
     return tuple((host, found[host]) for host in hosts if host in found)
+
+
+def _blame(task: str, hosts: Sequence[str], data: str, protocol: str) -> HarnessError:
+    """Why none of some hosts does a task: the data hold nothing of it, the weights lack it, or the hosts cannot."""
+    kind = tasks.get(task)
+    if data != BUILT_IN_WORLD and kind.READS not in OpenedSource(data).fields():
+        try:
+            OpenedSource(data).choose(kind.READS, None)
+        except HarnessError as error:
+            return HarnessError(f"{task}: {error}")
+    able = [host for host in hosts if kind.NEEDS & skeleton(host).heads().keys()]
+    if able and protocol == "inference":
+        way = f"fine-tune it (finetune --model {able[0]} --task {task}), or name other --weights"
+        return HarnessError(f"{task}: the weights of {' and '.join(able)} lack what it needs; {way}")
+    return HarnessError(f"{task}: {', '.join(hosts)} cannot do it by protocol {protocol}; name another --model")
 
 
 def shipped_hosts() -> tuple[str, ...]:

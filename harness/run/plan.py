@@ -27,6 +27,8 @@ from harness.run.grid import Budgets, data_folder, plan_cells, planned_host
 from harness.run.request import RunRequest
 from harness.run.store import Store
 
+MOST_GIB = 100_000
+
 
 def plan_rows(
     request: RunRequest, out: Path, *, force: bool = False, progress: Progress = SILENT
@@ -94,6 +96,9 @@ def cost_of(model: str, method: str, *, ratio: str | None, **options: Any) -> di
     budget = None if ratio is None else check_ratio(ratio)
     if options["batch_size"] < 1:
         raise HarnessError(f"batch size {options['batch_size']}: expected at least 1")
+    gib = options.get("gib")
+    if gib is not None and not 0 < gib < MOST_GIB:
+        raise HarnessError(f"--gib {gib}: expected the memory of a card, above 0 and below {MOST_GIB:,} GiB")
     options["device"] = str(pick_device(options["device"]))
     image_size, check = options.pop("image_size"), options.pop("check", None)
     if check is not None:

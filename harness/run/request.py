@@ -102,7 +102,7 @@ class Measurement(BaseModel):
         Flag("--set-train", metavar="STAGE.option=value, as finetune.steps=300"),
         Field(description="Of a protocol's training"),
     ] = {}
-    image_size: Annotated[PositiveInt | None, Field(description="Image side in pixels")] = None
+    image_size: Annotated[PositiveInt | None, Field(le=8192, description="Image side in pixels")] = None
 
     @field_validator("task_options")
     @classmethod
