@@ -28,7 +28,7 @@ def shell_words(words: Iterable[str]) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A cell that a spreadsheet takes for text, on one line: ' before what would begin a formula; others as they are."""
+    """A cell that a spreadsheet takes for text, on one line: one that would begin a formula gets a quote before it."""
     if not isinstance(value, str):
         return value
     return "'" * value.startswith(_FORMULA) + on_one_line(value)
