@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.options import DEFAULT_RUNS
+from harness.kit.shown import on_one_line
 
 checks = typer.Typer(
     help="Check the environment, a method, golden files, weights, data, records or captions.",
@@ -18,7 +19,7 @@ checks = typer.Typer(
 
 def _verdict(lines: list[tuple[str, bool]]) -> None:
     for line, _ in lines:
-        typer.echo(line)
+        typer.echo(on_one_line(line))
     if not all(good for _, good in lines):
         raise typer.Exit(1)
 

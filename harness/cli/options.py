@@ -9,7 +9,10 @@ import typer
 
 from harness import __version__
 from harness.kit.errors import HarnessError
+from harness.kit.settings import check_count
 
+# Of an image's side: beyond it a table of positions alone fills a machine.
+MOST_PIXELS = 8192
 Model = Annotated[str, typer.Option("--model", help="Host model (see: list models).")]
 ScheduleSpec = Annotated[
     Optional[str],
@@ -28,7 +31,7 @@ Settings = Annotated[
     Optional[list[str]],
     typer.Option("--set", help="A field of the method's config, as keep_rate=0.7; repeatable."),
 ]
-ImageSize = Annotated[Optional[int], typer.Option("--image-size", min=1, help="Image side in pixels.")]
+ImageSize = Annotated[Optional[int], typer.Option("--image-size", min=1, max=MOST_PIXELS, help="Image side in pixels.")]
 Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; left out: all.")]
 ExecutorName = Annotated[str, typer.Option("--executor", help="Where cells run: here.")]
 Force = Annotated[bool, typer.Option("--force", help="Compute again what is already there.")]
@@ -42,6 +45,7 @@ STUDIES_FOLDER = Path("results/studies")
 def set_threads(threads: int | None) -> None:
     """Let torch use this many CPU threads; None: as many as it finds."""
     if threads is not None:
+        check_count("--threads", threads)
         import torch
 
         torch.set_num_threads(threads)

@@ -23,6 +23,7 @@ from harness.cli.options import (
     Threads,
     set_threads,
 )
+from harness.kit.shown import on_one_line
 from harness.run.executors import Executor, named_executor
 from harness.run.request import EvaluateOptions, RunOptions, overrides
 
@@ -97,7 +98,9 @@ def _plan(
 
 def _ablate(
     options: BaseModel,
-    study: Annotated[str, typer.Argument(help="A study (see: list studies).")],
+    named: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A study (see: list studies), or a YAML file of your own.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder that holds a folder per study.")] = STUDIES_FOLDER,
     executor: ExecutorName = "here",
     threads: Threads = None,
@@ -108,10 +111,10 @@ def _ablate(
     place = named_executor(executor)
     set_threads(threads)
     from harness.cli.outputs import table_text
-    from harness.run.study import plan_study, read_study
+    from harness.run.study import plan_study, read_study, study_name
     from harness.run.study_index import save_index
 
-    found, changed = read_study(study), options.model_dump(exclude_none=True)
+    study, found, changed = study_name(named), read_study(named), options.model_dump(exclude_none=True)
     every = found.run | changed
 
     def planned(store: Store, progress: Progress) -> list[Cell]:
@@ -172,7 +175,7 @@ def _finish(records: list[dict[str, Any]]) -> None:
         spec = record["spec"]
         budget = "paper" if spec["ratio"] is None else f"{spec['ratio']:g}"
         cell = f"{spec['model']} {spec['method']} {budget} {spec['task']}"
-        typer.echo(f"{record['status']}: {cell}: {record['error']}", err=True)
+        typer.echo(on_one_line(f"{record['status']}: {cell}: {record['error']}"), err=True)
     if failed:
         raise typer.Exit(1)
 

@@ -231,6 +231,10 @@ class HostModel(nn.Module, ABC):
         """A closed list of answers as `answer_scores` takes it."""
         raise self.cannot("answer")
 
+    def sayable(self, tokenizer: Tokenizer, answers: Sequence[str]) -> tuple[str, ...]:
+        """Of some answers those that the host can pick; a decoder spells any."""
+        return tuple(answers)
+
     def answer_scores(self, texts: TextBatch, image: Tokens, answers: Any) -> Tensor:
         """Score (B, A) of each answer to the questions `texts`."""
         raise self.cannot("answer")

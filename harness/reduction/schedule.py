@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.kit.errors import HarnessError
+from harness.kit.reading import read_json, read_yaml
 from harness.kit.settings import validated
 
 GAMMA_MAX = 4096.0
@@ -123,10 +123,8 @@ def parse_schedule(spec: str | dict[str, Any] | None) -> Schedule | None:
 
 
 def _schedule_file(path: Path) -> dict[str, Any]:
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise HarnessError(f"schedule file {path}: {str(error).splitlines()[0]}") from error
+    read = read_json if path.suffix == ".json" else read_yaml
+    fields = read(path)
     if not isinstance(fields, dict):
         raise HarnessError(f"schedule file {path}: expected the keys begin, keep and, optionally, lookahead")
     return fields

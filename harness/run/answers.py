@@ -43,7 +43,10 @@ def answering_cell(request: RunRequest, progress: Progress) -> Cell:
     (method,) = request.methods
     if method == "dense" and (request.ratios not in (None, (1.0,)) or request.schedule or request.settings):
         raise HarnessError("answer: dense keeps every token: it has no ratio, schedule or settings; name a --method")
-    return plan_cells(request, progress)[-1]  # dense comes before the method
+    cells = plan_cells(request, progress)  # dense comes before the method
+    if len(cells) > 2:
+        raise HarnessError("answer: --set names several values; answers are given under one setting at a time")
+    return cells[-1]
 
 
 def _given(cell: Cell, measurer: Measurer, data: TaskData) -> list[str]:

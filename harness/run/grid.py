@@ -33,6 +33,7 @@ from harness.reduction.plan import Sample
 from harness.reduction.schedule import Schedule
 from harness.run.cell import Cell, cell_code, resolve_task_options, unique
 from harness.run.request import RunRequest
+from harness.run.settings import check_methods, variants
 from harness.train.protocol import Stage, evaluation_image_size, method_host, plan_stages, with_method
 from harness.train.stage_options import check_stages
 
@@ -64,7 +65,10 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
     }
     budgets = Budgets(request, folder)
     ratios: Sequence[float | None] = request.ratios or (None,)
-    wanted = [("dense", 1.0), *((name, ratio) for ratio, name in product(ratios, request.methods) if name != "dense")]
+    check_methods(request.settings, request.methods)
+    own = {name: variants(request.settings, name) for name in request.methods if name != "dense"}
+    wanted: list[tuple[str, float | None, dict[str, Any]]] = [("dense", 1.0, {})]
+    wanted += [(name, ratio, settings) for ratio, name in product(ratios, own) for settings in own[name]]
     cells = []
     with progress.bar("settings", len(request.tasks) * len(request.seeds) * len(wanted)) as bar:
         for task, seed in product(request.tasks, request.seeds):
@@ -77,9 +81,9 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
                 "image_size": evaluated_size(request, host, stages),
                 "seed": seed,
             }
-            for method, ratio in wanted:
-                if seed == request.seeds[0] or stages or draws(method, request.settings):
-                    cells.append(_cell(about, budgets, host, stages, method, ratio))
+            for method, ratio, settings in wanted:
+                if seed == request.seeds[0] or stages or draws(method, settings):
+                    cells.append(_cell(about, budgets, host, stages, method, ratio, settings))
                 bar.advance()
     return unique(cells)
 
@@ -136,23 +140,29 @@ class Budgets:
         self._solved: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._samples: dict[str, tuple[Host, Sample]] = {}
 
-    def config(self, host: HostModel, method: str, ratio: float | None, task: str, seed: int) -> dict[str, Any]:
-        """A method's resolved config. HarnessError for budgets it has not, and for one that learns without weights."""
-        kind, request = methods.get(method), self.request
-        own = (task,) if kind.adaptive else ()
-        key = (method, ratio, seed if draws(method, request.settings) else None, str(host.shape), *own)
+    def config(
+        self, host: HostModel, method: str, ratio: float | None, task: str, seed: int, chosen: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A method's resolved config; `chosen`: its settings that were asked for.
+
+        HarnessError for budgets it has not, and for one that learns without weights.
+        """
+        own = (task,) if methods.get(method).adaptive else ()
+        given = {**chosen} | ({"seed": seed} if draws(method, chosen) else {})
+        key = (method, ratio, str(given), str(host.shape), *own)
         if key not in self._solved:
-            self._solved[key] = self._solve(host, method, ratio, task, seed)
+            self._solved[key] = self._solve(host, method, ratio, task, given, bool(chosen))
         return self._solved[key]
 
-    def _solve(self, host: HostModel, method: str, ratio: float | None, task: str, seed: int) -> dict[str, Any]:
+    def _solve(
+        self, host: HostModel, method: str, ratio: float | None, task: str, given: dict[str, Any], chosen: bool
+    ) -> dict[str, Any]:
         if method == "dense":
             return make_reducer("dense", host.shape).config.model_dump(mode="json")
         request, learned = self.request, self._learned(task)
         own = learned is not None and learned[0] == method
-        if learned is not None and own and not (ratio or request.settings or request.schedule):
+        if learned is not None and own and not (ratio or chosen or request.schedule):
             return dict(learned[1])
-        given = request.settings | ({"seed": seed} if draws(method, request.settings) else {})
         settings, schedule = paper_settings(request.model, method, request.schedule, given)
         if request.match == "macs" and ratio is not None:
             reducer = reducer_at_macs(method, host.vision, ratio, schedule, settings)
@@ -193,10 +203,16 @@ class Budgets:
 
 
 def _cell(
-    about: dict[str, Any], budgets: Budgets, host: HostModel, stages: Sequence[Stage], method: str, ratio: float | None
+    about: dict[str, Any],
+    budgets: Budgets,
+    host: HostModel,
+    stages: Sequence[Stage],
+    method: str,
+    ratio: float | None,
+    settings: Mapping[str, Any],
 ) -> Cell:
     dense, request = method == "dense", budgets.request
-    config = budgets.config(host, method, ratio, about["task"], about["seed"])
+    config = budgets.config(host, method, ratio, about["task"], about["seed"], settings)
     trained = tuple(with_method(stages, method, config, ratio))
     return Cell(
         **about,

@@ -56,7 +56,9 @@ class Measurer:
         """Load what the cell needs; HarnessError when the weights, the size or the data cannot be used for it."""
         try:
             config = run_together(partial(self.config, cell))
-            run_together(partial(self._set, cell, config)).images.ready(self.progress)
+            data = run_together(partial(self._set, cell, config))
+            run_together(partial(self._check, cell, data))
+            data.images.ready(self.progress)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise  # Memory that runs out here runs out in the cell too, and is recorded there.
@@ -132,6 +134,12 @@ class Measurer:
                 self._images[seen] = ImageStore(*seen, budget=self._pixels)
             self._data[key] = TaskData(annotations, self._images[seen])
         return self._data[key]
+
+    def _check(self, cell: Cell, data: TaskData) -> None:
+        """HarnessError where weights that are not trained first cannot do the cell's task on its set."""
+        if not cell.training:
+            task, host = tasks.get(cell.task)(), self._host(cell, self._shipped(cell))
+            task.check(host, data.annotations, task.Options.model_validate(cell.task_options))
 
     def _timed(
         self,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from harness.data.annotations.answer_list import read_answer_list
 from harness.hosts.build import build_host
 from harness.hosts.host import HostModel
 from harness.hosts.weights.own import LoadedModel, load_model
@@ -94,16 +93,3 @@ def _answers(request: FinetuneRequest, most: int, start: LoadedModel, data: Task
         return read_answer_list(request.answers)
     listed = data.answers or (start.answers if start.model.config.task == "vqa" else ())
     return listed or frequent_answers([ref.target for ref in data.refs if isinstance(ref.target, tuple)], most)
-
-
-def read_answer_list(path: Path) -> tuple[str, ...]:
-    """A closed list of answers, as ALBEF's answer_list.json: a JSON list of different texts."""
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HarnessError(f"--answers {path}: cannot be read as JSON ({str(error).splitlines()[0]})") from error
-    if not isinstance(listed, list) or not listed or not all(isinstance(answer, str) for answer in listed):
-        raise HarnessError(f"--answers {path}: expected a JSON list of answers")
-    if len(set(listed)) < len(listed):
-        raise HarnessError(f"--answers {path}: holds an answer twice")
-    return tuple(listed)

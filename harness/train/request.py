@@ -148,11 +148,13 @@ class TrainRequest(TrainSpec):
         ),
     ] = {}
     init: Weights = None
-    seed: Annotated[int, Field(description="Seed of everything random.")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of everything random.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N.")] = "auto"
     dtype: Annotated[str, Field(description="float32, float64 or bfloat16.")] = "float32"
     log_every: Annotated[PositiveInt, Field(description="Steps between log entries.")] = 10
-    max_bad_share: Annotated[float, Field(description="Share of an epoch's pairs that may be unreadable.")] = 0.01
+    max_bad_share: Annotated[
+        float, Field(ge=0, le=1, description="Share of an epoch's pairs that may be unreadable.")
+    ] = 0.01
     store: Annotated[Literal["float32", "float16", "bfloat16"], Field(description="Dtype of the weights left.")] = (
         "float32"
     )

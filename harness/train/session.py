@@ -105,7 +105,7 @@ class Session:
             return None
         try:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HarnessError(f"{path}: not a JSON file; delete the folder or name another --out") from error
         different = difference(record.get("facts", {}), self.facts)
         if different:

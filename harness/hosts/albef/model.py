@@ -286,6 +286,12 @@ class Albef(HostModel):
             raise HarnessError(f"answers are ranked at [MASK], expected as token {MASK} of a vocabulary file")
         return tokenizer.answer_ids(answers)
 
+    def sayable(self, tokenizer: Tokenizer, answers: Sequence[str]) -> tuple[str, ...]:
+        """All with the decoder of task "vqa"; without it the single words of the vocabulary, as [MASK] is one word."""
+        if self.decoder is not None or not isinstance(tokenizer, TextTokenizer):
+            return tuple(answers)
+        return tuple(answer for answer in answers if answer in tokenizer.vocabulary)
+
     def answer_scores(self, texts: TextBatch, image: Tokens, answers: Any) -> Tensor:
         """Score (B, A) of each answer by the decoder of task "vqa" (`AnswerDecoder.scores`).
 

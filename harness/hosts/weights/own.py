@@ -105,7 +105,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise HarnessError(f"{path}: expected a JSON object; save or fetch the weights again") from error
 
 
@@ -206,7 +206,7 @@ def stated_method(metadata: Mapping[str, str], path: Path) -> tuple[str, dict[st
     try:
         stated = json.loads(metadata["method"])
         return str(stated["name"]), dict(stated["config"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise HarnessError(f"weights {path}: name their method in no JSON object; save or fetch them again") from error
 
 
@@ -324,7 +324,7 @@ def _stated_sizes(name: str, metadata: dict[str, str], path: Path) -> dict[str, 
         raise HarnessError(f"weights {path}: of {family}-{metadata.get('preset', '?')}, not of {name}; name its own")
     try:
         stated: dict[str, object] = dict(json.loads(metadata["config"]))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise HarnessError(f"weights {path}: states its sizes in no JSON object; save or fetch it again") from error
     return _known(name, stated)
 
