@@ -13,7 +13,7 @@ from harness.kit.settings import validated
 from harness.reduction.method import MethodConfig, TokenReducer
 from harness.reduction.plan import token_counts
 from harness.reduction.schedule import check_ratio, parse_schedule, solve, token_ratio
-from harness.reduction.stack import StackShape
+from harness.reduction.stack import BlockHooks, StackShape
 
 
 def make_config(method: str, settings: Mapping[str, Any] | None = None, schedule: Any = None) -> MethodConfig:
@@ -37,7 +37,7 @@ def make_reducer(
 
     `measured`: the token ratio of a reducer on images, for adaptive methods, whose counts nothing else tells.
     Raises HarnessError for unknown names or settings, impossible schedules, unreachable ratios, and methods that need a
-    class token, or a stack, that is not there.
+    class token, or a stack, that is not there, or whose attention does not know the tower's relative positions.
     """
     if ratio is not None:
         check_ratio(ratio)
@@ -50,6 +50,11 @@ def make_reducer(
         raise HarnessError(
             f"method {method} works in {' and '.join(sorted(kind.stacks))}, which {shape.name} has not: choose another "
             "method or host"
+        )
+    if shape.pairwise and kind.stacks & {shape.kind} and kind.attention is not BlockHooks.attention:
+        raise HarnessError(
+            f"method {method} computes attention itself and would leave out the relative positions of {shape.name}: "
+            "choose another method or tower"
         )
     at = bender(method, shape, schedule, settings)
     as_set = at(None)  # refuses settings that cannot be, also where a ratio bends them
