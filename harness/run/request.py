@@ -82,8 +82,19 @@ class Measurement(BaseModel):
         Field(description="Seed of everything random, or several, as 0,1,2: tables show mean and sd"),
     ] = (0,)
     weights: Annotated[
-        Path | None, Field(description="A file or folder of weights, instead of those that ship with the model")
+        Path | None,
+        Field(
+            description="A file or folder of weights, or a name in the Hugging Face cache, instead of those that ship "
+            "with the model"
+        ),
     ] = None
+    tokenizer: Annotated[
+        str | None,
+        Field(description="A vocabulary file, a folder, or a cached name; left out: that of the weights"),
+    ] = None
+    download: Annotated[
+        bool, Field(description="Fetch --weights from the Hugging Face hub where the cache does not have them")
+    ] = False
     settings: Annotated[
         dict[str, Any], Flag("--set"), Field(description="A field of the method's config, as keep_rate=0.7")
     ] = {}
@@ -141,6 +152,10 @@ class RunOptions(Measurement, _Names):
         """A request per host; HarnessError for names and values that cannot be."""
         from harness.run.choose import chosen_hosts
 
+        if self.download:
+            from harness.hosts.weights.hub import fetch
+
+            fetch(self.weights)
         hosts = chosen_hosts(self.hosts, self.tasks, self.weights, self.data, self.protocol)
         shared = self.model_dump(exclude={"hosts", "tasks"})
         return [validated(RunRequest, shared | {"model": model, "tasks": names}, "options") for model, names in hosts]

@@ -108,7 +108,8 @@ class Part:
 class LoadReport:
     """What became of every tensor: loaded, resized, left out with its reason; and what the file did not hold, and why.
 
-    `missing`: own names in the host's order; `reasons`: why a file may lack them.
+    `missing`: own names in the host's order; `reasons`: why a file may lack them. `guessed`: facts of the architecture
+    that nothing beside the file states.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -116,10 +117,12 @@ class LoadReport:
     left_out: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
+    guessed: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """One line per kind, then one per tensor that was not loaded or not found."""
         found = [f"{len(self.loaded)} tensors loaded, {len(self.resized)} of them resized"]
+        found += [f"guessed: {fact}" for fact in self.guessed]
         found += [f"resized: {name}" for name in self.resized]
         found += [f"not loaded: {name} ({reason})" for name, reason in self.left_out.items()]
         return found + [f"not in the file, left as initialised: {name} ({self.reasons[name]})" for name in self.missing]
