@@ -51,9 +51,7 @@ def _run(
         return [cell for request in options.requests() for cell in plan_cells(request, progress)]
 
     with processes(options.device) as first:
-        records = _records(
-            planned, out, options.weights, place, tokenizer=options.tokenizer, force=force, quiet=quiet
-        )
+        records = _records(planned, out, options.weights, place, tokenizer=options.tokenizer, force=force, quiet=quiet)
     if first:
         from harness.report.frame import to_frame
         from harness.report.tables import render_summary, render_table

@@ -61,6 +61,8 @@ def cost_report(
     label = name or (model if isinstance(model, str) else type(model).__name__)
     vit = build_vit(model, image_size) if isinstance(model, str) else find_tower(model)[1]
     shape = open_tower(vit).shape if shape is None else shape
+    if shape.pairwise and attention == "fused":
+        attention = "math"  # torch's fused attention on a CPU gives a bias of every pair no gradient
     height, width = image_shape(vit)[1:]
     if image_size is not None and (height, width) != (image_size, image_size):
         raise HarnessError(f"image size {image_size}: {label} was built for {height} x {width} pixels; leave it out")

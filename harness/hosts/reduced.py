@@ -67,7 +67,9 @@ class ReducedModel(nn.Module):
                 raise
         found = getattr(model, name)
         if isinstance(found, types.MethodType) and name not in PASSED_ON:
-            raise AttributeError(f"{name} of the reduced {type(model).__name__}: call it on .model, where all tokens are")
+            raise AttributeError(
+                f"{name} of the reduced {type(model).__name__}: call it on .model, where all tokens are"
+            )
         return found
 
     @property
@@ -103,7 +105,9 @@ class ReducedModel(nn.Module):
         tower = self.tower
         self._options(tower, others)
         config = getattr(self.model, "config", None)
-        wanted = getattr(config, "output_hidden_states", False) if output_hidden_states is None else output_hidden_states
+        wanted = (
+            getattr(config, "output_hidden_states", False) if output_hidden_states is None else output_hidden_states
+        )
         trace = Trace(states=[]) if wanted else None
         tokens = self._encode(tower, given, guide or self.guide, trace, resized=bool(interpolate_pos_encoding))
         output = tower.output(self._averaged(tokens) if self.averaged else tokens)
@@ -179,10 +183,10 @@ class ReducedModel(nn.Module):
         with recompute.recomputing(recompute.wanted() or (self.training and tower.recomputes)):
             if resized:
                 state = tower.open_resized(images)
-                return drive(tower, state, self._fitting(tower, state.patches), guide, trace)
+                return drive(tower, state, self._fitting(state.patches), guide, trace)
             if isinstance(tower, Siglip2Tower) and tower.standing is not None and not bool(tower.standing.all()):
                 return self._unpadded(tower, images, guide, trace)
-            return encode(tower, self._fitting(tower, tower.patches_of(images)), images, guide, trace)
+            return encode(tower, self._fitting(tower.patches_of(images)), images, guide, trace)
 
     def _unpadded(self, tower: Siglip2Tower, images: Tensor, guide: Guide | None, trace: Trace | None) -> Tokens:
         """Images of different numbers of patches, those of one number together and without padding.
@@ -200,7 +204,7 @@ class ReducedModel(nn.Module):
             rows = (counts == count).nonzero()[:, 0]
             tower.standing, tower.shapes = None, shapes[rows]
             own = None if guide is None else guide.rows(rows)
-            parts.append(encode(tower, self._fitting(tower, count), images[rows, :count], own))
+            parts.append(encode(tower, self._fitting(count), images[rows, :count], own))
             order.append(rows)
         return join(parts).rows(torch.cat(order).argsort())
 
@@ -218,7 +222,7 @@ class ReducedModel(nn.Module):
             warn_on_stderr(f"{line}: call with guide=harness.Guide(text_cls)")
             self._warned = True
 
-    def _fitting(self, tower: VisionTower, patches: int) -> TokenReducer[Any]:
+    def _fitting(self, patches: int) -> TokenReducer[Any]:
         """The reducer for so many patches: the model's own, or one made for them and kept."""
         shape = self.reducer.shape
         if patches == shape.patches:
@@ -229,7 +233,7 @@ class ReducedModel(nn.Module):
                 "images of that size"
             )
         if patches not in self._others:
-            self._others[patches] = self._make(tower.sized(patches))
+            self._others[patches] = self._make(self.tower.sized(patches))
         return self._others[patches]
 
 

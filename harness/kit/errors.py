@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 
 
 class HarnessError(Exception):
@@ -10,6 +11,12 @@ class HarnessError(Exception):
 
     The command line prints the text and exits with status 2; from Python it is an ordinary exception.
     """
+
+
+@cache
+def warn_once(line: str) -> None:
+    """The same, a single time however often it comes up in a process."""
+    warn_on_stderr(line)
 
 
 def warn_on_stderr(line: str) -> None:

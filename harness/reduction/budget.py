@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from harness.kit.errors import HarnessError
+from harness.kit.errors import HarnessError, warn_once
 from harness.kit.registry import methods
 from harness.kit.settings import validated
 from harness.reduction.method import MethodConfig, TokenReducer
@@ -59,6 +59,8 @@ def make_reducer(
     at = bender(method, shape, schedule, settings)
     as_set = at(None)  # refuses settings that cannot be, also where a ratio bends them
     if ratio is None:
+        for line in as_set.remarks():
+            warn_once(line)
         return as_set
     given = {name for name in settings or {} if name != "schedule"}
     if given:

@@ -228,9 +228,7 @@ class Stack(ABC):
             trace.states.append(state)
         return state
 
-    def _evidence(
-        self, qkv: QKV, wants: frozenset[str], prefix: int, bias: Tensor | None, content: Tensor
-    ) -> Evidence:
+    def _evidence(self, qkv: QKV, wants: frozenset[str], prefix: int, bias: Tensor | None, content: Tensor) -> Evidence:
         if not wants:
             return Evidence()
         q, k, v = qkv

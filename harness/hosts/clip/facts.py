@@ -37,7 +37,9 @@ def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     text = HF_TEXT | dict(config.get("text_config") or {})
     activations = {part.get("hidden_act", "quick_gelu") for part in (vision, text)}
     if len(activations) > 1:
-        raise HarnessError(f"{CONFIG_FILE}: {' and '.join(sorted(activations))} in the two towers; expected one for both")
+        raise HarnessError(
+            f"{CONFIG_FILE}: {' and '.join(sorted(activations))} in the two towers; expected one for both"
+        )
     end = text.get("eos_token_id", 2)
     return {
         "image_size": vision["image_size"],

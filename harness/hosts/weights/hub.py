@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from harness.kit.errors import HarnessError
 
@@ -40,4 +40,6 @@ def fetch(source: Path | str | None) -> None:
         raise HarnessError(f"weights {name}: HF_HUB_OFFLINE is set; unset it, or name a local folder") from error
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise HarnessError(f"weights {name}: cannot be fetched from the hub ({reason}); see whether it exists") from error
+        raise HarnessError(
+            f"weights {name}: cannot be fetched from the hub ({reason}); see whether it exists"
+        ) from error

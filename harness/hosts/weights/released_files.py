@@ -42,7 +42,16 @@ INERT_DICTS = (
 )
 INERT_LISTS = ("sacred.config.custom_containers.ReadOnlyList",)
 # Where checkpoints keep a model's tensors; an average of them (EMA) is taken where there is nothing else.
-CONTAINERS = ("model", "state_dict", "module", "model_state_dict", "model_ema", "state_dict_ema", "ema_state_dict", "ema")
+CONTAINERS = (
+    "model",
+    "state_dict",
+    "module",
+    "model_state_dict",
+    "model_ema",
+    "state_dict_ema",
+    "ema_state_dict",
+    "ema",
+)
 # What DistributedDataParallel, torch.compile, Lightning and averages put before every name.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "ema_model.", "averaged_model.")
 
@@ -185,4 +194,3 @@ def _refusal(reason: str) -> str:
     if named:
         return f"names the class {named[1]}, which is not loaded for safety; save its state_dict alone"
     return f"not a whole checkpoint ({reason.splitlines()[0]}); fetch it again"
-

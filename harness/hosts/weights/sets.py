@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.data.digest import data_digest
 from harness.hosts.parts.tokenizer import HUB_FILE, TOKENIZER_FOLDER, VOCABULARY_FILE
+from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE
 from harness.hosts.weights.own import (
     ASSETS,
     WEIGHTS_FILE,
@@ -20,7 +21,6 @@ from harness.hosts.weights.own import (
     find_weights,
     weights_file,
 )
-from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE
 from harness.hosts.weights.released_files import content_digest, is_released
 from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest

@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from harness.kit.errors import HarnessError
 from harness.hosts.parts.towers.tower import PreNormTower
+from harness.kit.errors import HarnessError
 from harness.reduction import TokenState
 
 

@@ -6,6 +6,7 @@ Releases of transformers 5 name the parts of a block differently (`attention.att
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -241,8 +242,32 @@ class DinoV3Tower(RotaryTower, DinoV2Tower):
     half = True
 
     def embed(self, images: Tensor) -> Tensor:
-        self.angles = self.core.rope_embeddings(images)
+        self.angles = self._angles(images)
         return self.core.embeddings(images)
+
+    def _angles(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (n0, d) of an image's patches; in training their places are drawn as the model draws them.
+
+        The model's own `rope_embeddings` keeps places in a cache of the process, where counting costs on tensors
+        without data would leave such for the next pass.
+        """
+        rope, config = self.core.rope_embeddings, self.core.config
+        axes = []
+        for pixels, patch in zip(images.shape[-2:], _pair(config.patch_size), strict=True):
+            count = int(pixels) // patch
+            axes.append(torch.arange(0.5, count, dtype=torch.float32, device=images.device) / count)
+        places = 2.0 * torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1) - 1.0
+        if rope.training:
+            drawn = ((config.pos_embed_jitter, (1, 2)), (config.pos_embed_rescale, (1,)))
+            if config.pos_embed_shift is not None:
+                shift = config.pos_embed_shift
+                places = places + torch.empty((1, 2), device=images.device).uniform_(-shift, shift)
+            for most, shape in drawn:
+                if most is not None:
+                    most = math.log(most)
+                    places = places * torch.empty(shape, device=images.device).uniform_(-most, most).exp()
+        angles = (2 * math.pi * places[:, :, None] * rope.inv_freq[None, None, :]).flatten(1, 2).tile(2)
+        return angles.cos().to(images.dtype), angles.sin().to(images.dtype)
 
 
 class BLIPTower(BlockTower):
