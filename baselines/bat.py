@@ -7,6 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from harness.reduction import (
     Evidence,
+    HarnessError,
     MethodConfig,
     Ratio,
     Schedule,

@@ -155,10 +155,23 @@ def load_released(model: Host, tensors: dict[str, Tensor], source: str) -> LoadR
 def load_parts(model: Host, tensors: dict[str, Tensor], source: str, part: str) -> LoadReport:
     """Initialise a host's "vision" (timm's ViT and DeiT, CLIP's tower) or "text" (BERT, RoBERTa); all else stays.
 
+    A released file of the whole host serves as well: what lies in its other parts is left out.
     The report accounts for every tensor of the file, and for every one of the part that the file does not hold.
     Raises HarnessError as `load_released` does, and for a part that the host cannot take from elsewhere.
     """
-    return fill_part(model, tensors, source, model.part(part))
+    own = model.part(part)
+    foreign = any(own.translate(name) is None for name in tensors)
+    if foreign and all(model.released(name) is not None for name in tensors):
+        own = Part(lambda name: _within(own.holds, model.released(name)), own.holds, own.lacking)
+    return fill_part(model, tensors, source, own)
+
+
+def _within(holds: str, target: Translation) -> Translation:
+    """A target all of whose places lie in a part, else why it is left out."""
+    if target is None or isinstance(target, NotAWeight):
+        return target
+    named = target.names if isinstance(target, Split | Copied) else (target if isinstance(target, str) else target.name,)
+    return target if all(re.fullmatch(holds, name) for name in named) else NotAWeight("of another part of the host")
 
 
 def fill_part(model: Host, tensors: dict[str, Tensor], source: str, part: Part) -> LoadReport:
