@@ -68,7 +68,9 @@ class BAT(TokenReducer[BATConfig]):
         rates = {"begin": config.blocks, "keep": (config.keep_rate,) * len(config.blocks)}
         if max(validated(Schedule, rates, "bat blocks").begin) >= shape.depth:
             blocks = list(config.blocks)
-            raise HarnessError(f"bat blocks {blocks}: the tower has blocks 0 to {shape.depth - 1}; give others as blocks")
+            raise HarnessError(
+                f"bat blocks {blocks}: the tower has blocks 0 to {shape.depth - 1}; give others as blocks"
+            )
         self.stages: dict[int, tuple[int, int, int]] = {}
         current = shape.patches
         for block in config.blocks:

@@ -42,7 +42,9 @@ class ToMe(TokenReducer[ToMeConfig]):
         left, lines = self.shape.patches, []
         for block, asked in enumerate(self.config.merges(self.shape.depth)):
             if asked > left // 2:
-                lines.append(f"tome: {asked} tokens to merge in block {block}, where {left} are: half of them at most merge")
+                lines.append(
+                    f"tome: {asked} tokens to merge in block {block}, where {left} are: half of them at most merge"
+                )
             left -= min(asked, left // 2)
         return lines[:1] + [f"tome: the same in {len(lines) - 1} more blocks"] * (len(lines) > 1)
 

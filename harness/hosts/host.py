@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -22,6 +23,7 @@ from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.facts import Facts
 from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation
+from harness.hosts.weights.released_files import read_released
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, Stack, StackShape, Tokens
 
@@ -165,6 +167,11 @@ class HostModel(nn.Module, ABC):
     def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """The fields of the config that a released program's tensors decide, by their names there."""
         return {}
+
+    @classmethod
+    def read_released(cls, name: str, path: Path) -> dict[str, Tensor]:
+        """The tensors of a released program's file for the host of this name, by the names that `released` knows."""
+        return read_released(path)
 
     @classmethod
     def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:

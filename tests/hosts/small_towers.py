@@ -106,9 +106,7 @@ BARE: dict[str, Callable[[], nn.Module]] = {
     "DeiT": of("DeiTModel", "DeiTConfig", **SIZES),
     "DINOv2": of("Dinov2Model", "Dinov2Config", **DINO),
     "DINOv2 with SwiGLU": of("Dinov2Model", "Dinov2Config", **DINO, use_swiglu_ffn=True),
-    "DINOv2 with registers": of(
-        "Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", **DINO, num_register_tokens=2
-    ),
+    "DINOv2 with registers": of("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", **DINO, num_register_tokens=2),
     "DINOv3": of("DINOv3ViTModel", "DINOv3ViTConfig", **SIZES, num_register_tokens=3),
     "DINOv3 with gate": of("DINOv3ViTModel", "DINOv3ViTConfig", **SIZES, use_gated_mlp=True),
     "timm ViT": of_timm("vit_tiny_patch16_224"),

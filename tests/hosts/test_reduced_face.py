@@ -40,7 +40,9 @@ def test_methods_that_would_run_all_tokens_are_refused(vit):
 def test_forward_intermediates_with_all_tokens_are_timms(family, options):
     model = drawn(BARE[family])
     with torch.no_grad():
-        theirs, ours = (each.forward_intermediates(images(), **options) for each in (model, harness.reduce(model, "dense")))
+        theirs, ours = (
+            each.forward_intermediates(images(), **options) for each in (model, harness.reduce(model, "dense"))
+        )
     assert torch.equal(theirs[0], ours[0])
     assert len(theirs[1]) == len(ours[1])
     assert all(torch.equal(one, other) for one, other in zip(theirs[1], ours[1], strict=True))

@@ -153,7 +153,9 @@ def test_classifiers_that_average_count_merged_tokens(family):
 
 def test_a_whole_clip_is_reduced_inside():
     model = drawn(
-        lambda: transformers.CLIPModel(transformers.CLIPConfig(vision_config=SIZES, text_config=TEXT, projection_dim=16))
+        lambda: transformers.CLIPModel(
+            transformers.CLIPConfig(vision_config=SIZES, text_config=TEXT, projection_dim=16)
+        )
     )
     ids = torch.randint(3, 50, (2, 8), generator=torch.Generator().manual_seed(2))
     dense, reduced = harness.reduce(model, "tome", ratio=1.0), harness.reduce(model, "tome", ratio=0.7)

@@ -232,7 +232,9 @@ def test_shards_are_read_by_their_index(tmp_path: Path, released: dict[str, Tens
 def test_one_of_several_shards_and_a_missing_one_are_one_line(tmp_path: Path, released: dict[str, Tensor]) -> None:
     index = sharded(tmp_path / "model", released)
     first = index.with_name("model-00001-of-00002.safetensors")
-    with pytest.raises(HarnessError, match=r"one of 2 files; name their folder, or its model\.safetensors\.index\.json"):
+    with pytest.raises(
+        HarnessError, match=r"one of 2 files; name their folder, or its model\.safetensors\.index\.json"
+    ):
         read_released(first)
     first.unlink()
     with pytest.raises(HarnessError, match=r"model-00001-of-00002\.safetensors is not beside it; fetch all 2 files"):
@@ -284,5 +286,7 @@ def test_sizes_that_no_model_has_are_refused_before_anything_is_made(tmp_path: P
 
 def test_a_vocabulary_that_reaches_beyond_the_table_is_refused(tmp_path: Path) -> None:
     save_weights(build_host("albef-tiny", vocab_size=100), tmp_path / "model.safetensors", "albef-tiny")
-    with pytest.raises(HarnessError, match=r"vocabulary of 157 words, but the weights' table has 100: name the weights'"):
+    with pytest.raises(
+        HarnessError, match=r"vocabulary of 157 words, but the weights' table has 100: name the weights'"
+    ):
         load_model("albef-tiny", tmp_path)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.tower.sources import build_tower, facts_of
-from harness.hosts.weights.released import NotAWeight, Translation
+from harness.hosts.tower.sources import TRANSFORMERS, build_tower, facts_of, saved_tensors
+from harness.hosts.weights.facts import CONFIG_FILE
+from harness.hosts.weights.released import Lacking, NotAWeight, Translation
 from harness.kit.errors import HarnessError
 from harness.reduction import Stack, Tokens, encode
 from harness.reduction.budget import make_reducer
@@ -49,6 +51,18 @@ class TowerHost(HostModel):
     @classmethod
     def preset(cls, name: str) -> dict[str, Any]:
         return facts_of(name)
+
+    @classmethod
+    def read_released(cls, name: str, path: Path) -> dict[str, Tensor]:
+        beside = name.startswith(TRANSFORMERS) and (path.parent / CONFIG_FILE).is_file()
+        return saved_tensors(path.parent) if beside else super().read_released(name, path)
+
+    def lacking(self) -> Lacking:
+        return ((r"vision\.pooler\..+", "the file holds no pooler: the class token stands for the image"),)
+
+    def filled(self, missing: Sequence[str]) -> None:
+        if any(name.startswith("vision.pooler.") for name in missing):
+            self.vision.pooler = None
 
     def heads(self) -> dict[str, str]:
         return {}

@@ -16,7 +16,7 @@ from timm.data import resolve_model_data_config
 from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.towers import find_tower, open_tower
@@ -105,6 +105,36 @@ def _transformers_vit(folder: str, image_size: int | None) -> nn.Module:
     if image_size not in (None, own):
         raise HarnessError(f"image size {image_size}: {path.parent} is for {own} pixels; leave it out")
     return model
+
+
+def saved_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of the ViT that transformers has saved in a folder, by the names of the present release's modules.
+
+    transformers reads them itself: its releases differ in the names on disk. HarnessError for what it cannot read, and
+    for a folder that lacks tensors of the ViT, its pooler excepted.
+    """
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        whole, about = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True, dtype=torch.float32
+        )
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise HarnessError(f"weights {folder}: transformers reads no model there ({reason})") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    place, vit = find_tower(whole)
+    before = f"{place}." if place else ""
+    absent = [name.removeprefix(before) for name in about["missing_keys"] if name.startswith(before)]
+    lost = [name for name in absent if not name.startswith("pooler.")]
+    if lost:
+        raise HarnessError(f"weights {folder}: lacks {lost[0]} and {len(lost) - 1} more of the ViT; fetch them again")
+    return {name: value.contiguous() for name, value in vit.state_dict().items() if name not in absent}
 
 
 def config_file(folder: str) -> Path:

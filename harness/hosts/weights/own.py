@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from harness.hosts.build import build_host, host_class, skeleton, split_name
+from harness.hosts.build import build_host, host_class, host_config, skeleton, split_name
 from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.parts.tokenizer import (
     VOCABULARY_FILE,
@@ -26,13 +26,14 @@ from harness.hosts.parts.tokenizer import (
 from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE, Facts, check_sizes, config_beside
 from harness.hosts.weights.hub import HUB_NAME, in_hub_cache
 from harness.hosts.weights.released import POSITION_TABLES, LoadReport, interpolate_positions, load_released
-from harness.hosts.weights.released_files import INDEX_SUFFIX, TORCH_SUFFIXES, is_released, read_released
+from harness.hosts.weights.released_files import INDEX_SUFFIX, TORCH_SUFFIXES, is_released
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
 from harness.reduction import TokenReducer
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 WEIGHTS_FILE = "model.safetensors"
+OF_A_FOLDER = "transformers/"
 METHOD = "method."  # before the names of a method's tensors in a file of its host's weights
 # In folders and in the Hugging Face cache: ours, transformers', timm's and open_clip's.
 WEIGHTS_FILES = (
@@ -67,7 +68,11 @@ def assets_of(name: str) -> Path:
 
 
 def weights_file(name: str) -> Path:
-    """The weights that ship with a host model; HarnessError for a host without."""
+    """The weights that ship with a host model, or lie in the folder that it is named after; HarnessError for neither."""
+    if "/" in name:
+        host_config(name)  # says what is wrong with the name of a ViT
+    if name.startswith(OF_A_FOLDER):
+        return find_weights(name.removeprefix(OF_A_FOLDER))
     path = assets_of(name) / WEIGHTS_FILE
     if not path.is_file():
         split_name(name)
@@ -265,7 +270,7 @@ def load_model(
     """
     path = find_weights(weights) if weights is not None else weights_file(name)
     if is_released(path):
-        tensors = read_released(path)
+        tensors = host_class(name).read_released(name, path)
         facts = stated_beside(name, path)
         asked = {} if image_size is None else {"image_size": image_size}
         model = build_host(name, **{**host_class(name).sizes_for(tensors), **facts.sizes, **asked})
@@ -312,7 +317,7 @@ def abilities_in(name: str, path: Path) -> frozenset[str]:
     """What a host can be asked with a file of weights, found from the names of its tensors; nothing is filled in."""
     if not is_released(path):
         return skeleton(name, sizes=stated_sizes(name, path)).abilities
-    tensors = read_released(path)
+    tensors = host_class(name).read_released(name, path)
     model = skeleton(name, sizes={**host_class(name).sizes_for(tensors), **stated_beside(name, path).sizes})
     model.absent = absent_after(model, load_released(model, tensors, str(path)))
     return model.abilities

@@ -170,7 +170,9 @@ def _within(holds: str, target: Translation) -> Translation:
     """A target all of whose places lie in a part, else why it is left out."""
     if target is None or isinstance(target, NotAWeight):
         return target
-    named = target.names if isinstance(target, Split | Copied) else (target if isinstance(target, str) else target.name,)
+    named = (
+        target.names if isinstance(target, Split | Copied) else (target if isinstance(target, str) else target.name,)
+    )
     return target if all(re.fullmatch(holds, name) for name in named) else NotAWeight("of another part of the host")
 
 
