@@ -175,7 +175,7 @@ class HostModel(nn.Module, ABC):
 
     @classmethod
     def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:
-        """The fields of the config that the files of facts beside a released program's weights state, by those names."""
+        """The fields of the config that files of facts beside a released program's weights state; `configs` by name."""
         return Facts()
 
     def lacking(self) -> Lacking:

@@ -286,7 +286,7 @@ class ReducedInside(nn.Module):
 
     @contextmanager
     def guided(self, guide: Guide | None) -> Iterator[None]:
-        """Give the ViT a guide, for calls of other methods: `with reduced.guided(guide): reduced.get_image_features(…)`."""
+        """Give the ViT a guide, for other methods: `with reduced.guided(guide): reduced.get_image_features(…)`."""
         part = self.part
         before, part.guide = part.guide, guide or part.guide
         try:

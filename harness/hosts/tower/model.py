@@ -1,4 +1,4 @@
-"""A plain ViT, timm's or transformers', as a host that has features and no text side: `timm/NAME`, `transformers/FOLDER`.
+"""A plain ViT as a host that has features and no text side: `timm/NAME`, `transformers/FOLDER`.
 
 Shapes: B images, N tokens, D channels.
 """

@@ -1,8 +1,8 @@
 """Towers whose attention depends on where tokens stand: rotary embeddings, and biases by relative position.
 
-A state's positions say it: those of the inputs, prefix included, in a merged token its destination's, -1 in a token that
-has no single place (pooled). Such a token is not rotated, and its bias is the mean over all places. Shapes: B images, N
-tokens, M queries, H heads, d channels of a head, T inputs (prefix and patches).
+A state's positions say it: those of the inputs, prefix included, in a merged token its destination's, -1 in a token
+that has no single place (pooled). Such a token is not rotated, and its bias is the mean over all places. Shapes: B
+images, N tokens, M queries, H heads, d channels of a head, T inputs (prefix and patches).
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def _same(values: Tensor) -> Tensor:
 class PreNormBlock:
     """The parts of a block: x + after_attention(out(attention(norm1(x)))), then x + after_mlp(mlp(norm2(x))).
 
-    `out`: the heads' outputs (B, N, D') and the block's normed input -> (B, N, D). `after_…`: layer scale and drop path.
+    `out`: the heads' outputs (B, N, D') and the block's normed input -> (B, N, D). `after_…`: layer scale, drop path.
     """
 
     norm1: Callable[[Tensor], Tensor]
