@@ -92,7 +92,8 @@ class Schedule(BaseModel):
         for stage, begin in enumerate(self.begin, 1):
             if begin >= depth:
                 raise HarnessError(
-                    f"begin block {begin} for stage {stage}: the tower has blocks 0 to {depth - 1}{self._shallower(depth)}"
+                    f"begin block {begin} for stage {stage}: the tower has blocks 0 to {depth - 1}"
+                    f"{self._shallower(depth)}"
                 )
         if lookahead:
             for stage, (begin, look) in enumerate(zip(self.begin, self.lookaheads(depth)), 1):

@@ -140,7 +140,7 @@ class Stack(ABC):
         return 0.0
 
     def placed(self, block: int, q: Tensor, k: Tensor, state: TokenState) -> tuple[Tensor, Tensor]:
-        """q (B, H, M, d) of the first M tokens and k (B, H, N, d) of all, turned by their places (rotary embeddings)."""
+        """q (B, H, M, d) of the first M tokens and k (B, H, N, d) of all, turned by their places (rotary)."""
         return q, k
 
     def bias(self, state: TokenState, proportional: bool) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Pooled features of a tower beside those of all its tokens, and what classifies by them: for plain ViTs, without text."""
+"""Pooled features of a tower beside those of all its tokens, and what classifies by them; no text is needed."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ TEMPERATURE = 0.07
 
 
 class FeaturesOptions(TaskOptions):
-    """k: neighbours that vote on an image's class. linear: fit a linear probe too, on the split train/ beside the one that
-    is evaluated, with the penalty linear_l2 (see classification).
+    """k: neighbours that vote on an image's class. linear: fit a linear probe too, on the split train/ beside the one
+    that is evaluated, with the penalty linear_l2 (see classification).
     """
 
     k: PositiveInt = 20

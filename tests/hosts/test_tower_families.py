@@ -15,7 +15,6 @@ from harness.kit.errors import HarnessError
 from harness.reduction import Trace
 from tests.hosts.small_towers import BARE, PATCHES, SIDE, SIZES, TEXT, TIMM, WITHIN, drawn, images, tensors_of
 
-
 # Their own attention is another sum: BLIP's no fused kernel, that of a shared bias a mask of three dimensions.
 ROUNDED = ("BLIP", "timm BEiT shared")
 

@@ -1,4 +1,4 @@
-"""Features of a plain ViT: measured from the command line by name and file, or by the folder that transformers saved."""
+"""Features of a plain ViT, measured from the command line by name and file, or by a folder of transformers."""
 
 from __future__ import annotations
 

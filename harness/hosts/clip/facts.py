@@ -18,7 +18,12 @@ HF_TEXT |= {"max_position_embeddings": 77, "intermediate_size": 2048}
 OPEN_VISION = {"layers": 12, "width": 768, "head_width": 64, "mlp_ratio": 4.0, "patch_size": 16, "image_size": 224}
 OPEN_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12, "mlp_ratio": 4.0}
 # What a visual tower or text side of open_clip may be set to and stay that of the paper.
-PLAIN = {"ls_init_value": None, "no_ln_pre": False, "pool_type": ("tok", "argmax"), "final_ln_after_pool": False}
+PLAIN: dict[str, Any] = {
+    "ls_init_value": None,
+    "no_ln_pre": False,
+    "pool_type": ("tok", "argmax"),
+    "final_ln_after_pool": False,
+}
 PLAIN |= {"attentional_pool": False, "no_causal_mask": False, "embed_cls": False, "norm_kwargs": (None, {})}
 
 
@@ -35,7 +40,7 @@ def facts_beside(configs: Mapping[str, Mapping[str, Any]], preset: Mapping[str, 
 def _of_transformers(config: Mapping[str, Any]) -> dict[str, Any]:
     vision = HF_VISION | dict(config.get("vision_config") or {})
     text = HF_TEXT | dict(config.get("text_config") or {})
-    activations = {part.get("hidden_act", "quick_gelu") for part in (vision, text)}
+    activations = {str(part.get("hidden_act", "quick_gelu")) for part in (vision, text)}
     if len(activations) > 1:
         raise HarnessError(
             f"{CONFIG_FILE}: {' and '.join(sorted(activations))} in the two towers; expected one for both"

@@ -43,9 +43,10 @@ class TowerHost(HostModel):
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision = build_tower(config.source, config.image_size)
-        if hasattr(self.vision, "reset_classifier"):
-            self.vision.reset_classifier(0)
+        vision: Any = build_tower(config.source, config.image_size)
+        if hasattr(vision, "reset_classifier"):
+            vision.reset_classifier(0)
+        self.vision = vision
         self.names = frozenset(self.vision.state_dict())
 
     @classmethod
@@ -62,7 +63,7 @@ class TowerHost(HostModel):
 
     def filled(self, missing: Sequence[str]) -> None:
         if any(name.startswith("vision.pooler.") for name in missing):
-            self.vision.pooler = None
+            setattr(self.vision, "pooler", None)  # noqa: B010 - of transformers' ViTs alone
 
     def heads(self) -> dict[str, str]:
         return {}

@@ -149,7 +149,7 @@ def config_file(folder: str) -> Path:
 
 
 def _colours(source: str, model: nn.Module) -> tuple[Any, Any]:
-    """Mean and deviation of the pixels: timm's own, or those in preprocessor_config.json beside transformers' config."""
+    """Mean and deviation of the pixels: timm's own, or those of preprocessor_config.json beside config.json."""
     if not source.startswith(TRANSFORMERS):
         config = resolve_model_data_config(model)
         return config["mean"], config["std"]

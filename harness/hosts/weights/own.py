@@ -68,7 +68,7 @@ def assets_of(name: str) -> Path:
 
 
 def weights_file(name: str) -> Path:
-    """The weights that ship with a host model, or lie in the folder that it is named after; HarnessError for neither."""
+    """The weights that ship with a host model, or lie in the folder it is named after; HarnessError for neither."""
     if "/" in name:
         host_config(name)  # says what is wrong with the name of a ViT
     if name.startswith(OF_A_FOLDER):
@@ -100,8 +100,8 @@ def find_weights(source: Path | str) -> Path:
         if cached is not None:
             return cached
     raise HarnessError(
-        f"weights {name}: no such file or folder, and not in the Hugging Face cache; add --download, or run `hf download "
-        f"{name}`, where there is a network, or name a local file or folder"
+        f"weights {name}: no such file or folder, and not in the Hugging Face cache; add --download, or run "
+        f"`hf download {name}`, where there is a network, or name a local file or folder"
     )
 
 

@@ -99,7 +99,7 @@ def is_released(path: Path) -> bool:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             # Every host of ours has its tower's tensors below this name.
-            ours = "config" in (file.metadata() or {}) or any(name.startswith("vision.") for name in file.keys())
+            ours = "config" in (file.metadata() or {}) or any(name.startswith("vision.") for name in list(file.keys()))
             return not ours
     except (safetensors.SafetensorError, OSError, ValueError):
         return False  # read_weights says what is wrong with it
@@ -170,8 +170,8 @@ def _tensors_in(path: Path) -> dict[str, Tensor]:
     tensors = {name: value for name, value in held if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
-        held = f"; it has {keys}" if keys else ""
-        raise HarnessError(f"weights {path}: holds no tensors by name{held}; name a file with a model's weights")
+        has = f"; it has {keys}" if keys else ""
+        raise HarnessError(f"weights {path}: holds no tensors by name{has}; name a file with a model's weights")
     return tensors
 
 

@@ -107,7 +107,8 @@ class TimmTower(PreNormTower):
         return bool(self.own.grad_checkpointing)
 
     def takes(self, height: int, width: int) -> bool:
-        embedding, rows, columns = self.own.patch_embed, *self.own.patch_embed.patch_size
+        embedding: Any = self.own.patch_embed
+        rows, columns = embedding.patch_size
         if embedding.strict_img_size and not getattr(self.own, "dynamic_img_size", False):
             return super().takes(height, width)
         return min(height, width) > 0 and (embedding.dynamic_img_pad or not (height % rows or width % columns))
