@@ -13,6 +13,8 @@ from harness.kit.errors import HarnessError
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 # Beside the weights: facts of the architecture, the tokenizer, what pixels are normalised by. No code.
 BESIDE = ("*.json", "*.txt", "*.model")
+ENDPOINT: str | None = None  # the hub's own; a local one in tests
+CACHE: Path | None = None
 KINDS = (("*.safetensors",), ("*.bin",), ("*.pt", "*.pth"))
 
 
@@ -33,9 +35,9 @@ def fetch(source: Path | str | None) -> None:
     if source is None or Path(source).exists() or not HUB_NAME.fullmatch(name):
         return
     try:
-        held = HfApi().list_repo_files(name)
+        held = HfApi(endpoint=ENDPOINT).list_repo_files(name)
         kind = next((one for one in KINDS if any(Path(file).match(end) for file in held for end in one)), ())
-        snapshot_download(name, allow_patterns=[*BESIDE, *kind])
+        snapshot_download(name, allow_patterns=[*BESIDE, *kind], endpoint=ENDPOINT, cache_dir=CACHE)
     except OfflineModeIsEnabled as error:
         raise HarnessError(f"weights {name}: HF_HUB_OFFLINE is set; unset it, or name a local folder") from error
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
