@@ -52,7 +52,7 @@ def _run(
         return [cell for request in options.requests() for cell in plan_cells(request, progress)]
 
     with processes(options.device) as first:
-        records = _records(planned, out, options.weights, place, force=force, quiet=quiet)
+        records = _records(planned, out, options.weights, place, tokenizer=options.tokenizer, force=force, quiet=quiet)
     if first:
         from harness.report.frame import to_frame
         from harness.report.tables import render_summary, render_table
@@ -123,7 +123,8 @@ def _ablate(
         return cells
 
     with processes(str(every.get("device", "auto"))) as first:
-        records = _records(planned, out / study, every.get("weights"), place, force=force, quiet=quiet)
+        words = every.get("tokenizer")
+        records = _records(planned, out / study, every.get("weights"), place, tokenizer=words, force=force, quiet=quiet)
     if first:
         typer.echo(table_text(DEFAULT_RUNS, study, out, "text"))
         _finish(records)
@@ -148,6 +149,7 @@ def _records(
     weights: Path | None,
     place: Executor,
     *,
+    tokenizer: str | None,
     force: bool,
     quiet: bool,
 ) -> list[Record]:
@@ -165,7 +167,7 @@ def _records(
         return plan(store, progress)
 
     cells = on_main_process(prepared)
-    return with_deltas(list(place.run(cells, store, Measurer(weights, progress), force=force)), store)
+    return with_deltas(list(place.run(cells, store, Measurer(weights, progress, tokenizer), force=force)), store)
 
 
 def _finish(records: list[dict[str, Any]]) -> None:
@@ -183,4 +185,4 @@ def _finish(records: list[dict[str, Any]]) -> None:
 run = command_of(RunOptions, _run)
 evaluate = command_of(EvaluateOptions, _evaluate)
 plan = command_of(RunOptions, _plan)
-ablate = command_of(overrides(("data", "device", "batch_size", "limit", "seeds", "weights")), _ablate)
+ablate = command_of(overrides(("data", "device", "batch_size", "limit", "seeds", "weights", "tokenizer")), _ablate)

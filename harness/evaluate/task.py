@@ -106,7 +106,8 @@ class Task(ABC):
 
     Tables read `quantities` without importing the file: it is a tuple of `Quantity(…)` with literal arguments.
 
-    `NEEDS`: abilities of a host, one of which it must have; `READS`: the field of an ImageTextSet it reads.
+    `NEEDS`: abilities of a host, one of which it must have; none where any host will do. `READS`: the field of an
+    ImageTextSet it reads.
     """
 
     KIND: ClassVar[str] = "task"

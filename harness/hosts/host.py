@@ -6,10 +6,12 @@ Shapes: B pairs, N image tokens with the class token, L text tokens, D width, P 
 from __future__ import annotations
 
 import re
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -19,7 +21,9 @@ from torch import Tensor, nn
 from harness.hosts.parts.recipes import Recipes
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.parts.towers import open_tower
+from harness.hosts.weights.facts import Facts
 from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation
+from harness.hosts.weights.released_files import read_released
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, Stack, StackShape, Tokens
 
@@ -109,6 +113,12 @@ class HostModel(nn.Module, ABC):
     config: Any
 
     @classmethod
+    def preset(cls, name: str) -> dict[str, Any]:
+        """The fields of the config by the host's whole name: of `PRESETS` beside the class, for most."""
+        presets: dict[str, dict[str, Any]] = vars(sys.modules[cls.__module__])["PRESETS"]
+        return presets[name.rpartition("-")[2]]
+
+    @classmethod
     def vocabulary_sizes(cls, vocabulary: dict[str, int]) -> dict[str, int]:
         """The fields of the config that a vocabulary decides."""
         return {"vocab_size": len(vocabulary)}
@@ -157,6 +167,16 @@ class HostModel(nn.Module, ABC):
     def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """The fields of the config that a released program's tensors decide, by their names there."""
         return {}
+
+    @classmethod
+    def read_released(cls, name: str, path: Path) -> dict[str, Tensor]:
+        """The tensors of a released program's file for the host of this name, by the names that `released` knows."""
+        return read_released(path)
+
+    @classmethod
+    def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:
+        """The fields of the config that files of facts beside a released program's weights state; `configs` by name."""
+        return Facts()
 
     def lacking(self) -> Lacking:
         """Which of this model's tensors a released file may lack, and why."""
@@ -214,6 +234,10 @@ class HostModel(nn.Module, ABC):
     def guide(self, texts: TextBatch) -> Guide:
         """What the text side offers to a text-guided method: states without gradient, notes with theirs."""
         return Guide(texts.states[:, 0].detach(), texts.states.detach(), texts.tokens.mask, texts.tokens.notes)
+
+    def features(self, image: Tokens) -> Tensor:
+        """What the tower makes of an image, (B, D'), before any head."""
+        return open_tower(self.vision).pooled(image)
 
     def embed_image(self, image: Tokens) -> Tensor:
         """The image's place in the space it shares with texts, (B, P), unit length."""

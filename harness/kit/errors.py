@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 
 from harness.kit.shown import on_one_line
 
@@ -16,6 +17,12 @@ class HarnessError(Exception):
 
     def __init__(self, line: str) -> None:
         super().__init__(on_one_line(line))
+
+
+@cache
+def warn_once(line: str) -> None:
+    """The same, a single time however often it comes up in a process."""
+    warn_on_stderr(line)
 
 
 def warn_on_stderr(line: str) -> None:

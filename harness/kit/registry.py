@@ -26,6 +26,7 @@ from typing import Any
 
 from harness.kit.errors import HarnessError, warn_on_stderr
 
+TOWER_FAMILIES = ("timm", "transformers")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
@@ -54,10 +55,18 @@ _report = lru_cache(None)(warn_on_stderr)
 class Registry:
     """The names of one kind; `scan` finds them anew at each listing, so that a dropped-in file counts at once."""
 
-    def __init__(self, kind: str, scan: Callable[[], Iterable[Entry | Fault]], load: Callable[[Entry], Any]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        scan: Callable[[], Iterable[Entry | Fault]],
+        load: Callable[[Entry], Any],
+        unlisted: Callable[[str], Entry | None] = lambda name: None,
+    ) -> None:
+        """`unlisted`: the entry of a name that stands for one of endlessly many (any ViT of timm), None for others."""
         self.kind = kind
         self._scan = scan
         self._load = load
+        self._unlisted = unlisted
 
     def entries(self) -> dict[str, Entry]:
         """All entries by name; those whose name is bad or found twice are reported and left out."""
@@ -87,6 +96,9 @@ class Registry:
 
     def entry(self, name: str) -> Entry:
         """The entry of a name; HarnessError with suggestions when there is none, and for one that was left out."""
+        other = self._unlisted(name)
+        if other is not None:
+            return other
         found, faults = self._scanned()
         if name in faults:
             raise HarnessError(faults[name])
@@ -241,6 +253,15 @@ def _read_hosts(family: str, module: str, path: Path | None) -> Iterable[Entry |
         return [Fault(family, f"model {family!r} ({module}): cannot be read: {error}")]
 
 
+def _towers(name: str) -> Entry | None:
+    """A plain ViT by where it comes from: timm/NAME, transformers/FOLDER."""
+    family, slash, rest = name.partition("/")
+    if not (slash and rest and family in TOWER_FAMILIES):
+        return None
+    module = "harness.hosts.tower.model"
+    return Entry(name, f"a ViT of {family}", module, module_file(module))
+
+
 @lru_cache
 def _hosts_of(family: str, module: str, path: Path, _changed: int) -> tuple[Entry, ...]:
     """The hosts of a module's file, read again when it has changed."""
@@ -327,7 +348,7 @@ def _load_class(entry: Entry) -> type:
 
 
 methods = Registry("method", lambda: _extensible("baselines", "harness.methods"), _load_class)
-models = Registry("model", _hosts, _load_class)
+models = Registry("model", _hosts, _load_class, _towers)
 tasks = Registry("task", lambda: _extensible("harness.tasks", "harness.tasks"), _load_class)
 costs = Registry("cost", lambda: _extensible("harness.cost.extra", "harness.costs"), _load_class)
 studies = Registry("study", _studies, lambda entry: entry.path)

@@ -6,7 +6,7 @@ that a method may reduce, D channels, H heads, d = D / H, n0 patch tokens at the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -93,6 +93,10 @@ class TokenReducer(BlockHooks, Generic[C]):
         vision tower alone; None where running it on a tower that computes nothing tells them.
         """
         return None
+
+    def remarks(self) -> Sequence[str]:
+        """Lines on what this tower cannot give of a setting as it is asked for; a user is told them once."""
+        return ()
 
     def resized(self, images: Tensor) -> Tensor | None:
         """The images (B, C, h, w) that the tower opens instead of images (B, C, H, W); None: these themselves.

@@ -22,12 +22,14 @@ from harness.run.request import RunRequest
 from harness.tasks.vqa import VQAOptions, answers
 
 
-def server_answers(cell: Cell, weights: Path | None, progress: Progress) -> list[dict[str, Any]]:
+def server_answers(
+    cell: Cell, weights: Path | None, progress: Progress, tokenizer: str | None = None
+) -> list[dict[str, Any]]:
     """[{"question_id", "answer"}] of a cell of task vqa in the order of the file, the same in every process.
 
     Raises HarnessError as `run` does, and where memory runs out.
     """
-    measurer = Measurer(weights, progress)
+    measurer = Measurer(weights, progress, tokenizer)
     config = run_together(partial(measurer.config, cell))
     asked = run_together(partial(_asked, cell, progress))
     ordered = asked.in_order()

@@ -102,7 +102,7 @@ def measurable_tasks(
     if protocol == "inference":
         files = tasks_of(model, weights, tuple(wanted))
         abilities = {path: abilities_of(model, path, listed=listed) for path in set(files.values())}
-        can = [name for name, path in files.items() if wanted[name].NEEDS & abilities[path]]
+        can = [name for name, path in files.items() if not wanted[name].NEEDS or wanted[name].NEEDS & abilities[path]]
     else:
         can = list(trainable_tasks(protocol, model))
     held = tuple(WORLD_FORMATS) if data == BUILT_IN_WORLD else OpenedSource(data).fields()

@@ -74,10 +74,11 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
         for task, seed in product(request.tasks, request.seeds):
             stages = stages_of(request, task, seed)
             host = planned_host(request, task, stages)
+            weights = measured_weights(request, task) if request.starts else None
             about = shared | {
                 "task": task,
                 "task_options": resolve_task_options(task, request.task_options),
-                "weights": weights_digest(request.model, measured_weights(request, task)) if request.starts else "",
+                "weights": "" if weights is None else weights_digest(request.model, weights, request.tokenizer),
                 "image_size": evaluated_size(request, host, stages),
                 "seed": seed,
             }
@@ -196,7 +197,8 @@ class Budgets:
             raise HarnessError("protocol pretrain: an adaptive method needs trained weights to be measured on")
         if task not in self._samples:
             weights = measured_weights(request, task)
-            host = load_host(request.model, weights, request.device, request.dtype, request.image_size)
+            where = request.device, request.dtype
+            host = load_host(request.model, weights, *where, request.image_size, request.tokenizer)
             annotations = tasks.get(task)().load(self.folder, request.limit, request.split).in_order()
             self._samples[task] = host, sample_of(host, annotations)
         return self._samples[task]

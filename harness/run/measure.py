@@ -41,11 +41,14 @@ HOSTS_KEPT = 2
 
 
 class Measurer:
-    """The hosts, sets and costs of one command's cells. `weights`: the file or folder named, None for those shipped."""
+    """The hosts, sets and costs of one command's cells.
 
-    def __init__(self, weights: Path | None, progress: Progress) -> None:
+    `weights`: the file or folder named, None for those shipped. `tokenizer`: the one named in place of the weights'.
+    """
+
+    def __init__(self, weights: Path | None, progress: Progress, tokenizer: str | None = None) -> None:
         keep_freed_memory()
-        self.weights, self.progress = weights, progress
+        self.weights, self.progress, self.tokenizer = weights, progress, tokenizer
         self._load: Callable[..., Host] = lru_cache(HOSTS_KEPT)(partial(load_host, warn=cache(warn_on_stderr)))
         self._data: dict[tuple[Any, ...], TaskData] = {}
         self._images: dict[tuple[Any, ...], ImageStore] = {}
@@ -104,7 +107,7 @@ class Measurer:
             return method_host(cell.training).config
         model = self._host(cell, self._shipped(cell)).model
         needs = tasks.get(cell.task).NEEDS
-        if not needs & model.abilities:
+        if needs and not needs & model.abilities:
             line = f"{cell.task}: {model.cannot(' or '.join(sorted(needs)))}"
             raise HarnessError(f"{line}; leave the task out, or name another --model or --weights")
         config: HostConfig = model.config
@@ -121,7 +124,9 @@ class Measurer:
         return trained(cell.training, folder, device=cell.device, quiet=self.progress.quiet)
 
     def _host(self, cell: Cell, weights: Path) -> Host:
-        return self._load(cell.model, weights, cell.device, cell.dtype, cell.image_size)
+        # What was trained here has its tokenizer beside it.
+        tokenizer = None if cell.training else self.tokenizer
+        return self._load(cell.model, weights, cell.device, cell.dtype, cell.image_size, tokenizer)
 
     def _set(self, cell: Cell, config: HostConfig) -> TaskData:
         """Annotations and images for a cell; tasks on the same images share those that are decoded."""

@@ -82,8 +82,19 @@ class Measurement(BaseModel):
         Field(description="Seed of everything random, or several, as 0,1,2: tables show mean and sd"),
     ] = (0,)
     weights: Annotated[
-        Path | None, Field(description="A file or folder of weights, instead of those that ship with the model")
+        Path | None,
+        Field(
+            description="A file or folder of weights, or a name in the Hugging Face cache, instead of those that ship "
+            "with the model"
+        ),
     ] = None
+    tokenizer: Annotated[
+        str | None,
+        Field(description="A vocabulary file, a folder, or a cached name; left out: that of the weights"),
+    ] = None
+    download: Annotated[
+        bool, Field(description="Fetch --weights from the Hugging Face hub where the cache does not have them")
+    ] = False
     settings: Annotated[
         dict[str, Any],
         Flag("--set", metavar="[METHOD.]NAME=VALUE[,VALUE…]"),
@@ -154,6 +165,10 @@ class RunOptions(Measurement, _Names):
         """
         from harness.run.choose import brings_answers, chosen_hosts
 
+        if self.download:
+            from harness.hosts.weights.hub import fetch
+
+            fetch(self.weights)
         data = chosen_on or self.data
         listed = self.answers is not None or brings_answers(self.data)
         hosts = chosen_hosts(self.hosts, self.tasks, self.weights, data, self.protocol, listed=listed)

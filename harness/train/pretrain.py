@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.data.world import BUILT_IN_WORLD
-from harness.hosts.build import build_host, host_class, host_config, skeleton
+from harness.hosts.build import build_host, host_class, host_config, skeleton, split_name
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, HubTokenizer, TextTokenizer, Tokenizer, open_tokenizer
 from harness.hosts.weights.own import (
@@ -20,7 +21,7 @@ from harness.hosts.weights.own import (
     stated_sizes,
     weights_file,
 )
-from harness.hosts.weights.released import LoadReport, load_parts
+from harness.hosts.weights.released import LoadReport, NotAWeight, Part, Translation, fill_part, load_parts
 from harness.hosts.weights.released_files import is_released, read_released
 from harness.kit import distributed
 from harness.kit.distributed import main_process_first, run_together
@@ -103,7 +104,8 @@ def _start(session: Session, request: PretrainRequest, batches: Batches) -> Star
     host, tokenizer, lines, learned = (_afresh if request.init is None else _from_weights)(session, request, batches)
     for part, source in (("vision", request.init_vision), ("text", request.init_text)):
         if source is not None:
-            lines += [f"{part}: {line}" for line in _start_part(host, tokenizer, part, source).lines()]
+            report = _start_part(host, request.model, tokenizer, part, source)
+            lines += [f"{part}: {line}" for line in report.lines()]
     return host.train(), tokenizer, lines, learned
 
 
@@ -128,7 +130,7 @@ def _afresh(session: Session, request: PretrainRequest, batches: Batches) -> Sta
     return build_host(request.model, **changes), tokenizer, [], None
 
 
-def _start_part(host: HostModel, tokenizer: Tokenizer, part: str, source: str) -> LoadReport:
+def _start_part(host: HostModel, name: str, tokenizer: Tokenizer, part: str, source: str) -> LoadReport:
     """Fill one side of a host from another model's weights, or from another host of ours, by name or folder."""
     path = weights_file(source) if source in models.entries() else find_weights(source)
     if is_released(path):
@@ -140,10 +142,19 @@ def _start_part(host: HostModel, tokenizer: Tokenizer, part: str, source: str) -
         return load_parts(host, {name.removeprefix("vision."): tower[name] for name in tower}, str(path), part)
     rest = {name: tensor.float() for name, tensor in tensors.items() if name not in tower}
     family = metadata.get("architecture")
+    if family == split_name(name)[0]:
+        _check_words(tokenizer, path.parent)
+        own = host.part(part)
+        inside = Part(lambda name: _own_name(name, own.holds), own.holds, own.lacking)
+        return fill_part(host, rest, str(path), inside)
     if family not in host.TEXT_FROM:
         raise HarnessError(f"weights {path}: {type(host).__name__} cannot take its text side from a host of {family}")
     _check_words(tokenizer, path.parent)
     return host.start_text(family, rest, str(path))
+
+
+def _own_name(name: str, holds: str) -> Translation:
+    return name if re.fullmatch(holds, name) else NotAWeight("of another part of the host")
 
 
 def _check_words(tokenizer: Tokenizer, folder: Path) -> None:

@@ -21,7 +21,8 @@ from harness.data.world import BUILT_IN_WORLD, TRAINING_SCENES
 from harness.hosts.build import host_config, skeleton
 from harness.hosts.host import HostModel
 from harness.hosts.weights.own import find_weights, stated_sizes
-from harness.hosts.weights.sets import start_weights, weights_digest
+from harness.hosts.weights.released_files import content_digest
+from harness.hosts.weights.sets import start_weights, tokenizer_digest, weights_digest
 from harness.kit.digest import key_of
 from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest
@@ -302,8 +303,8 @@ def _named_digest(option: str, place: str, model: str) -> str:
     path = Path(place)
     if option == "init":
         return weights_digest(model, find_weights(place))
-    if option == "tokenizer" and not path.is_file():
-        return data_digest(path) if path.is_dir() else place
+    if option == "tokenizer":
+        return tokenizer_digest(place)
     if option in ("init_vision", "init_text") and place in models.entries():
-        return file_digest(start_weights(place, None))
-    return file_digest(path if option in ("tokenizer", "answers") else find_weights(place))
+        return content_digest(start_weights(place, None))
+    return file_digest(path) if option == "answers" else content_digest(find_weights(place))

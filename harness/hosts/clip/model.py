@@ -8,7 +8,7 @@ D vision width, T text width, P size of the shared space.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,12 +18,14 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+from harness.hosts.clip.facts import facts_beside
 from harness.hosts.clip.recipes import RECIPES
 from harness.hosts.host import HostConfig, HostModel, TextBatch
 from harness.hosts.parts.attention import TRANSFORMERS_NAME
 from harness.hosts.parts.clip_vision import block_names, clip_vision, core, draw_blocks, post_norm, visual_names
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.text_stacks import ClipTextStack, through
+from harness.hosts.weights.facts import Facts
 from harness.hosts.weights.released import Lacking, NotAWeight, Part, Split, Table, Translation, Transposed, translate
 from harness.reduction import Guide, Stack, Tokens
 
@@ -154,6 +156,10 @@ class Clip(HostModel):
     @classmethod
     def vocabulary_sizes(cls, vocabulary: dict[str, int]) -> dict[str, int]:
         return {"vocab_size": len(vocabulary), "end_id": vocabulary["[SEP]"]}
+
+    @classmethod
+    def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:
+        return facts_beside(configs, cls.preset(name))
 
     def released(self, name: str) -> Translation:
         return translate(name, RELEASED)
