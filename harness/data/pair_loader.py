@@ -73,7 +73,7 @@ class PairLoader:
     `batch_size` is per process; this one is `rank` of `world`. `workers` processes decode (0: this one does).
     `samples` of an epoch are those of all processes together. `views` of each image are augmented apart, words and
     sides of the caption being those of the first; with `texts` above 1 a pair has so many of its captions, from the
-    drawn one on, fewer where it has fewer.
+    drawn one on, fewer where it has fewer. `drawn`: an epoch has so many pairs, drawn with replacement, in place of all.
     """
 
     def __init__(
@@ -93,17 +93,18 @@ class PairLoader:
         more: Sequence[PairRef] = (),
         views: int = 1,
         texts: int = 1,
+        drawn: int | None = None,
     ) -> None:
         """Read the annotation files and count the shards' samples (slow once: let one process count before the others).
 
         Raises HarnessError for settings out of range, sources that cannot be read (see `read_pairs` and
-        `expand_shards`), fewer samples than one global batch, and fewer shards than processes.
+        `expand_shards`), fewer samples than one global batch, fewer shards than processes, and shards to draw from.
         """
         _check(bool(sources or more), (batch_size, buffer_samples), (rank, world), workers, max_bad_share)
         self.augmentation, self.batch_size, self.seed = augmentation, batch_size, seed
         self.rank, self.world, self.workers = rank, world, workers
         self.max_bad_share, self.buffer_samples, self.warn = max_bad_share, buffer_samples, warn
-        self.views, self.texts = views, texts
+        self.views, self.texts, self.drawn = views, texts, drawn
         self.counters = Counters()
         read = [read_pairs(source, root, self._warn_once) for source in sources if not is_shards(source)]
         self.pairs = unique_keys(itertools.chain(*(one.refs for one in read), more))
@@ -112,7 +113,9 @@ class PairLoader:
         self._damaged: set[Path] = set()
         with progress.bar("counting shards", len(self.shards)) as bar:
             counts = count_samples(self.shards, bar.advance)
-        self.samples = len(self.pairs) + sum(counts.values())
+        if self.shards and drawn is not None:
+            raise HarnessError(f"shard {self.shards[0]}: pairs cannot be drawn with replacement from shards; unpack them")
+        self.samples = len(self.pairs) + sum(counts.values()) if drawn is None else drawn
         self.steps_per_epoch = self.samples // (batch_size * world)
         if self.steps_per_epoch == 0:
             raise HarnessError(
@@ -201,6 +204,8 @@ class PairLoader:
 
     def _permutation(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(draw(self.seed, epoch, "order"))
+        if self.drawn is not None:
+            return torch.randint(len(self.pairs), (self.drawn,), generator=generator)
         return torch.randperm(len(self.pairs), generator=generator)
 
     def _check_unusable(self, read: Sequence[Pairs]) -> None:

@@ -40,6 +40,10 @@ class VisionTower(Stack):
     def finish(self, tokens: Tensor) -> Tensor:
         """The final norm, where the model applies it to all tokens."""
 
+    def normed(self, tokens: Tokens) -> Tensor:
+        """The states of what left the tower, (B, N, D), after the model's last norm, which `finish` may leave out."""
+        return tokens.states
+
     @abstractmethod
     def output(self, tokens: Tokens) -> Any:
         """What the model's own forward returns, from what left the tower."""
@@ -234,6 +238,10 @@ class CLIPTower(ClipBlocks, TransformersTower):
 
     def finish(self, tokens: Tensor) -> Tensor:
         return tokens
+
+    def normed(self, tokens: Tokens) -> Tensor:
+        normed: Tensor = self.core.post_layernorm(tokens.states)
+        return normed
 
 
 class BLIPTower(TransformersTower):
