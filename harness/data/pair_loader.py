@@ -114,7 +114,9 @@ class PairLoader:
         with progress.bar("counting shards", len(self.shards)) as bar:
             counts = count_samples(self.shards, bar.advance)
         if self.shards and drawn is not None:
-            raise HarnessError(f"shard {self.shards[0]}: pairs cannot be drawn with replacement from shards; unpack them")
+            raise HarnessError(
+                f"shard {self.shards[0]}: pairs cannot be drawn with replacement from shards; unpack them"
+            )
         self.samples = len(self.pairs) + sum(counts.values()) if drawn is None else drawn
         self.steps_per_epoch = self.samples // (batch_size * world)
         if self.steps_per_epoch == 0:
