@@ -73,7 +73,7 @@ class PairLoader:
     `batch_size` is per process; this one is `rank` of `world`. `workers` processes decode (0: this one does).
     `samples` of an epoch are those of all processes together. `views` of each image are augmented apart, words and
     sides of the caption being those of the first; with `texts` above 1 a pair has so many of its captions, from the
-    drawn one on, fewer where it has fewer. `drawn`: an epoch has so many pairs, drawn with replacement, in place of all.
+    drawn one on, fewer where it has fewer.
     """
 
     def __init__(
@@ -93,18 +93,18 @@ class PairLoader:
         more: Sequence[PairRef] = (),
         views: int = 1,
         texts: int = 1,
-        drawn: int | None = None,
     ) -> None:
         """Read the annotation files and count the shards' samples (slow once: let one process count before the others).
 
         Raises HarnessError for settings out of range, sources that cannot be read (see `read_pairs` and
-        `expand_shards`), fewer samples than one global batch, fewer shards than processes, and shards to draw from.
+        `expand_shards`), fewer samples than one global batch, and fewer shards than processes.
         """
         _check(bool(sources or more), (batch_size, buffer_samples), (rank, world), workers, max_bad_share)
         self.augmentation, self.batch_size, self.seed = augmentation, batch_size, seed
         self.rank, self.world, self.workers = rank, world, workers
         self.max_bad_share, self.buffer_samples, self.warn = max_bad_share, buffer_samples, warn
-        self.views, self.texts, self.drawn = views, texts, drawn
+        self.views, self.texts = views, texts
+        self.drawn: int | None = None
         self.counters = Counters()
         read = [read_pairs(source, root, self._warn_once) for source in sources if not is_shards(source)]
         self.pairs = unique_keys(itertools.chain(*(one.refs for one in read), more))
@@ -113,17 +113,7 @@ class PairLoader:
         self._damaged: set[Path] = set()
         with progress.bar("counting shards", len(self.shards)) as bar:
             counts = count_samples(self.shards, bar.advance)
-        if self.shards and drawn is not None:
-            raise HarnessError(
-                f"shard {self.shards[0]}: pairs cannot be drawn with replacement from shards; unpack them"
-            )
-        self.samples = len(self.pairs) + sum(counts.values()) if drawn is None else drawn
-        self.steps_per_epoch = self.samples // (batch_size * world)
-        if self.steps_per_epoch == 0:
-            raise HarnessError(
-                f"{self.samples} pairs: fewer than one global batch of {batch_size * world} "
-                f"({batch_size} x {world} processes); lower the batch size or add data"
-            )
+        self._count(len(self.pairs) + sum(counts.values()))
         self._check_unusable(read)
         units = len(self.shards) + math.ceil(len(self.pairs) / BLOCK_PAIRS)
         if self.shards and units < world:
@@ -131,6 +121,16 @@ class PairLoader:
                 f"{units} shards and blocks of {BLOCK_PAIRS} pairs: fewer than {world} processes; "
                 "split the shards or start fewer processes"
             )
+
+    def draw_with_replacement(self, count: int) -> None:
+        """From now on an epoch has `count` pairs, drawn with replacement, in place of each one once.
+
+        HarnessError for fewer than one global batch, and for shards, whose samples are read in a stream.
+        """
+        if self.shards:
+            raise HarnessError(f"shard {self.shards[0]}: pairs cannot be drawn with replacement from shards; unpack them")
+        self.drawn = count
+        self._count(count)
 
     def epoch(self, epoch: int, skip_steps: int = 0) -> Iterator[PairBatch]:
         """The batches of an epoch from step `skip_steps` on, exactly those of an epoch that was not interrupted.
@@ -147,6 +147,16 @@ class PairLoader:
         shards = (ref for shard in self.shards for ref in self._read_unit(shard))
         every = (caption for ref in itertools.chain(self.pairs, shards) for caption in ref.captions)
         return list(itertools.islice(every, most))
+
+    def _count(self, samples: int) -> None:
+        """Set what an epoch has."""
+        self.samples, batch, world = samples, self.batch_size, self.world
+        self.steps_per_epoch = samples // (batch * world)
+        if self.steps_per_epoch == 0:
+            raise HarnessError(
+                f"{samples} pairs: fewer than one global batch of {batch * world} "
+                f"({batch} x {world} processes); lower the batch size or add data"
+            )
 
     def _batches(self, epoch: int, skip_steps: int) -> Iterator[PairBatch]:
         refs = self._shuffled_refs(epoch, skip_steps) if self.shards else self._permuted_refs(epoch, skip_steps)

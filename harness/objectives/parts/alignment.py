@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ def output_blocks(depth: int, count: int, interval: int) -> tuple[int, ...]:
 
 
 def outputs_of(
-    stack: Stack, state: TokenState, reducer: TokenReducer, blocks: Sequence[int], guide: Guide | None = None
+    stack: Stack, state: TokenState, reducer: TokenReducer[Any], blocks: Sequence[int], guide: Guide | None = None
 ) -> list[Tokens]:
     """What leaves each of some blocks, ascending, through the stack's one last norm, of a state as it was opened."""
     state, found = reducer.opened(state, stack, guide), []
@@ -39,7 +39,7 @@ def outputs_of(
     return found
 
 
-def opened(stack: Stack, reducer: TokenReducer, images: Tensor, seen_BM: Tensor | None = None) -> TokenState:
+def opened(stack: Stack, reducer: TokenReducer[Any], images: Tensor, seen_BM: Tensor | None = None) -> TokenState:
     """Images as they enter a tower, traced; with `seen_BM` these patches alone, in that order."""
     resized = reducer.resized(images) if seen_BM is None else None
     state = (stack.open(images) if resized is None else stack.open_resized(resized)).traced()
@@ -50,7 +50,7 @@ def opened(stack: Stack, reducer: TokenReducer, images: Tensor, seen_BM: Tensor 
 
 @dataclass(frozen=True)
 class Sources:
-    """Which patches each token behind the prefix holds: `origin` (B, n0) as of Tokens, and the number (B, N) of them."""
+    """Which patches each token behind the prefix holds: `origin` (B, n0) as of Tokens, `count` (B, N) how many."""
 
     origin: Tensor
     count: Tensor

@@ -49,8 +49,8 @@ class Asked:
     more: Sequence[PairRef] = ()
 
 
-def pair_batches(asked: Asked, views: int = 1, texts: int = 1, drawn: int | None = None) -> PairLoader:
-    """The augmented pairs of the sources and the references, this process's share of them (see PairLoader)."""
+def pair_batches(asked: Asked, views: int = 1, texts: int = 1) -> PairLoader:
+    """The augmented pairs of the sources and the references, this process's share of them."""
     return PairLoader(
         with_scenes(asked.sources, asked.progress),
         asked.root,
@@ -65,7 +65,6 @@ def pair_batches(asked: Asked, views: int = 1, texts: int = 1, drawn: int | None
         more=asked.more,
         views=views,
         texts=texts,
-        drawn=drawn,
     )
 
 

@@ -1,7 +1,7 @@
 """ProtoCLIP's loss: an image is told which cluster its text lies in, and a text which cluster its image lies in.
 
-Source: megvii-research/protoclip, src/training/loss.py and src/open_clip/model.py. Shapes: B pairs of this process, G of
-all processes, S samples of an episode, K clusters, E the towers' features, P the heads' space, Q a teacher's.
+Source: megvii-research/protoclip, src/training/loss.py and src/open_clip/model.py. Shapes: B pairs of this process, S
+samples of an episode, K clusters, E the towers' features, P the heads' space, Q a teacher's.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ def cluster_targets(labels_B: Tensor, teacher_KQ: Tensor, temperature: float) ->
 
 @dataclass(frozen=True)
 class Teaching:
-    """What one side learns of another: labels (S,) of an episode, centroids of the teacher (K, Q), of the student (K, P).
+    """What one side learns of another: an episode's labels (S,), centroids of the teacher (K, Q) and the student (K, P).
 
-    With prototypical back translation the student's centroids are the means of its own features by the teacher's labels,
-    without it they are the teacher's.
+    With prototypical back translation the student's centroids are the means of its own features by the teacher's
+    labels, without it they are the teacher's.
     """
 
     labels: Tensor
@@ -137,7 +137,8 @@ def make_lessons(
 
 
 class PrototypeLoss(nn.Module):
-    """Both heads, their scale, and the loss: w_clip * contrast + w_proto * mean of both directions + w_external * the same.
+    """Both heads, their scale, and the loss: w_clip * contrast + w_proto * mean of both directions, + w_external * the
+    same of an external teacher.
 
     `temperature`, `external_temperature`: of the targets, see `cluster_targets`.
     """
