@@ -1,4 +1,4 @@
-"""EPIC: words that an image makes salient are replaced by a language model, and each word is told to fit the image or not.
+"""EPIC: a language model replaces the words that an image makes salient; each word fits the image or does not.
 
 Source: Zhu et al. 2023 (CVPR, arXiv 2211.15398), of which no code was released; from the abstract come the three
 steps: mask the words most salient to the image, let a language model fill them in, decide for every word whether it is

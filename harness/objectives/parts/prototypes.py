@@ -66,7 +66,7 @@ def cluster_targets(labels_B: Tensor, teacher_KQ: Tensor, temperature: float) ->
 
 @dataclass(frozen=True)
 class Teaching:
-    """What one side learns of another: an episode's labels (S,), centroids of the teacher (K, Q) and the student (K, P).
+    """What one side learns of another: an episode's labels (S,), the teacher's (K, Q) and student's centroids (K, P).
 
     With prototypical back translation the student's centroids are the means of its own features by the teacher's
     labels, without it they are the teacher's.
