@@ -48,15 +48,16 @@ class EpicObjective(Objective[Albef]):
     """Consistency of every word, and the language model's loss on the words that are masked."""
 
     NEEDS = frozenset({"contrast"})
-    PARTS = ("fuse", "embeddings")
+    PARTS = ("fuse", "mlm_logits")
     Config = EpicConfig
     LEAVES_UNUSED = True
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         config = self.host.config
-        self.transform = word_transform(config.width, config.text_eps)
-        self.word_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.word_head = nn.Sequential(
+            *word_transform(config.width, config.text_eps), nn.Linear(config.width, config.vocab_size)
+        )
         self.decision = nn.Linear(config.width, 1)
 
     def prepare(self) -> None:
@@ -107,7 +108,8 @@ class EpicObjective(Objective[Albef]):
         masked = pairs.ids.masked_fill(chosen_BL, self.specials.mask)
         with torch.no_grad():
             states = self.host.encode_text(masked, pairs.mask).at_inputs()
-        return F.linear(self.transform(states), self.host.embeddings.words.weight.detach(), self.word_bias)
+        logits_BLV: Tensor = self.word_head(states)
+        return logits_BLV
 
     @torch.no_grad()
     def replaced(self, pairs: Pairs, chosen_BL: Tensor, logits_BLV: Tensor, moment: Moment) -> Tensor:
