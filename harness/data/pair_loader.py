@@ -128,7 +128,9 @@ class PairLoader:
         HarnessError for fewer than one global batch, and for shards, whose samples are read in a stream.
         """
         if self.shards:
-            raise HarnessError(f"shard {self.shards[0]}: pairs cannot be drawn with replacement from shards; unpack them")
+            raise HarnessError(
+                f"shard {self.shards[0]}: pairs cannot be drawn with replacement from shards; unpack them"
+            )
         self.drawn = count
         self._count(count)
 

@@ -31,6 +31,7 @@ from harness.objectives.parts.objective import Losses, Moment, Objective, Object
 class SemanticConfig(ObjectiveConfig):
     """labels: a label file; left out, the objects that the built-in worlds state. Weights: of the three losses."""
 
+    FILES = ("labels",)
     labels: Path | None = None
     class_weight: float = Field(default=1.0, ge=0)
     attribute_weight: float = Field(default=1.0, ge=0)

@@ -47,6 +47,7 @@ class UtaConfig(ObjectiveConfig):
     visible patches as well.
     """
 
+    FILES = ("teacher",)
     teacher: str = "albef-tiny"
     mask_ratio: float = Field(default=0.5, ge=0, lt=1)
     mask: Literal["blocks", "attention"] = "blocks"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.world import BUILT_IN_WORLD
-from harness.hosts.build import build_host, host_class, host_config
+from harness.hosts.build import build_host, host_class, host_config, skeleton
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, HubTokenizer, TextTokenizer, Tokenizer, open_tokenizer
 from harness.hosts.weights.own import (
@@ -55,6 +55,7 @@ def pretrain(request: PretrainRequest) -> dict[str, Any]:
 def prepare(session: Session, request: PretrainRequest, choice: Choice) -> Prepared:
     """All that a pre-training begins with."""
     config = host_config(request.model, **request.sizes | {"image_size": session.recipe.image_size})
+    choice.check_host(skeleton(request.model))  # before any data are read
     batches = session.batches(choice, config, request.data)
     host, tokenizer, start, learned = _start(session, request, batches)
     objective = choice.make(host, session.reducer(host, learned), tokenizer.specials, session.recipe)

@@ -1,4 +1,4 @@
-"""Facts about runs of the objectives beside the hosts' own: they go on bit for bit, two processes are one, losses fall."""
+"""Facts about runs of objectives beside the hosts' own: they go on bit for bit, two processes are one, losses fall."""
 
 from __future__ import annotations
 
@@ -182,3 +182,41 @@ def test_lotlip_learns_eight_scenes_by_heart(ask: Any, tmp_path: Path, family: s
     chance = math.log(8) / 7  # each of seven contrasts of eight pairs, over seven
     assert losses[-1]["short"] < 0.6 * chance
     assert losses[-1]["long"] < 0.6 * 6 * chance
+
+
+def refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command ends with."""
+    with pytest.raises(SystemExit) as caught:
+        main(given)
+    err = capsys.readouterr().err
+    assert (caught.value.code, err.count("\n")) == (2, 1)
+    return err
+
+
+def test_a_host_without_the_part_is_refused_before_data_are_read(
+    command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for family, name, reason in (
+        ("clip", "epic", "EpicObjective: Clip has no fuse, mlm_logits"),
+        ("meter", "lotlip", "LotlipObjective: Meter has no contrast"),
+        ("albef", "clip+protoclip", "objectives clip and protoclip: need different batches"),
+        ("albef", "albef+lotlip", "objectives albef and lotlip: need different batches"),
+    ):
+        assert reason in refused(command(family, "nowhere.json", tmp_path, "--objective", name), capsys)
+
+
+def test_an_episode_has_pairs_for_its_clusters_and_no_shards(
+    command: Any, pairs: str, shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--objective", "protoclip", "--batch-size", 6, "--set-objective", "protoclip.clusters=30")
+    assert "30 clusters of an episode of 18 pairs; lower" in refused(command("clip", pairs, tmp_path, *more), capsys)
+    assert "cannot be drawn with replacement from shards" in refused(command("clip", shards, tmp_path, *more), capsys)
+
+
+def test_semantic_asks_for_labels_before_the_first_step(
+    command: Any, pairs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--objective", "semantic", "--batch-size", 6)
+    assert "labels speak of the whole image" in refused(command("albef", pairs, tmp_path, *more), capsys)
+    whole = [f"--recipe={field}={json.dumps(value)}" for field, value in WHOLE.items()]
+    assert "no labels of image 0.jpg" in refused(command("albef", pairs, tmp_path, *more, *whole), capsys)

@@ -62,8 +62,12 @@ class Moment:
 
 
 class ObjectiveConfig(BaseModel):
-    """Base of an objective's own settings, with the defaults of its source; none of them is a number of the recipe."""
+    """Base of an objective's own settings, with the defaults of its source; none of them is a number of the recipe.
 
+    `FILES`: fields that name a file, a folder or weights, whose content counts wherever they lie.
+    """
+
+    FILES: ClassVar[tuple[str, ...]] = ()
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
