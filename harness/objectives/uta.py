@@ -35,7 +35,7 @@ from harness.objectives.parts.objective import Losses, Moment, Objective, Object
 from harness.objectives.parts.patch_masks import attention_order, block_order
 from harness.objectives.parts.teacher import FrozenTeacher
 from harness.objectives.parts.visible import for_visible
-from harness.reduction import PLAIN, TokenReducer, Tokens
+from harness.reduction import PLAIN, BlockHooks, TokenReducer, Tokens
 
 
 class UtaConfig(ObjectiveConfig):
@@ -83,7 +83,7 @@ class UtaObjective(Objective[HostModel]):
         _ = self.visible_reducer  # refused now rather than at the first step
 
     @cached_property
-    def visible_reducer(self) -> TokenReducer[Any]:
+    def visible_reducer(self) -> BlockHooks:
         """The method as it works on the patches that are seen; HarnessError for one that cannot."""
         if "vision" not in self.reducer.stacks or not self.config.reduce_visible:
             return PLAIN
@@ -98,10 +98,11 @@ class UtaObjective(Objective[HostModel]):
         found = []
         for tokens, decoder, teacher in zip(left, self.decoders, taught, strict=True):
             sources = Sources.of(tokens)
+            normed = tokens.with_states(open_tower(self.host.vision).normed(tokens))
             target = F.normalize(sources.mean(teacher[:, 1:]), dim=-1)
             counted = F.pad(sources.count > 0, (1, 0), value=True)
             whole = torch.cat([teacher[:, :1], target], dim=1)
-            found.append(alignment_loss(decoder(tokens, sources), whole, counted, self.config.distance))
+            found.append(alignment_loss(decoder(normed, sources), whole, counted, self.config.distance))
         return {"alignment": self.config.weight * torch.stack(found).mean()}
 
     def seen(self, pairs: Pairs, attention_BN: Tensor, moment: Moment) -> Tensor | None:
@@ -120,7 +121,7 @@ class UtaObjective(Objective[HostModel]):
         """What leaves the blocks that are aligned, each image reduced for its own text."""
         tower, reducer = open_tower(self.host.vision), self.visible_reducer
         guide = None
-        if reducer.needs_text:
+        if isinstance(reducer, TokenReducer) and reducer.needs_text:
             guide = self.host.guide(self.host.text_batch(pairs.ids, pairs.mask))
         left = outputs_of(tower, opened(tower, reducer, pairs.pixels, seen_BM), reducer, self.blocks, guide)
         if reducer is self.reducer:

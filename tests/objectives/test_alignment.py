@@ -132,5 +132,5 @@ def test_what_cannot_teach_or_be_masked_is_refused(tmp_path: Path) -> None:
         made(teacher="nobody")
     with pytest.raises(HarnessError, match=r"14 outputs every 1 blocks: more than student and teacher have \(4 and 12"):
         made(outputs=14)
-    with pytest.raises(HarnessError, match="objective uta with DynamicViT: it cannot be fitted to the 32 patches"):
+    with pytest.raises(HarnessError, match="objective uta: DynamicViT cannot be fitted to the 32 patches"):
         made(method="dynamicvit", ratio=0.6)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.kit import distributed
-from harness.reduction import Guide, Stack, TokenReducer, Tokens, TokenState, sample_keys
+from harness.reduction import BlockHooks, Guide, Stack, TokenReducer, Tokens, TokenState, sample_keys
 
 Distance = Literal["cosine", "l2", "mse"]
 
@@ -28,7 +28,7 @@ def output_blocks(depth: int, count: int, interval: int) -> tuple[int, ...]:
 
 
 def outputs_of(
-    stack: Stack, state: TokenState, reducer: TokenReducer[Any], blocks: Sequence[int], guide: Guide | None = None
+    stack: Stack, state: TokenState, reducer: BlockHooks, blocks: Sequence[int], guide: Guide | None = None
 ) -> list[Tokens]:
     """What leaves each of some blocks, ascending, through the stack's one last norm, of a state as it was opened."""
     state, found = reducer.opened(state, stack, guide), []
@@ -39,13 +39,14 @@ def outputs_of(
     return found
 
 
-def opened(stack: Stack, reducer: TokenReducer[Any], images: Tensor, seen_BM: Tensor | None = None) -> TokenState:
+def opened(stack: Stack, reducer: BlockHooks, images: Tensor, seen_BM: Tensor | None = None) -> TokenState:
     """Images as they enter a tower, traced; with `seen_BM` these patches alone, in that order."""
-    resized = reducer.resized(images) if seen_BM is None else None
+    method = reducer if isinstance(reducer, TokenReducer) else None
+    resized = method.resized(images) if method is not None and seen_BM is None else None
     state = (stack.open(images) if resized is None else stack.open_resized(resized)).traced()
     if seen_BM is not None:
         state = state.keep(seen_BM)
-    return replace(state, sample_keys=sample_keys(images)) if reducer.stochastic else state
+    return replace(state, sample_keys=sample_keys(images)) if method is not None and method.stochastic else state
 
 
 @dataclass(frozen=True)

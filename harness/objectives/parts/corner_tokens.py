@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.objectives.parts.contrast import pair_contrast
-from harness.reduction import MethodConfig, Stack, StackShape, TokenReducer, TokenState, attention, drive
+from harness.reduction import BlockHooks, Stack, TokenState, attention, drive
 
 
 def corner_mask(standing_BL: Tensor, special_L: Tensor, read: int | None = 0) -> Tensor:
@@ -35,11 +35,11 @@ def causal_corner_mask(standing_BL: Tensor, special_L: Tensor) -> Tensor:
     return corner_mask(standing_BL, special_L, None) & (before_LL | torch.diag(special_L))
 
 
-class ReadBy(TokenReducer[MethodConfig]):
+class ReadBy(BlockHooks):
     """No reduction: a stack whose positions read each other by a mask (B, L, L) in place of its own."""
 
     def __init__(self, mask_BLL: Tensor) -> None:
-        super().__init__(MethodConfig(), StackShape(0, 0, 1, 1, True))
+        super().__init__()
         self.mask_BLL = mask_BLL
 
     def attention(

@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.kit.draws import uniform
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.objective import Moment
-from harness.reduction import PLAIN, Guide, Stack, TokenReducer, Tokens, sample_keys
+from harness.reduction import PLAIN, BlockHooks, Guide, Stack, TokenReducer, Tokens, sample_keys
 from harness.reduction.budget import realised_ratio
 from harness.reduction.schedule import solve
 
@@ -34,7 +34,7 @@ class Visible:
 
 def encode_visible(
     stack: Stack,
-    reducer: TokenReducer[Any],
+    reducer: BlockHooks,
     images: Tensor,
     seen_BK: Tensor,
     guide: Guide | None = None,
@@ -46,7 +46,7 @@ def encode_visible(
     speaks of all n0 patches.
     """
     state = stack.open(images).traced().keep(seen_BK)
-    if reducer.stochastic:
+    if isinstance(reducer, TokenReducer) and reducer.stochastic:
         state = replace(state, sample_keys=sample_keys(images))
     state, kept = reducer.opened(state, stack, guide), None
     for block in range(stack.shape.depth):
@@ -56,7 +56,26 @@ def encode_visible(
     return Visible(stack.close(state), kept)
 
 
-def for_visible(reducer: TokenReducer[Any], count: int, objective: str) -> TokenReducer[Any]:
+def visible_reducer(reducer: TokenReducer[Any], count: int, objective: str, config: Any) -> BlockHooks:
+    """`for_visible` where the objective's config has `reduce_visible` on; else nothing is reduced there.
+
+    HarnessError where a method would then have nothing to reduce, since there is no contrast either.
+    """
+    if config.reduce_visible:
+        return for_visible(reducer, count, objective)
+    if not config.contrast_weight and _reduces(reducer):
+        raise HarnessError(
+            f"objective {objective}: with reduce_visible off and contrast_weight 0 the method has nothing to reduce; "
+            "set one of them"
+        )
+    return PLAIN
+
+
+def _reduces(reducer: TokenReducer[Any]) -> bool:
+    return "vision" in reducer.stacks and (reducer.learns or reducer.adaptive or realised_ratio(reducer) < 1)
+
+
+def for_visible(reducer: TokenReducer[Any], count: int, objective: str) -> BlockHooks:
     """A method for a tower that sees `count` patches, at the token ratio that it has where it sees all.
 
     The nearest ratio that it reaches is taken. HarnessError for methods that learn, adapt to the image, take another
@@ -64,12 +83,11 @@ def for_visible(reducer: TokenReducer[Any], count: int, objective: str) -> Token
     """
     if "vision" not in reducer.stacks:
         return PLAIN
-    name = type(reducer).__name__
     if reducer.learns or reducer.adaptive or type(reducer).resized is not TokenReducer.resized:
         raise HarnessError(
-            f"objective {objective} with {name}: it cannot be fitted to the {count} patches that are seen; take a "
-            "method with fixed counts and no parameters, or --set-objective "
-            f"{objective}.reduce_visible=false, which leaves these patches whole"
+            f"objective {objective}: {type(reducer).__name__} cannot be fitted to the {count} patches that are seen; "
+            "take a method with fixed counts, no parameters and the tower's own images (mae and moca beside contrast: "
+            "or set reduce_visible=false)"
         )
     ratio, shape, config = realised_ratio(reducer), replace(reducer.shape, patches=count, grid=None), reducer.config
     if ratio == 1:
@@ -90,7 +108,7 @@ def for_visible(reducer: TokenReducer[Any], count: int, objective: str) -> Token
 
 
 def patch_order(sample_ids_B: Tensor, count: int, moment: Moment, views: int = 1) -> Tensor:
-    """(views * B, count) numbers whose order says which patches are seen, view after view; a sample's own each epoch."""
+    """(views * B, count) numbers whose order says which patches are seen, view after view; each epoch draws anew."""
     drawn = uniform(sample_ids_B, views * count, moment.seed, PATCH_ORDER, moment.epoch)
     return torch.cat(drawn.chunk(views, dim=1))
 
