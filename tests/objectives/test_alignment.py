@@ -13,7 +13,7 @@ from harness.hosts.build import build_host
 from harness.hosts.weights.own import save_weights
 from harness.kit.errors import HarnessError
 from harness.objectives import choose
-from harness.objectives.parts.alignment import Sources, output_blocks, token_distances, visible_by_importance
+from harness.objectives.parts.alignment import Sources, damage, output_blocks, token_distances, visible_by_importance
 from harness.objectives.parts.objective import Moment, Pairs
 from harness.objectives.parts.patch_masks import attention_order, block_order
 from harness.objectives.parts.recipe import recipe_of
@@ -119,6 +119,16 @@ def test_every_token_that_is_left_is_aligned(method: str, ratio: float | None, m
     assert -1 <= loss.item() <= 1
     loss.backward()
     assert all(parameter.grad is None for parameter in objective.teacher.parameters())
+
+
+def test_damage_is_nothing_without_a_reduction_and_what_a_token_turned_by_with_one() -> None:
+    dense = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]])
+    whole = Tokens(dense * 3, origin=torch.tensor([[0, 1, 2]]))
+    torch.testing.assert_close(damage(whole, dense), torch.zeros(1, 2))
+    # Patches 0 and 1 are merged into a token that points as their mean does; 2 is turned by 60 degrees.
+    states = torch.tensor([[[0.0, 2.0], [1.0, 1.0], [3**0.5, 1.0], [9.0, 9.0]]])
+    merged = Tokens(states, torch.tensor([[True, True, True, False]]), origin=torch.tensor([[0, 0, 1]]))
+    torch.testing.assert_close(damage(merged, dense), torch.tensor([[0.25, 1.0]]))
 
 
 def test_what_cannot_teach_or_be_masked_is_refused(tmp_path: Path) -> None:

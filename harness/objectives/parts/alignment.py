@@ -127,3 +127,20 @@ def visible_by_importance(order_RN: Tensor, ratio: float, batch: int) -> Tensor:
     kept = order_RN[:, : count - int(count * ratio)].sort(dim=1).values.unflatten(0, (batch, -1))
     frames = torch.arange(kept.shape[1], device=kept.device) * count
     return (kept + frames[:, None]).flatten(1)
+
+
+@torch.no_grad()
+def damage(tokens: Tokens, dense_BMD: Tensor) -> Tensor:
+    """(B, 2): how far a reduction turned tokens from what they hold: 1 - cosine, of patch tokens the mean, and of the
+    first token.
+
+    tokens: what is left, traced, of a tower with a class token. dense: what the same tower gives unreduced for the same
+    images, (B, 1 + n0, D), both after its last norm. A token is held against the mean of its patches' dense tokens;
+    those that hold none do not count.
+    """
+    sources, prefix = Sources.of(tokens), tokens.prefix
+    whole = torch.cat([dense_BMD[:, :prefix], sources.mean(dense_BMD[:, prefix:])], dim=1)
+    turned = 1 - F.cosine_similarity(tokens.states, whole, dim=-1)
+    counted = (sources.count > 0) & tokens.standing[:, prefix:]
+    patches = (turned[:, prefix:] * counted).sum(1) / counted.sum(1).clamp(min=1)
+    return torch.stack([patches, turned[:, 0]], dim=1)
