@@ -53,6 +53,11 @@ class VisionTower(Stack):
         """The same for images of another size, with the position table interpolated as the model does it."""
 
     @property
+    @abstractmethod
+    def patch_projection(self) -> nn.Module:
+        """The convolution that makes a token of a patch."""
+
+    @property
     def recomputes(self) -> bool:
         """Whether the model asks for gradient checkpointing."""
         return False
@@ -169,6 +174,10 @@ class TimmTower(VisionTower):
         return model.head(model.head_drop(model.fc_norm(pooled)))
 
     @property
+    def patch_projection(self) -> nn.Module:
+        return self.model.patch_embed.proj
+
+    @property
     def recomputes(self) -> bool:
         return bool(self.model.grad_checkpointing)
 
@@ -213,6 +222,11 @@ class TransformersTower(VisionTower):
             grid=(config.image_size // config.patch_size,) * 2,
         )
         super().__init__(model, shape)
+
+    @property
+    def patch_projection(self) -> nn.Module:
+        projection: nn.Module = self.core.embeddings.patch_embedding
+        return projection
 
     @property
     def recomputes(self) -> bool:

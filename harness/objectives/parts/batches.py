@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.data.augment import Augmentation
-from harness.data.pair_loader import PairLoader
+from harness.data.pair_loader import Crops, PairLoader
 from harness.data.pairs import PairRef
 from harness.data.scenes import training_scenes
 from harness.data.world import BUILT_IN_WORLD
@@ -49,7 +49,7 @@ class Asked:
     more: Sequence[PairRef] = ()
 
 
-def pair_batches(asked: Asked, views: int = 1, texts: int = 1) -> PairLoader:
+def pair_batches(asked: Asked, views: int = 1, texts: int = 1, crops: Crops | None = None) -> PairLoader:
     """The augmented pairs of the sources and the references, this process's share of them."""
     return PairLoader(
         with_scenes(asked.sources, asked.progress),
@@ -65,6 +65,7 @@ def pair_batches(asked: Asked, views: int = 1, texts: int = 1) -> PairLoader:
         more=asked.more,
         views=views,
         texts=texts,
+        crops=crops,
     )
 
 

@@ -53,12 +53,15 @@ class Pairs(Batch):
 
 @dataclass(frozen=True)
 class Moment:
-    """Where training stands; `alpha` is the weight of the momentum model's soft targets."""
+    """Where training stands; `alpha` is the weight of the momentum model's soft targets, `done` the share of all
+    optimizer steps that are done.
+    """
 
     seed: int = 0
     epoch: int = 0
     step: int = 0
     alpha: float = 0.0
+    done: float = 0.0
 
 
 class ObjectiveConfig(BaseModel):
