@@ -11,6 +11,7 @@ word whose patches were pruned may look inconsistent although the image shows it
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from harness.kit import distributed
 from harness.kit.draws import categorical, uniform
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.objective import Losses, Moment, Objective, ObjectiveConfig, Pairs, word_loss
-from harness.reduction import Tokens
+from harness.reduction import Tokens, take
 
 # Purpose of draws, apart from those of parts/objective.py and the masks of patches.
 REPLACEMENTS = 50
@@ -114,10 +115,17 @@ class EpicObjective(Objective[Albef]):
     @torch.no_grad()
     def replaced(self, pairs: Pairs, chosen_BL: Tensor, logits_BLV: Tensor, moment: Moment) -> Tensor:
         """ids (B, L) in which each chosen word is one that the language model draws, never a special one."""
-        special = [*self.specials.never_masked, self.specials.mask, self.specials.unknown]
-        logits = logits_BLV[chosen_BL].index_fill(1, torch.tensor(special, device=logits_BLV.device), -torch.inf)
-        drawn = uniform(pairs.sample_ids, pairs.ids.shape[1], moment.seed, REPLACEMENTS, moment.step)[chosen_BL]
-        return pairs.ids.masked_scatter(chosen_BL, categorical(logits.softmax(dim=1), drawn))
+        length = pairs.ids.shape[1]
+        # As many places of every text as any may have chosen, so that shapes do not depend on the data.
+        most = math.ceil(self.config.rate * length)
+        place = chosen_BL.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
+        logits = take(logits_BLV, place)
+        for special in {*self.specials.never_masked, self.specials.mask, self.specials.unknown}:
+            logits[..., special] = -torch.inf
+        drawn = uniform(pairs.sample_ids, length, moment.seed, REPLACEMENTS, moment.step).gather(1, place)
+        words = categorical(logits.flatten(0, 1).softmax(dim=1), drawn.flatten()).view(place.shape)
+        kept = pairs.ids.gather(1, place)
+        return pairs.ids.scatter(1, place, torch.where(chosen_BL.gather(1, place), words, kept))
 
     def decided(self, ids_BL: Tensor, pairs: Pairs, images: Tokens) -> Tensor:
         """Logits (B, L) of each word of texts: above zero, it fits the image."""

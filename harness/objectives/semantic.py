@@ -24,7 +24,7 @@ from harness.hosts.parts.towers import open_tower
 from harness.kit import distributed
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.batches import Batches
-from harness.objectives.parts.object_labels import NOTHING, Labelled, objects_of, patch_labels, read_labels
+from harness.objectives.parts.object_labels import NOTHING, object_table, objects_of, patch_labels, read_labels
 from harness.objectives.parts.objective import Losses, Moment, Objective, ObjectiveConfig, Pairs
 
 
@@ -49,7 +49,7 @@ class SemanticObjective(Objective[HostModel]):
         shape = open_tower(self.host.vision).shape
         assert shape.grid is not None
         self.grid, self.labels = shape.grid, read_labels(self.config.labels)
-        self.objects: dict[int, tuple[Labelled, ...]] = {}
+        self.objects = object_table({}, self.labels)
         self.kind = nn.Linear(shape.width, len(self.labels.classes) + 1)
         self.attribute = nn.Linear(shape.width, max(1, len(self.labels.attributes)))
         self.box = nn.Linear(shape.width, 4)
@@ -65,17 +65,16 @@ class SemanticObjective(Objective[HostModel]):
     def begin(self, batches: Batches) -> None:
         if not isinstance(batches, PairLoader) or batches.shards:
             raise HarnessError("objective semantic: labels go with images by name, not with shards; unpack them")
-        self.objects = objects_of(batches.pairs, self.labels, self.config.labels is not None)
+        objects = objects_of(batches.pairs, self.labels, self.config.labels is not None)
+        self.objects = object_table(objects, self.labels)
 
     def losses(self, pairs: Pairs, moment: Moment) -> Losses:
         texts = self.host.text_batch(pairs.ids, pairs.mask) if self.reducer.needs_text else None
         tokens = self.encode_images(pairs.pixels, texts, traced=True)
         assert tokens.origin is not None
         states, here = tokens.with_states(self.host.normed(tokens)).at_inputs()[:, tokens.prefix :], tokens.origin >= 0
-        truth = patch_labels([self.objects[one] for one in pairs.sample_ids.tolist()], self.labels, self.grid)
-        kinds, attributes, boxes = (
-            part.to(states.device) for part in (truth.classes, truth.attributes, truth.boxes.to(states.dtype))
-        )
+        truth = patch_labels(self.objects.rows(pairs.sample_ids), self.grid)
+        kinds, attributes, boxes = truth.classes, truth.attributes, truth.boxes.to(states.dtype)
         shown, known = here & (kinds != NOTHING), here & (attributes != NOTHING)
         kinds = torch.where(kinds == NOTHING, len(self.labels.classes), kinds)
         distance = (self.box(states).sigmoid() - boxes).abs().mean(dim=-1)

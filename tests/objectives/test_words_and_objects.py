@@ -17,7 +17,14 @@ from harness.hosts.build import build_host
 from harness.kit.errors import HarnessError
 from harness.objectives import choose
 from harness.objectives.epic import EpicObjective
-from harness.objectives.parts.object_labels import LabelFile, Labelled, objects_of, patch_labels, read_labels
+from harness.objectives.parts.object_labels import (
+    LabelFile,
+    Labelled,
+    object_table,
+    objects_of,
+    patch_labels,
+    read_labels,
+)
 from harness.objectives.parts.objective import Moment, Objective, Pairs
 from harness.objectives.parts.recipe import recipe_of
 from harness.objectives.semantic import SemanticObjective
@@ -74,7 +81,8 @@ def test_patches_of_a_scene_show_what_the_world_drew_there(tmp_path: Path) -> No
     labels = read_labels(None)
     refs = read_pairs(str(tmp_path / "scenes")).refs
     objects = objects_of(refs, labels, from_file=False)
-    found = patch_labels([objects[sample_id(ref.key)] for ref in refs], labels, (8, 8))
+    numbers = torch.tensor([sample_id(ref.key) for ref in refs])
+    found = patch_labels(object_table(objects, labels).rows(numbers), (8, 8))
     for ref, kinds, colours in zip(refs, found.classes, found.attributes, strict=True):
         scene = make_scene(0, "train", int(ref.key.partition(".")[0]))
         expected = torch.from_numpy(patch_types(scene))
@@ -86,7 +94,7 @@ def test_a_patch_shows_the_smallest_object_at_its_centre() -> None:
     labels = LabelFile(classes=("a", "b"), attributes=("red",))
     large = Labelled(kind="a", box=(0, 0, 1, 0.75))
     small = Labelled(kind="b", attribute="red", box=(0.5, 0, 1, 0.5))
-    found = patch_labels([[large, small], []], labels, (4, 2))
+    found = patch_labels(object_table({-3: [large, small], 5: []}, labels), (4, 2))
     assert found.classes.tolist() == [[0, 1, 0, 1, 0, 0, -1, -1], [-1] * 8]
     assert found.attributes.tolist() == [[-1, 0, -1, 0, -1, -1, -1, -1], [-1] * 8]
     assert found.boxes[0, 1].tolist() == [0.5, 0, 1, 0.5]
@@ -97,7 +105,8 @@ def test_patches_that_are_gone_have_no_loss_and_merged_ones_share_a_token() -> N
     for method in ("tome", "topk"):
         semantic = made("semantic", method)
         assert isinstance(semantic, SemanticObjective)
-        semantic.objects = {one: (Labelled(kind="ring", attribute="red", box=(0, 0, 1, 1)),) for one in (0, 11, 22)}
+        ring = Labelled(kind="ring", attribute="red", box=(0, 0, 1, 1))
+        semantic.objects = object_table({one: [ring] for one in (0, 11, 22)}, semantic.labels)
         tokens = semantic.encode_images(pairs.pixels, None, traced=True)
         assert tokens.origin is not None
         gone = (tokens.origin < 0).sum()

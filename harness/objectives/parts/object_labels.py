@@ -128,29 +128,57 @@ def _of_cell(thing: Mapping[str, Any]) -> Labelled:
     return Labelled(kind=thing["shape"], attribute=thing["color"], box=box)
 
 
-def patch_labels(objects: Sequence[Sequence[Labelled]], labels: LabelFile, grid: tuple[int, int]) -> PatchLabels:
-    """Labels of B images' patches: a patch shows the smallest object whose box holds its centre."""
-    rows, columns = grid
-    count, most = rows * columns, max(1, *(len(one) for one in objects))
-    boxes = torch.zeros(len(objects), most, 4)
-    kinds = torch.full((len(objects), most), NOTHING)
-    attributes = torch.full((len(objects), most), NOTHING)
-    for at, several in enumerate(objects):
-        for place, one in enumerate(several):
-            boxes[at, place] = torch.tensor(one.box)
-            kinds[at, place] = labels.classes.index(one.kind)
-            if one.attribute is not None:
-                attributes[at, place] = labels.attributes.index(one.attribute)
-    row, column = torch.arange(rows).repeat_interleave(columns), torch.arange(columns).repeat(rows)
+@dataclass(frozen=True)
+class ObjectTable:
+    """Objects of samples: the samples' numbers (S,), ascending; classes and attributes (S, O), NOTHING where there is
+    none; boxes (S, O, 4).
+    """
+
+    samples: Tensor
+    classes: Tensor
+    attributes: Tensor
+    boxes: Tensor
+
+    def rows(self, sample_ids_B: Tensor) -> ObjectTable:
+        """Those of some samples, which are all there."""
+        device = sample_ids_B.device
+        at = torch.searchsorted(self.samples.to(device), sample_ids_B).clamp(max=len(self.samples) - 1)
+        parts = (part.to(device)[at] for part in (self.classes, self.attributes, self.boxes))
+        return ObjectTable(sample_ids_B, *parts)
+
+
+def object_table(objects: Mapping[int, Sequence[Labelled]], labels: LabelFile) -> ObjectTable:
+    """The objects of samples by their numbers; of none, one sample that shows nothing."""
+    known = sorted(objects.items()) or [(0, ())]
+    most = max(1, *(len(several) for _, several in known))
+    kinds = {name: at for at, name in enumerate(labels.classes)}
+    attributes: dict[str | None, int] = {name: at for at, name in enumerate(labels.attributes)}
+    blank = [NOTHING] * most
+
+    def padded(values: list[int]) -> list[int]:
+        return values + blank[len(values) :]
+
+    return ObjectTable(
+        torch.tensor([number for number, _ in known], dtype=torch.int64),
+        torch.tensor([padded([kinds[one.kind] for one in several]) for _, several in known]),
+        torch.tensor([padded([attributes.get(one.attribute, NOTHING) for one in several]) for _, several in known]),
+        torch.tensor([[*(one.box for one in several), *[(0.0,) * 4] * (most - len(several))] for _, several in known]),
+    )
+
+
+def patch_labels(objects: ObjectTable, grid: tuple[int, int]) -> PatchLabels:
+    """Labels of images' patches: a patch shows the smallest object whose box holds its centre."""
+    (rows, columns), device = grid, objects.boxes.device
+    row = torch.arange(rows, device=device).repeat_interleave(columns, output_size=rows * columns)
+    column = torch.arange(columns, device=device).repeat(rows)
     x, y = (column + 0.5) / columns, (row + 0.5) / rows
-    left, top, right, bottom = boxes.unsqueeze(2).unbind(-1)
+    left, top, right, bottom = objects.boxes.unsqueeze(2).unbind(-1)
     inside = (x >= left) & (x < right) & (y >= top) & (y < bottom)
-    area = ((right - left) * (bottom - top)).expand(-1, -1, count).masked_fill(~inside, torch.inf)
-    smallest = area.argmin(dim=1)
-    shown = inside.any(dim=1)
+    area = ((right - left) * (bottom - top)).expand_as(inside).masked_fill(~inside, torch.inf)
+    smallest, shown = area.argmin(dim=1), inside.any(dim=1)
 
     def at_patches(values_BO: Tensor) -> Tensor:
         return values_BO.gather(1, smallest).masked_fill(~shown, NOTHING)
 
-    wide = smallest.unsqueeze(-1).expand(-1, -1, 4)
-    return PatchLabels(at_patches(kinds), at_patches(attributes), boxes.gather(1, wide))
+    boxes = objects.boxes.gather(1, smallest.unsqueeze(-1).expand(-1, -1, 4))
+    return PatchLabels(at_patches(objects.classes), at_patches(objects.attributes), boxes)
