@@ -111,6 +111,7 @@ class PairLoader:
         self.max_bad_share, self.buffer_samples, self.warn = max_bad_share, buffer_samples, warn
         self.crops = crops
         self.views, self.texts = views, texts
+        self.drawn: int | None = None
         self.counters = Counters()
         read = [read_pairs(source, root, self._warn_once) for source in sources if not is_shards(source)]
         self.pairs = unique_keys(itertools.chain(*(one.refs for one in read), more))
@@ -119,13 +120,7 @@ class PairLoader:
         self._damaged: set[Path] = set()
         with progress.bar("counting shards", len(self.shards)) as bar:
             counts = count_samples(self.shards, bar.advance)
-        self.samples = len(self.pairs) + sum(counts.values())
-        self.steps_per_epoch = self.samples // (batch_size * world)
-        if self.steps_per_epoch == 0:
-            raise HarnessError(
-                f"{self.samples} pairs: fewer than one global batch of {batch_size * world} "
-                f"({batch_size} x {world} processes); lower the batch size or add data"
-            )
+        self._count(len(self.pairs) + sum(counts.values()))
         self._check_unusable(read)
         units = len(self.shards) + math.ceil(len(self.pairs) / BLOCK_PAIRS)
         if self.shards and units < world:
@@ -133,6 +128,18 @@ class PairLoader:
                 f"{units} shards and blocks of {BLOCK_PAIRS} pairs: fewer than {world} processes; "
                 "split the shards or start fewer processes"
             )
+
+    def draw_with_replacement(self, count: int) -> None:
+        """From now on an epoch has `count` pairs, drawn with replacement, in place of each one once.
+
+        HarnessError for fewer than one global batch, and for shards, whose samples are read in a stream.
+        """
+        if self.shards:
+            raise HarnessError(
+                f"shard {self.shards[0]}: pairs cannot be drawn with replacement from shards; unpack them"
+            )
+        self.drawn = count
+        self._count(count)
 
     def epoch(self, epoch: int, skip_steps: int = 0) -> Iterator[PairBatch]:
         """The batches of an epoch from step `skip_steps` on, exactly those of an epoch that was not interrupted.
@@ -149,6 +156,16 @@ class PairLoader:
         shards = (ref for shard in self.shards for ref in self._read_unit(shard))
         every = (caption for ref in itertools.chain(self.pairs, shards) for caption in ref.captions)
         return list(itertools.islice(every, most))
+
+    def _count(self, samples: int) -> None:
+        """Set what an epoch has."""
+        self.samples, batch, world = samples, self.batch_size, self.world
+        self.steps_per_epoch = samples // (batch * world)
+        if self.steps_per_epoch == 0:
+            raise HarnessError(
+                f"{samples} pairs: fewer than one global batch of {batch * world} "
+                f"({batch} x {world} processes); lower the batch size or add data"
+            )
 
     def _batches(self, epoch: int, skip_steps: int) -> Iterator[PairBatch]:
         refs = self._shuffled_refs(epoch, skip_steps) if self.shards else self._permuted_refs(epoch, skip_steps)
@@ -208,6 +225,8 @@ class PairLoader:
 
     def _permutation(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(draw(self.seed, epoch, "order"))
+        if self.drawn is not None:
+            return torch.randint(len(self.pairs), (self.drawn,), generator=generator)
         return torch.randperm(len(self.pairs), generator=generator)
 
     def _check_unusable(self, read: Sequence[Pairs]) -> None:

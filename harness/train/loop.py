@@ -116,6 +116,7 @@ class Run:
         if self.position.step >= self.steps:
             return
         self.model.train()
+        self.objective.begin(self.batches)
         self.log.open(self.position.step)
         began, before = time.perf_counter(), self.position.seconds
         try:

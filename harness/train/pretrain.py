@@ -80,6 +80,7 @@ def _trained(request: PretrainRequest, host: HostModel, reducer: TokenReducer[An
 def prepare(session: Session, request: PretrainRequest, choice: Choice) -> Prepared:
     """All that a pre-training begins with."""
     config = host_config(request.model, **request.sizes | {"image_size": session.recipe.image_size})
+    choice.check_host(skeleton(request.model))  # before any data are read
     batches = session.batches(choice, config, request.data)
     host, tokenizer, start, learned = _start(session, request, batches)
     objective = choice.make(host, session.reducer(host, learned), tokenizer.specials, session.recipe)

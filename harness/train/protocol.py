@@ -217,7 +217,12 @@ def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], device: str) 
     files = {name: getattr(options, name) for name in ("init", "init_vision", "init_text", "tokenizer")}
     own = {"objective": choice.name, "objective_settings": choice.settings(), "vocabulary": options.vocabulary}
     said = {"budget": budget.asked, "asked": budget}
-    return _stage("pretrain", shared, options, recipe, data, files, device, **own, **said)
+    stage = _stage("pretrain", shared, options, recipe, data, files, device, **own, **said)
+    named = {
+        f"{term.name}.{field}": getattr(term.config, field) for term in choice.terms for field in term.config.FILES
+    }
+    digests = {name: _objective_file_digest(str(place)) for name, place in named.items() if place is not None}
+    return stage.model_copy(update={"digests": stage.digests | digests})
 
 
 def _finetuning(
@@ -293,6 +298,14 @@ def _source_digest(source: str) -> str:
     if not Path(source).exists():
         raise HarnessError(f"data {source}: no such file or folder; name what to train on, or scenes")
     return data_digest(Path(source))
+
+
+def _objective_file_digest(place: str) -> str:
+    """The content of the file or weights that an objective's settings name."""
+    path = Path(place)
+    if place in models.entries():
+        return file_digest(start_weights(place, None))
+    return file_digest(path if path.is_file() else find_weights(place))
 
 
 def _named_digest(option: str, place: str, model: str) -> str:

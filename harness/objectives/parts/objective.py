@@ -25,7 +25,7 @@ from harness.kit.draws import categorical, uniform
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.batches import Asked, Batches, pair_batches
 from harness.objectives.parts.recipe import Recipe
-from harness.reduction import PLAIN, TokenReducer, Tokens, drive, encode, reducing
+from harness.reduction import PLAIN, TokenReducer, Tokens, Trace, drive, encode, reducing
 
 # Purposes of draws, so that no two of them share their numbers.
 MASKS, MASK_KINDS, MASK_WORDS, WRONG_TEXTS, WRONG_IMAGES, MISMATCHES, FALSE_TEXTS = range(7)
@@ -65,8 +65,12 @@ class Moment:
 
 
 class ObjectiveConfig(BaseModel):
-    """Base of an objective's own settings, with the defaults of its source; none of them is a number of the recipe."""
+    """Base of an objective's own settings, with the defaults of its source; none of them is a number of the recipe.
 
+    `FILES`: fields that name a file, a folder or weights, whose content counts wherever they lie.
+    """
+
+    FILES: ClassVar[tuple[str, ...]] = ()
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -156,6 +160,9 @@ class Objective(nn.Module, ABC, Generic[H]):
     def prepare(self) -> None:
         """Leave out of training what these losses never reach."""
 
+    def begin(self, batches: Batches) -> None:
+        """What a run begins with, also one that goes on, as reading labels of its pairs; HarnessError ends it there."""
+
     def before_epoch(self, epoch: int, batches: Batches, tokenizer: Tokenizer) -> None:
         """What an epoch begins with, as clustering the features of what it will show; not called where it goes on."""
 
@@ -185,15 +192,18 @@ class Objective(nn.Module, ABC, Generic[H]):
         """What config.json says beside the host's sizes."""
         return {}
 
-    def encode_images(self, pixels: Tensor, texts: TextBatch | None, **guidance: Any) -> Tokens:
+    def encode_images(
+        self, pixels: Tensor, texts: TextBatch | None, *, traced: bool = False, **guidance: Any
+    ) -> Tokens:
         """Tokens of images, each reduced for its own text; `guidance`: fields of a Guide beside the text's.
 
-        HarnessError for guidance without a text.
+        `traced`: they say in which of them each patch lives. HarnessError for guidance without a text.
         """
         if guidance and texts is None:
             raise HarnessError(f"guidance {', '.join(guidance)}: goes with a text; give the texts of the images")
         guide = None if texts is None else replace(self.host.guide(texts), **guidance)
-        tokens = encode(open_tower(self.host.vision), self.reducer, pixels, guide)
+        trace = Trace(origins_wanted=True) if traced else None
+        tokens = encode(open_tower(self.host.vision), self.reducer, pixels, guide, trace)
         self._encoded.append((pixels, tokens))
         return tokens
 
