@@ -41,11 +41,17 @@ def check_golden(files: Annotated[list[Path], typer.Argument(help="Golden .safet
 
 
 @checks.command("method")
-def check_method(name: Annotated[str, typer.Argument(help="A registered method.")]) -> None:
+def check_method(
+    name: Annotated[str, typer.Argument(help="A registered method.")],
+    draws: Annotated[
+        int, typer.Option("--draws", min=0, help="Also so many random towers, sizes and ratios; 200 for a night.")
+    ] = 0,
+) -> None:
     """Test a method for its author: identity at ratio 1, batch order, gradients, reachable ratios, towers."""
+    from harness.check import drawn
     from harness.check.method import lines
 
-    _verdict(lines(name))
+    _verdict([*lines(name), *drawn.lines(name, draws)])
 
 
 @checks.command("weights")
