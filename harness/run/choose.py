@@ -38,7 +38,8 @@ def chosen_hosts(
     can_do = {host: measurable_tasks(host, weights, data, protocol, must=len(hosts) == 1) for host in hosts}
     found: dict[str, tuple[str, ...]] = {}
     for task in wanted:
-        doing = [host for host in hosts if task in can_do[host]]
+        by_any = not every and not tasks.get(task).NEEDS  # features, which `all` leaves out
+        doing = [host for host in hosts if task in can_do[host] or by_any]
         if doing and every and (reason := tasks.get(task).unavailable()) is not None:
             warn_on_stderr(f"{task} is left out: {reason}")
             continue

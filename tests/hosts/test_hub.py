@@ -37,7 +37,9 @@ class Hub(BaseHTTPRequestHandler):
             siblings = [{"rfilename": name} for name in FILES]
             content = json.dumps({"id": "someone/vit", "sha": COMMIT, "siblings": siblings}).encode()
             if "/tree/" in path:
-                content = json.dumps([{"type": "file", "path": name, "size": len(FILES[name]), "oid": "a"} for name in FILES])
+                content = json.dumps(
+                    [{"type": "file", "path": name, "size": len(FILES[name]), "oid": "a"} for name in FILES]
+                )
                 content = content.encode() if isinstance(content, str) else content
         elif path.startswith("/someone/vit/resolve/") and file in FILES:
             content = FILES[file]
@@ -67,6 +69,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     endpoint = f"http://127.0.0.1:{served.server_address[1]}"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    place = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", place)
     monkeypatch.setattr(hub, "ENDPOINT", endpoint)
     monkeypatch.setattr(hub, "CACHE", tmp_path / "cache")
     yield tmp_path / "cache"
