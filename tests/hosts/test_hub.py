@@ -1,4 +1,4 @@
-"""--download: a repository is fetched into the Hugging Face cache from a local server, code left out; else nothing is."""
+"""--download fetches a repository into the Hugging Face cache, here from a local server, its code left out."""
 
 from __future__ import annotations
 
