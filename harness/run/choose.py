@@ -49,7 +49,8 @@ def chosen_hosts(
     }
     found: dict[str, tuple[str, ...]] = {}
     for task in wanted:
-        doing = [host for host in hosts if task in can_do[host]]
+        by_any = not every and not tasks.get(task).NEEDS  # features, which `all` leaves out
+        doing = [host for host in hosts if task in can_do[host] or by_any]
         if doing and every and (reason := tasks.get(task).unavailable()) is not None:
             warn_on_stderr(f"{task} is left out: {reason}")
             continue

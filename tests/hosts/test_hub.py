@@ -1,4 +1,4 @@
-"""--download: a repository is fetched into the Hugging Face cache from a local server, code left out."""
+"""--download fetches a repository into the Hugging Face cache, here from a local server, its code left out."""
 
 from __future__ import annotations
 
@@ -69,6 +69,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     endpoint = f"http://127.0.0.1:{served.server_address[1]}"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    place = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", place)
     monkeypatch.setattr(hub, "ENDPOINT", endpoint)
     monkeypatch.setattr(hub, "CACHE", tmp_path / "cache")
     yield tmp_path / "cache"
