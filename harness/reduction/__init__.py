@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from harness.reduction.schedule import Schedule as Schedule
     from harness.reduction.schedule import geometric as geometric
     from harness.reduction.schedule import per_block as per_block
+    from harness.reduction.smaller_images import SmallerImages as SmallerImages
+    from harness.reduction.smaller_images import SmallerImagesConfig as SmallerImagesConfig
     from harness.reduction.stack import EVIDENCE_KINDS as EVIDENCE_KINDS
     from harness.reduction.stack import PLAIN as PLAIN
     from harness.reduction.stack import BlockHooks as BlockHooks
@@ -110,6 +112,7 @@ _HOMES = {
         "Ratio",
         "Schedule",
     ),
+    "harness.reduction.smaller_images": ("SmallerImages", "SmallerImagesConfig"),
     "harness.reduction.stack": (
         "BlockHooks",
         "Evidence",
