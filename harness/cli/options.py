@@ -19,7 +19,8 @@ ScheduleSpec = Annotated[
     typer.Option("--schedule", help="'paper', 'begin=2,4,10 keep=.9,.65,.4 [lookahead=2,6,2]', or a YAML/JSON file."),
 ]
 Match = Annotated[
-    str, typer.Option("--match", help="What --ratios sets: tokens, or forward MACs (macs) with all overhead.")
+    str,
+    typer.Option("--match", help="What --ratio sets: tokens, macs (forward, with overhead) or train-macs (a step's)."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32, float64 or bfloat16.")]

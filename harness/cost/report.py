@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from harness.reduction.budget import make_reducer, realised_ratio
 from harness.reduction.kernels import ATTENTION_PATHS
 from harness.reduction.plan import Sample
 
-MATCHES = ("tokens", "macs")
+MATCHES = ("tokens", "macs", "train-macs")
 
 
 def cost_report(
@@ -110,8 +111,9 @@ def _reducer(
     match: str,
     sample: Sample | None,
 ) -> TokenReducer[Any]:
-    if match == "macs" and ratio is not None:
-        return reducer_at_macs(method, vit, ratio, schedule, settings)
+    if match != "tokens" and ratio is not None:
+        counted = None if sample is None else partial(mean_macs, vit, sample=sample, train_step=match == "train-macs")
+        return reducer_at_macs(method, vit, ratio, schedule, settings, match=match, counted=counted)
     measured = None if sample is None else ratio_on(open_tower(vit), sample)
     return make_reducer(method, shape, ratio=ratio, schedule=schedule, settings=settings, measured=measured)
 

@@ -22,6 +22,8 @@ from harness.report.quality_columns import names_with_blind, quality, shown_blin
 from harness.report.summary import summary
 
 FORMATS = ("text", "csv", "md", "latex")
+# What a ratio is of, where it is not of tokens.
+MATCHED = {"macs": " MACs", "train-macs": " train MACs"}
 
 
 def render_table(frame: Frame, format: str = "text", metrics: Sequence[str] | None = None) -> str:
@@ -89,9 +91,7 @@ def _render(
 
 def _method_columns(settings: pd.DataFrame) -> list[Column]:
     ratios = ["paper" if pd.isna(ratio) else f"{ratio:g}" for ratio in settings["ratio"].astype(float)]
-    ratios = [
-        ratio + (" MACs" if match == "macs" else "") for ratio, match in zip(ratios, settings["match"], strict=True)
-    ]
+    ratios = [ratio + MATCHED.get(match, "") for ratio, match in zip(ratios, settings["match"], strict=True)]
     columns = [plain("method", "", settings["method"], left=True), plain("ratio", "", ratios)]
     return columns + ([plain("variant", "", settings["variant"], left=True)] if settings["variant"].any() else [])
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from harness.cost.adaptive import ratio_on
+from harness.cost.adaptive import mean_macs, ratio_on
 from harness.cost.budget import reducer_at_macs
+from harness.cost.flops import Counts
 from harness.data.digest import data_digest
 from harness.data.scene_layout import IMAGE_SIZE as SCENE_SIZE
 from harness.data.scenes import scenes_folder
@@ -165,8 +166,11 @@ class Budgets:
         if learned is not None and own and not (ratio or chosen or request.schedule):
             return dict(learned[1])
         settings, schedule = paper_settings(request.model, method, request.schedule, given)
-        if request.match == "macs" and ratio is not None:
-            reducer = reducer_at_macs(method, host.vision, ratio, schedule, settings)
+        if request.match != "tokens" and ratio is not None:
+            counted = self._counted(task) if methods.get(method).adaptive else None
+            reducer = reducer_at_macs(
+                method, host.vision, ratio, schedule, settings, match=request.match, counted=counted
+            )
         else:
             measured = self._measured(task) if methods.get(method).adaptive and ratio is not None else None
             reducer = make_reducer(
@@ -189,6 +193,12 @@ class Budgets:
         host, sample = self.on_images(task)
         on_images = ratio_on(open_tower(host.model.vision), sample)
         return lambda reducer: on_images(host.with_learned(reducer))
+
+    def _counted(self, task: str) -> Callable[[TokenReducer[Any]], Counts]:
+        """The MACs of a reducer on images of the set, in the host with its weights."""
+        host, sample = self.on_images(task)
+        train_step = self.request.match == "train-macs"
+        return lambda reducer: mean_macs(host.model.vision, host.with_learned(reducer), sample, train_step=train_step)
 
     def on_images(self, task: str) -> tuple[Host, Sample]:
         """The host with the weights of a task, and images of its set; HarnessError where there are no weights yet."""

@@ -69,8 +69,10 @@ class Measurement(BaseModel):
         Field(description="'paper', 'begin=2,4,10 keep=.9,.65,.4 [lookahead=2,6,2]', or a YAML/JSON file"),
     ] = None
     match: Annotated[
-        Literal["tokens", "macs"],
-        Field(description="What --ratios sets: tokens, or forward MACs (macs) with all overhead"),
+        Literal["tokens", "macs", "train-macs"],
+        Field(
+            description="What --ratios sets: tokens, or MACs with all overhead, forward (macs) or a step's (train-macs)"
+        ),
     ] = "tokens"
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
     dtype: Annotated[str, Field(description="float32, float64 or bfloat16")] = "float32"
