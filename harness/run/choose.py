@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.data.formats import OpenedSource
 from harness.data.scenes import WORLD_FORMATS
-from harness.data.world import BUILT_IN_WORLD
+from harness.data.world import world_of
 from harness.hosts.weights.own import abilities_in, assets_of, read_answers
 from harness.hosts.weights.sets import shipped, stated_model, tasks_of
 from harness.kit.errors import HarnessError, warn_on_stderr
@@ -73,7 +73,7 @@ def measurable_tasks(
         can = [name for name, path in files.items() if wanted[name].NEEDS & abilities[path]]
     else:
         can = list(trainable_tasks(protocol, model))
-    held = tuple(WORLD_FORMATS) if data == BUILT_IN_WORLD else OpenedSource(data).fields()
+    held = tuple(WORLD_FORMATS) if world_of(data) is not None else OpenedSource(data).fields()
     found = tuple(name for name in can if wanted[name].READS in held)
     if not found and must:
         raise HarnessError(

@@ -100,8 +100,10 @@ class Albef(HostModel):
 
     Config = AlbefConfig
     RECIPES = RECIPES
-    vision: VisionTransformer
+    TEXT_SIDE = r"(embeddings|text)\..+"
     OPTIONAL = OPTIONAL
+    VISION_FROM = frozenset({"blip"})
+    vision: VisionTransformer
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__()

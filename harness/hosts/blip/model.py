@@ -90,9 +90,11 @@ class Blip(BlipText):
 
     Config = BlipConfig
     RECIPES = RECIPES
+    TEXT_SIDE = r"embeddings\..+|encoder\.\d+\.(?!crossattention\.).+"
     EXTRA_WORDS = ("[DEC]", "[ENC]")
     OPTIONAL = OPTIONAL
     TEXT_FROM = frozenset({"albef"})
+    VISION_FROM = frozenset({"albef"})
     vision: VisionTransformer
 
     def __init__(self, config: BlipConfig) -> None:
@@ -141,6 +143,11 @@ class Blip(BlipText):
 
     def start_text(self, family: str, tensors: dict[str, Tensor], source: str) -> LoadReport:
         from harness.hosts.blip.from_albef import start_text_from_albef
+
+        if family not in self.TEXT_FROM:
+            report = super().start_text(family, tensors, source)
+            self.begin_readers_alike()
+            return report
 
         return start_text_from_albef(self, tensors, source)
 
