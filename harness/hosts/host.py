@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from harness.hosts.parts.recipes import Recipes
+from harness.hosts.parts.recipes import Recipes, Starts
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation, fill_part
@@ -96,8 +96,8 @@ class HostModel(nn.Module, ABC):
     pre-training ("pretrain") and of its fine-tuning (by task). `OPTIONAL`: which of its tensors a released
     file may lack (patterns of our names, each lacking as a whole), and why. `TEXT_SIDE`: the pattern of the names of
     what reads a text alone. `TEXT_FROM`, `VISION_FROM`: other families of hosts whose text side or tower can start this
-    one's (see `start_text`, `start_vision`). `STARTS`: by preset, the starts that pre-training on the built-in world
-    takes where none are named, as `init_vision` and `init_text`.
+    one's (see `start_text`, `start_vision`). `STARTS`: by preset and built-in world, the shipped starts (`init_vision`,
+    `init_text`) that a protocol's pre-training takes where none are named.
     """
 
     KIND: ClassVar[str] = "host"
@@ -109,7 +109,7 @@ class HostModel(nn.Module, ABC):
     TEXT_SIDE: ClassVar[str] = ""
     TEXT_FROM: ClassVar[frozenset[str]] = frozenset()
     VISION_FROM: ClassVar[frozenset[str]] = frozenset()
-    STARTS: ClassVar[dict[str, dict[str, str]]] = {}
+    STARTS: ClassVar[Starts] = {}
     vision: nn.Module
     config: Any
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from harness.data.digest import data_digest, reader_modules
 from harness.data.formats import OpenedSource
 from harness.data.shards import expand_shards, is_shards
-from harness.data.world import BUILT_IN_WORLD, TRAINING_SCENES, WORLDS, are_worlds, world_of
+from harness.data.world import BUILT_IN_WORLD, TRAINING_SCENES, WORLDS, world_of
 from harness.hosts.build import host_class, host_config, skeleton, split_name
 from harness.hosts.host import HostModel
 from harness.hosts.weights.own import find_weights, stated_sizes
@@ -199,11 +199,11 @@ def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], evaluated: st
 
 
 def _starts(model: str, options: PretrainSpec, choice: Choice, data: tuple[str, ...]) -> dict[str, str]:
-    """The starts that ship for a host, where it learns the built-in world in its words and nothing else is named."""
+    """The starts that ship for a host and a world, where it learns that one in its words and nothing else is named."""
     named = (options.init, options.tokenizer, options.vocabulary)
-    if choice.from_random or not are_worlds(data) or any(one is not None for one in named):
+    if choice.from_random or len(data) > 1 or any(one is not None for one in named):
         return {}
-    shipped = host_class(model).STARTS.get(split_name(model)[1], {})
+    shipped = host_class(model).STARTS.get(split_name(model)[1], {}).get(data[0], {})
     return {option: start for option, start in shipped.items() if getattr(options, option) is None}
 
 

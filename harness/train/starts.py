@@ -52,7 +52,8 @@ def check_starts(model: str, sizes: Mapping[str, Any], spec: PretrainSpec) -> No
         changes = (
             host_class(model).vocabulary_sizes({word: number for number, word in enumerate(words)}) if words else {}
         )
-        start_sides(skeleton(model, sizes=dict(sizes) | changes), split_name(model)[0], spec, words)
+        host = skeleton(model, sizes=dict(sizes) | changes).to_empty(device="cpu")
+        start_sides(host, split_name(model)[0], spec, words)
 
 
 def known_words(model: str, spec: PretrainSpec) -> Sequence[str] | None:
@@ -79,12 +80,12 @@ def start_file(source: str, family: str, kin: frozenset[str] = frozenset()) -> P
     """
     if source in models.entries():
         return weights_file(source)
-    shipped = assets_of(source)
-    folder = shipped if Path(source).name == source and shipped.is_dir() else Path(source)
+    ships = Path(source).name == source and assets_of(source).is_dir()
+    folder = assets_of(source) if ships else Path(source)
     made = [one for one in (family, *sorted(kin)) if (folder / one / WEIGHTS_FILE).is_file()]
     if made:
         return folder / made[0] / WEIGHTS_FILE
-    if folder == shipped:
+    if ships:
         known = ", ".join(sorted(path.parent.name for path in folder.glob(f"*/{WEIGHTS_FILE}")))
         raise HarnessError(f"start {source}: there is none for a host of {family}, only for {known}; name another")
     return find_weights(source)

@@ -7,8 +7,9 @@ from typing import Any
 # A host's recipes: preset -> "pretrain" or a task's name -> numbers of harness.objectives.parts.recipe.Recipe.
 Recipes = dict[str, dict[str, dict[str, Any]]]
 
-# What pre-training on the built-in world starts from: as DeiT and BERT are to the papers, supervised but never aligned.
-SCENE_STARTS = {"init_vision": "scenes-vit", "init_text": "scenes-bert"}
+# By preset and built-in world, the starts that ship: by option of pre-training, folders of harness/assets.
+Starts = dict[str, dict[str, dict[str, str]]]
+
 TINY_PRETRAIN: dict[str, Any] = {
     "image_size": 64,
     "epochs": 10,
