@@ -1,6 +1,7 @@
 """The order of the rooms: nothing imports upwards, and no rooms import each other in a circle."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +32,13 @@ def test_no_room_imports_upwards():
         if module.startswith("harness.") and module.split(".")[1] in ROOMS[here + 1 :]
     }
     assert not upwards
+
+
+def test_no_files_import_each_other_in_a_circle():
+    files = [path for room in ("harness", "baselines") for path in (ROOT / room).rglob("*.py")]
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+    imports = {module: imported(path) & modules.keys() for module, path in modules.items()}
+    assert len(list(TopologicalSorter(imports).static_order())) == len(files)  # raises CycleError, which names them
 
 
 def test_the_root_holds_two_files_and_the_rooms():

@@ -10,7 +10,7 @@ import typer
 
 from harness.cli.flags import command_of
 from harness.cli.options import AsJson, set_threads
-from harness.cli.train import PairsPerStep, Threads, with_numbers
+from harness.cli.train import Threads
 from harness.train.request import PretrainRequest
 
 
@@ -20,7 +20,6 @@ def _throughput(
     data: Annotated[
         Optional[list[str]], typer.Option("--data", help="Also time the loading of these, as pretrain's; repeatable.")
     ] = None,
-    batch_size: PairsPerStep = None,
     threads: Threads = None,
     show: Annotated[
         Optional[Path], typer.Option("--show", help="Print what an earlier --json said, and measure nothing.")
@@ -36,14 +35,14 @@ def _throughput(
         typer.echo(render_throughput(read_throughput(show)))
         return
     set_threads(threads)
-    request = with_numbers(request, batch_size=batch_size).model_copy(update={"data": tuple(data or ())})
+    request = request.model_copy(update={"data": tuple(data or ())})
     report = measure_throughput(request, steps, progress=Progress(request.quiet))
     typer.echo(json.dumps(report, indent=1) if as_json else render_throughput(report))
 
 
 FLAGS = (
     *("model", "method", "ratio", "schedule", "settings", "recipe", "root", "workers", "precision", "recompute"),
-    *("objective", "objective_settings", "seed", "device", "quiet"),
+    *("batch_size", "objective", "objective_settings", "seed", "device", "quiet"),
 )
 # Nothing is written: the folder is any.
 throughput = command_of(PretrainRequest, _throughput, defaults={"model": "albef-base", "out": Path()}, only=FLAGS)

@@ -17,14 +17,12 @@ Epochs = Annotated[Optional[int], typer.Option("--epochs", min=1, help="Passes o
 Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU threads; left out: all.")]
 
 
-def _pretrain(
-    request: PretrainRequest, batch_size: PairsPerStep = None, epochs: Epochs = None, threads: Threads = None
-) -> None:
+def _pretrain(request: PretrainRequest, epochs: Epochs = None, threads: Threads = None) -> None:
     """Pre-train a host with any method; the same command again goes on from the last checkpoint."""
     set_threads(threads)
     from harness.train.pretrain import pretrain as train
 
-    _print(train(with_numbers(request, batch_size=batch_size, epochs=epochs)))
+    _print(train(with_numbers(request, epochs=epochs)))
 
 
 def _finetune(

@@ -52,7 +52,11 @@ def host_parts(name: str, reducer: TokenReducer[Any], image_size: int | None = N
 
     Counted over a batch of the recipe, whose texts are of the longest length.
     """
-    objective = meta_objective(name, reducer, image_size)
+    return objective_parts(meta_objective(name, reducer, image_size))
+
+
+def objective_parts(objective: Objective[Any]) -> dict[str, dict[str, float]]:
+    """The same of a module on the meta device that is trained, whatever it minimises of pairs."""
     batch = objective.recipe.batch_size
     counts = _count(objective, batch)
     return {
@@ -97,7 +101,13 @@ def host_memory(
     difference grows with the batch: one more run, of the smaller batch, tells it. That run is on fake CPU tensors
     (FakeTensorMode), for which torch takes its fused kernel; it takes several times as long as one on meta tensors.
     """
-    objective = meta_objective(name, next(iter(reducers.values())), image_size)
+    return objective_memory(meta_objective(name, next(iter(reducers.values())), image_size), reducers)
+
+
+def objective_memory(
+    objective: Objective[Any], reducers: Mapping[str, TokenReducer[Any]]
+) -> dict[str, dict[str, MemoryFit]]:
+    """The same of a module on the meta device that is trained, whatever it minimises of pairs."""
     twins: list[Known] = [{} for _ in BATCHES]
     math = {}
     for label, reducer in reducers.items():

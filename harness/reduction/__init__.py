@@ -12,75 +12,127 @@ if TYPE_CHECKING:
     from harness.kit.settings import validated as validated
     from harness.reduction.clustering import density_peaks as density_peaks
     from harness.reduction.clustering import distances as distances
+    from harness.reduction.driver import drive as drive
+    from harness.reduction.driver import encode as encode
+    from harness.reduction.driver import reducing as reducing
+    from harness.reduction.driver import sample_keys as sample_keys
+    from harness.reduction.driver import working_in as working_in
     from harness.reduction.grid import patch_grid as patch_grid
     from harness.reduction.grid import patches_in as patches_in
     from harness.reduction.grid import resized_to as resized_to
     from harness.reduction.grid import smaller_grid as smaller_grid
+    from harness.reduction.guide import Guide as Guide
+    from harness.reduction.indexing import add_to as add_to
+    from harness.reduction.indexing import split_top as split_top
+    from harness.reduction.indexing import take as take
     from harness.reduction.kernels import attention as attention
     from harness.reduction.kernels import attention_map as attention_map
     from harness.reduction.kernels import policy_map as policy_map
     from harness.reduction.matching import bipartite as bipartite
     from harness.reduction.matching import even_and_odd as even_and_odd
-    from harness.reduction.method import PLAIN as PLAIN
-    from harness.reduction.method import Guide as Guide
     from harness.reduction.method import MethodConfig as MethodConfig
     from harness.reduction.method import TokenReducer as TokenReducer
-    from harness.reduction.method import encode as encode
+    from harness.reduction.phases import PHASES as PHASES
+    from harness.reduction.phases import current_phase as current_phase
+    from harness.reduction.phases import phase as phase
     from harness.reduction.predicted import PredictedConfig as PredictedConfig
     from harness.reduction.predicted import PredictedStages as PredictedStages
     from harness.reduction.schedule import Ratio as Ratio
     from harness.reduction.schedule import Schedule as Schedule
     from harness.reduction.schedule import geometric as geometric
     from harness.reduction.schedule import per_block as per_block
+    from harness.reduction.smaller_images import SmallerImages as SmallerImages
+    from harness.reduction.smaller_images import SmallerImagesConfig as SmallerImagesConfig
     from harness.reduction.stack import EVIDENCE_KINDS as EVIDENCE_KINDS
+    from harness.reduction.stack import PLAIN as PLAIN
+    from harness.reduction.stack import BlockHooks as BlockHooks
     from harness.reduction.stack import Evidence as Evidence
     from harness.reduction.stack import Stack as Stack
     from harness.reduction.stack import StackShape as StackShape
     from harness.reduction.stack import Trace as Trace
-    from harness.reduction.stack import drive as drive
-    from harness.reduction.stack import reducing as reducing
-    from harness.reduction.stack import sample_keys as sample_keys
-    from harness.reduction.stack import working_in as working_in
     from harness.reduction.staged import MixedStages as MixedStages
     from harness.reduction.staged import StagedConfig as StagedConfig
-    from harness.reduction.tokens import PHASES as PHASES
-    from harness.reduction.tokens import Pooled as Pooled
+    from harness.reduction.state import Pooled as Pooled
+    from harness.reduction.state import TokenState as TokenState
     from harness.reduction.tokens import Tokens as Tokens
-    from harness.reduction.tokens import TokenState as TokenState
-    from harness.reduction.tokens import add_to as add_to
-    from harness.reduction.tokens import current_phase as current_phase
     from harness.reduction.tokens import join as join
-    from harness.reduction.tokens import phase as phase
-    from harness.reduction.tokens import split_top as split_top
-    from harness.reduction.tokens import take as take
 
 _HOMES = {
     "harness.kit.draws": ("uniform",),
     "harness.kit.errors": ("HarnessError",),
     "harness.kit.settings": ("validated",),
-    "harness.reduction.clustering": ("density_peaks", "distances"),
-    "harness.reduction.grid": ("patch_grid", "patches_in", "resized_to", "smaller_grid"),
-    "harness.reduction.kernels": ("attention", "attention_map", "policy_map"),
-    "harness.reduction.matching": ("bipartite", "even_and_odd"),
-    "harness.reduction.method": ("PLAIN", "Guide", "MethodConfig", "TokenReducer", "encode"),
-    "harness.reduction.predicted": ("PredictedConfig", "PredictedStages"),
-    "harness.reduction.schedule": ("Ratio", "Schedule", "geometric", "per_block"),
-    "harness.reduction.stack": (
-        *("EVIDENCE_KINDS", "Evidence", "Stack", "StackShape", "Trace", "drive", "reducing"),
-        *("sample_keys", "working_in"),
+    "harness.reduction.clustering": (
+        "density_peaks",
+        "distances",
     ),
-    "harness.reduction.staged": ("MixedStages", "StagedConfig"),
-    "harness.reduction.tokens": (
-        "PHASES",
-        "Pooled",
-        "TokenState",
-        "Tokens",
+    "harness.reduction.driver": (
+        "drive",
+        "encode",
+        "reducing",
+        "sample_keys",
+        "working_in",
+    ),
+    "harness.reduction.grid": (
+        "patch_grid",
+        "patches_in",
+        "resized_to",
+        "smaller_grid",
+    ),
+    "harness.reduction.guide": ("Guide",),
+    "harness.reduction.indexing": (
         "add_to",
-        "current_phase",
-        "join",
-        "phase",
         "split_top",
         "take",
+    ),
+    "harness.reduction.kernels": (
+        "attention",
+        "attention_map",
+        "policy_map",
+    ),
+    "harness.reduction.matching": (
+        "bipartite",
+        "even_and_odd",
+    ),
+    "harness.reduction.method": (
+        "MethodConfig",
+        "TokenReducer",
+    ),
+    "harness.reduction.phases": (
+        "current_phase",
+        "phase",
+        "PHASES",
+    ),
+    "harness.reduction.predicted": (
+        "PredictedConfig",
+        "PredictedStages",
+    ),
+    "harness.reduction.schedule": (
+        "geometric",
+        "per_block",
+        "Ratio",
+        "Schedule",
+    ),
+    "harness.reduction.smaller_images": ("SmallerImages", "SmallerImagesConfig"),
+    "harness.reduction.stack": (
+        "BlockHooks",
+        "Evidence",
+        "EVIDENCE_KINDS",
+        "PLAIN",
+        "Stack",
+        "StackShape",
+        "Trace",
+    ),
+    "harness.reduction.staged": (
+        "MixedStages",
+        "StagedConfig",
+    ),
+    "harness.reduction.state": (
+        "Pooled",
+        "TokenState",
+    ),
+    "harness.reduction.tokens": (
+        "join",
+        "Tokens",
     ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

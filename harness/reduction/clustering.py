@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.reduction.tokens import split_top, take
+from harness.reduction.indexing import split_top, take
 
 
 @torch.no_grad()

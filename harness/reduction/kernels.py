@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.kit.errors import HarnessError
-from harness.reduction.tokens import current_phase
+from harness.reduction.phases import current_phase
 
 ATTENTION_PATHS = ("fused", "math")
 _attention_path: ContextVar[str] = ContextVar("attention_path", default="fused")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.reduction.tokens import split_top
+from harness.reduction.indexing import split_top
 
 
 def even_and_odd(patches: int, prefix: int, device: torch.device) -> tuple[Tensor, Tensor]:

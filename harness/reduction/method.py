@@ -6,44 +6,15 @@ that a method may reduce, D channels, H heads, d = D / H, n0 patch tokens at the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.kit.errors import HarnessError
-from harness.reduction.kernels import attention
-from harness.reduction.stack import Evidence, Stack, StackShape, Trace, drive, sample_keys
-from harness.reduction.tokens import Tokens, TokenState
-
-
-@dataclass(frozen=True)
-class Guide:
-    """What the text side offers: text_cls (B, D); optionally text_states (B, L, D) and text_mask (B, L).
-
-    notes: what a method noted in the text stack, (B, ...) each and with gradient, for losses that compare both sides.
-    shared: what takes image states and text states (..., D) to the space both sides share, with weights that get no
-    gradient; None where a host has none.
-    """
-
-    text_cls: Tensor
-    text_states: Tensor | None = None
-    text_mask: Tensor | None = None
-    notes: Mapping[str, Tensor] = field(default_factory=dict)
-    shared: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None
-
-    def rows(self, part: slice) -> Guide:
-        """That of some texts."""
-        states, mask = self.text_states, self.text_mask
-        return Guide(
-            self.text_cls[part],
-            None if states is None else states[part],
-            None if mask is None else mask[part],
-            {name: note[part] for name, note in self.notes.items()},
-            self.shared,
-        )
+from harness.reduction.stack import VISION, BlockHooks, StackShape, Trace
+from harness.reduction.tokens import Tokens
 
 
 class MethodConfig(BaseModel):
@@ -75,14 +46,14 @@ class MethodConfig(BaseModel):
 
 
 C = TypeVar("C", bound=MethodConfig)
-VISION = frozenset({"vision"})
 
 
-class TokenReducer(nn.Module, Generic[C]):
-    """Base class of a method: a subclass names `Config` and overrides `before_block`, or `evidence` and `between`.
+class TokenReducer(BlockHooks, Generic[C]):
+    """Base class of a method: a subclass names `Config` and overrides hooks of `BlockHooks`, as `before_block`, or
+    `evidence` and `between`.
 
-    `stacks`: where it works, of vision, text and fusion, as many of them as a host has, at least one (the hooks below
-    are called in each, with that stack).
+    `stacks`: where it works, of vision, text and fusion, as many of them as a host has, at least one (the
+    hooks are called in each, with that stack).
     `needs_text`: uses `guide` where there is one; `without_text` says what it does where there is none.
     `adaptive`: how many tokens are kept depends on the image. `stochastic`: asks for sample keys.
     `needs_dense`: its losses compare with the tokens of the unreduced tower (of the class, or as a reducer is set).
@@ -114,29 +85,14 @@ class TokenReducer(nn.Module, Generic[C]):
         return next(self.parameters(), None) is not None
 
     @property
-    def text_first(self) -> bool:
-        """Whether, where two streams read each other, the text's layer runs first and the image's reads its output.
-
-        `between` then stands between the text's attention and its MLP, and may reduce the image beside it before the
-        image's layer runs.
-        """
-        return False
+    def scoring_phase(self) -> str:
+        return "predictor" if self.learns else "scoring"
 
     def planned(self) -> Trace | None:
         """Tokens entering each attention and MLP of the blocks it reduces, prefix included, of a method that leaves the
         vision tower alone; None where running it on a tower that computes nothing tells them.
         """
         return None
-
-    @property
-    def scoring_phase(self) -> str:
-        """What products of `before_block` count as, unless it says otherwise."""
-        return "predictor" if self.learns else "scoring"
-
-    @property
-    def proportional_attention(self) -> bool:
-        """Whether log sizes are added to the attention logits."""
-        return False
 
     def resized(self, images: Tensor) -> Tensor | None:
         """The images (B, C, h, w) that the tower opens instead of images (B, C, H, W); None: these themselves.
@@ -146,75 +102,9 @@ class TokenReducer(nn.Module, Generic[C]):
         """
         return None
 
-    def evidence(self, block: int) -> frozenset[str]:
-        """Names from EVIDENCE_KINDS that `between` needs of this block."""
-        return frozenset()
-
-    def opened(self, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
-        """Change what enters block 0, as by a token of the method's own."""
-        return state
-
-    def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
-        """Reduce on the block's input; products computed here count as `scoring_phase` unless marked otherwise."""
-        return state
-
-    def takes_values(self, block: int, state: TokenState) -> bool:
-        """Whether `attention` uses v of the tokens that enter; if not, the v given has no rows and costs nothing."""
-        return True
-
-    def attention(
-        self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, stack: Stack
-    ) -> tuple[Tensor, TokenState]:
-        """The block's self-attention: heads' outputs (B, H, M, d), and the state whose M tokens they are added to.
-
-        q, k, v: (B, H, N, d), unscaled, of the block's input. A method overrides this to mask the softmax itself, to
-        compute some rows only, or to reduce keys and rows at once; all products count as main unless marked otherwise.
-        """
-        return stack.softmax_attention(block, q, k, v, state, self.proportional_attention), state
-
-    def cross_attention(
-        self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, read: Tokens, stack: Stack
-    ) -> tuple[Tensor, TokenState]:
-        """The block's attention to what its stack reads (fusion): (B, H, N, d), and the state it is added to.
-
-        Keys of tokens that stand count.
-        """
-        bias = None if read.mask is None else (read.mask > 0.5)[:, None, None, :]
-        return attention(q, k, v, bias, stack.attention_dropout(block)), state
-
-    def between(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
-        """Reduce after the attention residual and before the MLP; products computed here count as matching."""
-        return state
-
-    def after_block(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
-        """Reduce what leaves the block, after its MLP; products computed here count as matching."""
-        return state
-
     def losses(self, tokens: Tokens, dense: Tokens | None) -> Mapping[str, Tensor]:
         """What training adds to the task's losses, by name, from what left the stack (`tokens.notes` has the notes).
 
         `dense`: what the unreduced tower gives for the same images, without gradient, if `needs_dense`.
         """
         return {}
-
-
-# Nothing is reduced: what stacks run with in which no method works.
-PLAIN: TokenReducer[Any] = TokenReducer(MethodConfig(), StackShape(0, 0, 1, 1, True))
-
-
-def encode(
-    stack: Stack, reducer: TokenReducer[Any], images: Tensor, guide: Guide | None = None, trace: Trace | None = None
-) -> Tokens:
-    """Run images (B, C, H, W) through a tower, reduced by a method if it is one that works there: its last tokens."""
-    if stack.shape.kind not in reducer.stacks:
-        return drive(stack, stack.open(images), PLAIN, trace=trace)
-    resized = reducer.resized(images)
-    state = stack.open(images) if resized is None else stack.open_resized(resized)
-    if resized is None and state.patches != reducer.shape.patches:
-        raise HarnessError(
-            f"{type(reducer).__name__} was made for {reducer.shape.patches} patches and got {state.patches}: make it "
-            "for the tower at this image size"
-        )
-    if reducer.stochastic:
-        state = replace(state, sample_keys=sample_keys(images))
-    return drive(stack, state, reducer, guide, trace)

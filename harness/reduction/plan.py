@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from harness.kit.errors import HarnessError
-from harness.reduction.method import Guide, TokenReducer, encode
+from harness.reduction.driver import encode
+from harness.reduction.guide import Guide
+from harness.reduction.method import TokenReducer
 from harness.reduction.stack import QKV, Evidence, Stack, StackShape, Trace
-from harness.reduction.tokens import Tokens, TokenState
+from harness.reduction.state import TokenState
+from harness.reduction.tokens import Tokens
 
 
 class EmptyStack(Stack):

@@ -14,11 +14,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.reduction.guide import Guide
+from harness.reduction.indexing import split_top
 from harness.reduction.kernels import policy_map
-from harness.reduction.method import Guide, MethodConfig, TokenReducer
+from harness.reduction.method import MethodConfig, TokenReducer
 from harness.reduction.schedule import Schedule
 from harness.reduction.stack import Stack, StackShape
-from harness.reduction.tokens import Tokens, TokenState, split_top
+from harness.reduction.state import TokenState
+from harness.reduction.tokens import Tokens
 
 
 class PredictedConfig(MethodConfig):

@@ -1,4 +1,4 @@
-"""What a method is driven over: a stack of blocks that can be opened, and the one loop that drives it.
+"""A stack of blocks that can be opened, and the hooks by which a method reduces inside each block.
 
 A stack is a vision tower, a text encoder, a fusion encoder or a decoder. Shapes: B inputs, N tokens (prefix first),
 M queries, D channels, H heads, d = D / H.
@@ -7,22 +7,20 @@ M queries, D channels, H heads, d = D / H.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.kit import recompute
 from harness.kit.errors import HarnessError
+from harness.reduction.guide import Guide
+from harness.reduction.indexing import moved
 from harness.reduction.kernels import attention, attention_map
-from harness.reduction.tokens import Tokens, TokenState, moved, phase
-
-if TYPE_CHECKING:
-    from harness.reduction.method import Guide, TokenReducer
+from harness.reduction.phases import phase
+from harness.reduction.state import TokenState
+from harness.reduction.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,7 @@ class Evidence:
 
 EVIDENCE_KINDS = frozenset(Evidence.__dataclass_fields__)
 NOTHING: frozenset[str] = frozenset()
+VISION = frozenset({"vision"})
 QKV = tuple[Tensor, Tensor, Tensor | None]
 
 
@@ -147,7 +146,7 @@ class Stack(ABC):
         """The stack's own attention, heads' outputs (B, H, M, d); `proportional`: log sizes are added (ToMe)."""
         return attention(q, k, v, self.bias(state, proportional), self.attention_dropout(block))
 
-    def cross(self, block: int, state: TokenState, reducer: TokenReducer[Any] | None) -> TokenState:
+    def cross(self, block: int, state: TokenState, hooks: BlockHooks | None) -> TokenState:
         """Read another stack's tokens, between self-attention and MLP; here: nothing."""
         return state
 
@@ -156,27 +155,27 @@ class Stack(ABC):
         block: int,
         state: TokenState,
         wants: frozenset[str] = NOTHING,
-        reducer: TokenReducer[Any] | None = None,
+        hooks: BlockHooks | None = None,
     ) -> tuple[TokenState, Evidence]:
-        """Attention and residual of one block, with the evidence wanted; by `reducer`'s own attention where it has one.
+        """Attention and residual of one block, with the evidence wanted; by `hooks`'s own attention where it has one.
 
-        Without a reducer: the stack's plain attention, as look-ahead scoring runs it.
+        Without a hooks: the stack's plain attention, as look-ahead scoring runs it.
         """
-        if reducer is None or reducer.takes_values(block, state):
+        if hooks is None or hooks.takes_values(block, state):
             q, k, v = self.queries_keys_values(block, state.tokens)
         else:
             q, k = self.query_and_keys(block, state.tokens, state.tokens.shape[1])
             v = k[:, :, :0]
-        proportional = reducer is not None and reducer.proportional_attention
+        proportional = hooks is not None and hooks.proportional_attention
         bias = self.bias(state, proportional) if wants else None
         evidence = self._evidence((q, k, v), wants, state.prefix, bias)
-        if reducer is None:
+        if hooks is None:
             attended, left = self.softmax_attention(block, q, k, v, state), state
         else:
-            attended, left = reducer.attention(block, q, k, v, state, self)
+            attended, left = hooks.attention(block, q, k, v, state, self)
         heads_last = attended.transpose(1, 2).flatten(2)
         state = replace(left, tokens=self.close_attention(block, left.tokens, heads_last))
-        return self.cross(block, state, reducer), evidence
+        return self.cross(block, state, hooks), evidence
 
     def feed_forward(self, block: int, state: TokenState) -> TokenState:
         """Norm, MLP and residual of one block."""
@@ -192,18 +191,18 @@ class Stack(ABC):
         return self._evidence((q, k, v), wants, state.prefix, self.bias(state, False))
 
     def step(
-        self, block: int, state: TokenState, reducer: TokenReducer[Any], guide: Guide | None, trace: Trace | None
+        self, block: int, state: TokenState, hooks: BlockHooks, guide: Guide | None, trace: Trace | None
     ) -> TokenState:
         """One block with the method's hooks around its parts."""
         origin = state.origin if trace is not None else None
         if origin is not None:  # of this block alone, so that its moves are seen
             state = replace(state, origin=None).traced()
-        with phase(reducer.scoring_phase):
-            state = reducer.before_block(block, state, self, guide)
+        with phase(hooks.scoring_phase):
+            state = hooks.before_block(block, state, self, guide)
         entering = state
-        state, evidence = recompute.block(self.attend, block, state, reducer.evidence(block), reducer)
+        state, evidence = recompute.block(self.attend, block, state, hooks.evidence(block), hooks)
         with phase("matching"):
-            state = reducer.between(block, state, evidence)
+            state = hooks.between(block, state, evidence)
         if origin is not None and trace is not None and state.origin is not None:
             trace.moves.append(state.origin)
             state = replace(state, origin=moved(origin, state.origin))
@@ -211,7 +210,7 @@ class Stack(ABC):
             record(trace, entering, state)
         state = recompute.block(self.feed_forward, block, state)
         with phase("matching"):
-            return reducer.after_block(block, state, evidence)
+            return hooks.after_block(block, state, evidence)
 
     def _evidence(self, qkv: QKV, wants: frozenset[str], prefix: int, bias: Tensor | None) -> Evidence:
         if not wants:
@@ -243,46 +242,77 @@ def record(trace: Trace, entering: TokenState, state: TokenState) -> None:
     trace.standing.append((entering.count(), state.count()))
 
 
-def drive(
-    stack: Stack,
-    state: TokenState,
-    reducer: TokenReducer[Any],
-    guide: Guide | None = None,
-    trace: Trace | None = None,
-) -> Tokens:
-    """Run an opened state through a stack with a method: what leaves the stack."""
-    if trace is not None and trace.origins_wanted:
-        state = state.traced()
-    state = reducer.opened(state, stack, guide)
-    for block in range(stack.shape.depth):
-        state = stack.step(block, state, reducer, guide, trace)
-    if trace is not None:
-        trace.sizes = state.sizes
-    return stack.close(state)
+class BlockHooks(nn.Module):
+    """What a method may do inside each block of a stack; these defaults reduce nothing.
+
+    `stacks`: the kinds of stacks whose blocks call them.
+    """
+
+    stacks: ClassVar[frozenset[str]] = VISION
+
+    @property
+    def text_first(self) -> bool:
+        """Whether, where two streams read each other, the text's layer runs first and the image's reads its output.
+
+        `between` then stands between the text's attention and its MLP, and may reduce the image beside it before the
+        image's layer runs.
+        """
+        return False
+
+    @property
+    def scoring_phase(self) -> str:
+        """What products of `before_block` count as, unless it says otherwise."""
+        return "scoring"
+
+    @property
+    def proportional_attention(self) -> bool:
+        """Whether log sizes are added to the attention logits."""
+        return False
+
+    def evidence(self, block: int) -> frozenset[str]:
+        """Names from EVIDENCE_KINDS that `between` needs of this block."""
+        return frozenset()
+
+    def opened(self, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
+        """Change what enters block 0, as by a token of the method's own."""
+        return state
+
+    def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
+        """Reduce on the block's input; products computed here count as `scoring_phase` unless marked otherwise."""
+        return state
+
+    def takes_values(self, block: int, state: TokenState) -> bool:
+        """Whether `attention` uses v of the tokens that enter; if not, the v given has no rows and costs nothing."""
+        return True
+
+    def attention(
+        self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, stack: Stack
+    ) -> tuple[Tensor, TokenState]:
+        """The block's self-attention: heads' outputs (B, H, M, d), and the state whose M tokens they are added to.
+
+        q, k, v: (B, H, N, d), unscaled, of the block's input. A method overrides this to mask the softmax itself, to
+        compute some rows only, or to reduce keys and rows at once; all products count as main unless marked otherwise.
+        """
+        return stack.softmax_attention(block, q, k, v, state, self.proportional_attention), state
+
+    def cross_attention(
+        self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, read: Tokens, stack: Stack
+    ) -> tuple[Tensor, TokenState]:
+        """The block's attention to what its stack reads (fusion): (B, H, N, d), and the state it is added to.
+
+        Keys of tokens that stand count.
+        """
+        bias = None if read.mask is None else (read.mask > 0.5)[:, None, None, :]
+        return attention(q, k, v, bias, stack.attention_dropout(block)), state
+
+    def between(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
+        """Reduce after the attention residual and before the MLP; products computed here count as matching."""
+        return state
+
+    def after_block(self, block: int, state: TokenState, evidence: Evidence) -> TokenState:
+        """Reduce what leaves the block, after its MLP; products computed here count as matching."""
+        return state
 
 
-def sample_keys(images: Tensor) -> Tensor:
-    """One int64 per image from its bits alone, so that random methods do not depend on batch or order."""
-    bits = images.contiguous().view(
-        torch.int32 if images.element_size() == 4 else torch.int64 if images.element_size() == 8 else torch.int16
-    )
-    return bits.flatten(1).long().sum(1)
-
-
-_working: ContextVar[TokenReducer[Any] | None] = ContextVar("working", default=None)
-
-
-@contextmanager
-def reducing(reducer: TokenReducer[Any] | None) -> Iterator[None]:
-    """Let a method work in the text, fusion and decoder stacks that hosts drive inside, as far as it says it does."""
-    token = _working.set(reducer)
-    try:
-        yield
-    finally:
-        _working.reset(token)
-
-
-def working_in(kind: str) -> TokenReducer[Any] | None:
-    """The method that works in stacks of a kind now, or None."""
-    reducer = _working.get()
-    return reducer if reducer is not None and kind in reducer.stacks else None
+# Nothing is reduced: what stacks run with in which no method works.
+PLAIN = BlockHooks()

@@ -9,10 +9,11 @@ from pydantic import PositiveInt
 from torch import nn
 
 from harness.kit.errors import HarnessError
-from harness.reduction.method import Guide, MethodConfig, TokenReducer
+from harness.reduction.guide import Guide
+from harness.reduction.method import MethodConfig, TokenReducer
 from harness.reduction.schedule import Schedule, geometric
 from harness.reduction.stack import Stack, StackShape
-from harness.reduction.tokens import TokenState
+from harness.reduction.state import TokenState
 
 
 class StagedConfig(MethodConfig):

@@ -9,6 +9,7 @@ import pandas as pd
 from harness.cost.quantities import COSTS, MENTIONED, extra_costs
 from harness.report.frame import Frame
 from harness.report.layout import Column, plain
+from harness.train.quantities import TRAINED
 
 DIGITS = {"train_mib_per_image": 2}
 
@@ -53,7 +54,7 @@ def _pairs(rates: pd.DataFrame) -> list[str]:
 
 def _costs(board: Frame, tasks: Sequence[str] | None = None) -> list[Column]:
     """The columns of a board's costs, those of some tasks where they differ in them."""
-    extra = extra_costs().values()
+    extra = (*extra_costs().values(), *TRAINED)
     optional = {"latency_ratio", *(one.name for one in extra)}
 
     def column(name: str, chosen: Sequence[str] | None, heading: str = "") -> Column | None:

@@ -169,13 +169,13 @@ def _protocol(settings: pd.DataFrame) -> str:
     """'finetune, 300 steps': a board's protocol, the steps that all its tasks were trained for, and what else is told
     apart from other boards."""
     protocol = str(settings["protocol"].iloc[0])
-    stages: dict[str, set[int]] = {}
+    stages: dict[str, set[str]] = {}
     for found in map(json.loads, settings["training_steps"].unique()):
         for stage, steps in found.items():
             stages.setdefault(stage, set()).update(steps)
     if not stages:
         return protocol
-    steps = {stage: f"{next(iter(found))} steps" for stage, found in stages.items() if len(found) == 1}
+    steps = {stage: next(iter(found)) for stage, found in stages.items() if len(found) == 1}
     if list(stages) == [protocol]:
         words = [protocol, *steps.values()]
     else:

@@ -8,13 +8,14 @@ from harness.cost.quantities import COSTS, MENTIONED, extra_costs
 from harness.evaluate.quantities import THROUGHPUT
 from harness.kit.registry import tasks
 from harness.metrics.quantity import Quantity, declared
+from harness.train.quantities import TRAINED
 
 OF_THROUGHPUT = {one.name: one for one in THROUGHPUT}
 
 
 def of_costs() -> dict[str, Quantity]:
     """Cost -> its quantity, in the order of reading."""
-    return {one.name: one for one in (*COSTS, *extra_costs().values(), *MENTIONED)}
+    return {one.name: one for one in (*COSTS, *extra_costs().values(), *TRAINED, *MENTIONED)}
 
 
 @lru_cache(1)

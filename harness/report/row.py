@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from harness.cost.quantities import costs_of, mentioned_of
 from harness.evaluate.quantities import throughput_of
 from harness.report.quantities import OF_THROUGHPUT, of_costs, quantity_of
-from harness.report.settings import Record, Setting, steps_of_training
+from harness.report.settings import Record, Setting, length_of_training
+from harness.train.quantities import trained_of
 
 ERRORS = {"failed": "failed", "out_of_memory": "no memory"}
 ABSENT = "absent"
@@ -115,7 +116,8 @@ def _costs(number: int, task: str, records: Sequence[Record], unguided: bool) ->
     fates = {name: next((one[name] for one in mentioned if one[name] is not None), None) for name in mentioned[0]}
     size = float(cost.get("image_size") or NAN)
     declared = of_costs()
-    for name, value in (costs_of(cost) | fates).items():
+    training = next((record["trained"] for record in records if record.get("trained")), ())
+    for name, value in (costs_of(cost) | trained_of(training) | fates).items():
         if value is not None:
             yield Value(
                 number, task, name, "cost", declared[name].unit, float(value), image_size=size, unguided=unguided
@@ -151,9 +153,9 @@ def _diagnostics(record: Record) -> Mapping[str, Any]:
 
 
 def _stages(records: Sequence[Record]) -> str:
-    """JSON of stage -> the numbers of steps that the row's tasks were trained for in it."""
-    found: dict[str, set[int]] = {}
+    """JSON of stage -> for how long the row's tasks were trained in it."""
+    found: dict[str, set[str]] = {}
     for record in records:
-        for stage, steps in steps_of_training(record["spec"]).items():
-            found.setdefault(stage, set()).update(() if steps is None else (steps,))
-    return json.dumps({stage: sorted(steps) for stage, steps in found.items()})
+        for stage, length in length_of_training(record["spec"]).items():
+            found.setdefault(stage, set()).update(() if length is None else (length,))
+    return json.dumps({stage: sorted(lengths) for stage, lengths in found.items()})

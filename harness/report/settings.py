@@ -72,9 +72,16 @@ def seed_of(spec: Mapping[str, Any]) -> Seed:
     return (seed,) if own is None or own == seed else (seed, own)
 
 
-def steps_of_training(spec: Mapping[str, Any]) -> dict[str, int | None]:
-    """Stage -> steps of a cell's training (None: its recipe's epochs); {} where there is none."""
-    return {str(stage["stage"]): stage.get("steps") for stage in spec.get("training") or ()}
+def length_of_training(spec: Mapping[str, Any]) -> dict[str, str | None]:
+    """Stage -> '300 steps' of a cell's training, or the budget they follow from for each method (None: its recipe's
+    epochs); {} where there is none.
+    """
+    lengths = {}
+    for stage in spec.get("training") or ():
+        steps = stage.get("steps")
+        named = None if steps is None else f"{steps} steps"
+        lengths[str(stage["stage"])] = (stage.get("budget") or {}).get("steps", named)
+    return lengths
 
 
 def _shared(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,8 +98,13 @@ def _setting(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _facts(spec: Mapping[str, Any]) -> dict[str, Any]:
     """What may differ from task to task, by dotted name."""
     config = {name: value for name, value in (spec.get("config") or {}).items() if name in PER_BUDGET}
-    stages = {str(stage["stage"]): stage for stage in spec.get("training") or ()}
-    return {"image_size": spec.get("image_size"), **_flat("config", config), **_flat("training", stages)}
+    training: dict[str, Any] = {}
+    for stage in spec.get("training") or ():
+        # What follows from a budget for each method tells no settings apart: the budget does.
+        fields = {name: value for name, value in stage.items() if name != "budget"}
+        training |= _flat(f"training.{stage['stage']}", fields)
+        training |= {f"training.{stage['stage']}.{name}": said for name, said in (stage.get("budget") or {}).items()}
+    return {"image_size": spec.get("image_size"), **_flat("config", config), **training}
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:

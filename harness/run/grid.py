@@ -197,7 +197,7 @@ def _cell(
 ) -> Cell:
     dense, request = method == "dense", budgets.request
     config = budgets.config(host, method, ratio, about["task"], about["seed"])
-    trained = tuple(with_method(stages, method, config))
+    trained = tuple(with_method(stages, method, config, ratio))
     return Cell(
         **about,
         method=method,

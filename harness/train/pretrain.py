@@ -6,19 +6,22 @@ from functools import partial
 from typing import Any
 
 from harness.data.world import are_worlds
-from harness.hosts.build import build_host, host_class, host_config, split_name
+from harness.hosts.build import build_host, host_class, host_config, skeleton, split_name
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, HubTokenizer, TextTokenizer, Tokenizer, open_tokenizer
-from harness.hosts.weights.own import LearnedMethod, load_model
+from harness.hosts.weights.own import LearnedMethod, find_weights, load_model, stated_sizes
 from harness.kit import distributed
 from harness.kit.distributed import main_process_first, run_together
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
 from harness.objectives import Choice, choose
 from harness.objectives.parts.batches import Batches
-from harness.objectives.parts.recipe import recipe_of
+from harness.objectives.parts.objective import Objective
+from harness.objectives.parts.recipe import Recipe, recipe_of
+from harness.reduction import TokenReducer
+from harness.train.equal_budget import Trained, budget_of
 from harness.train.request import PretrainRequest
-from harness.train.session import Prepared, Session
+from harness.train.session import Prepared, Session, method_for
 from harness.train.starts import check_starts, start_sides, world_words
 from harness.train.vocabulary import build_vocabulary
 
@@ -36,9 +39,29 @@ def pretrain(request: PretrainRequest) -> dict[str, Any]:
     """
     choice = choose(request.model, request.objective, request.objective_settings)
     recipe = recipe_of(request.model, untouched(request.data) | request.recipe)
+    request, recipe = within_budget(request, recipe)
     session = Session(request, recipe, unused_parameters=choice.leaves_unused)
     session.facts |= {"objective": choice.name, "objective_settings": choice.settings()}
     return session.finished() or session.train(run_together(partial(prepare, session, request, choice)))
+
+
+def within_budget(request: PretrainRequest, recipe: Recipe) -> tuple[PretrainRequest, Recipe]:
+    """The request with the steps, and the recipe with the batch, that its budget comes to for its method."""
+    budget = budget_of(request)
+    if not budget.asked and budget.batch_size is None:
+        return request, recipe
+    sizes = {} if request.init is None else stated_sizes(request.model, find_weights(request.init))
+    sizes |= request.sizes | {"image_size": recipe.image_size}
+    host = skeleton(request.model, sizes=sizes)
+    trained = _trained(request, host, method_for(request, host))
+    recipe, steps = budget.resolve(recipe, trained, request.ratio, distributed.world())
+    return request.model_copy(update={"steps": steps}), recipe
+
+
+def _trained(request: PretrainRequest, host: HostModel, reducer: TokenReducer[Any]) -> Trained:
+    """What a request trains, as its costs are counted."""
+    sizes, config = host.config.model_dump(mode="json"), reducer.config.model_dump(mode="json")
+    return Trained(request.model, sizes, request.objective, request.objective_settings, request.method, config)
 
 
 def prepare(session: Session, request: PretrainRequest, choice: Choice) -> Prepared:
@@ -49,7 +72,10 @@ def prepare(session: Session, request: PretrainRequest, choice: Choice) -> Prepa
     batches = session.batches(choice, config, request.data)
     host, tokenizer, start, learned = _start(session, request, batches)
     objective = choice.make(host, session.reducer(host, learned), tokenizer.specials, session.recipe)
-    return Prepared(choice, objective, batches, tokenizer, start)
+    counted = None
+    if choice.terms[0].kind.same_batches(Objective):
+        counted = _trained(request, host, objective.reducer).gmacs_per_pair(session.recipe)
+    return Prepared(choice, objective, batches, tokenizer, start, counted)
 
 
 def untouched(sources: tuple[str, ...]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from harness.kit.registry import methods, models, module_of, tasks
 from harness.kit.sources import code_parts
 from harness.objectives import Choice, choose, choose_downstream
 from harness.objectives.parts.recipe import Recipe, finetune_recipe, finetuned_tasks, recipe_of
+from harness.train.equal_budget import Budget, Trained, budget_of
 from harness.train.finetune import takes_answers
 from harness.train.pretrain import untouched
 from harness.train.request import FinetuneSpec, PretrainSpec, TrainSpec
@@ -46,10 +47,11 @@ class Stage(TrainSpec):
     """One training run and all that its result depends on; its dump is part of a cell's spec.
 
     `method` and `config`: what works in the tower. `objective` and `objective_settings`: what is minimised, with every
-    setting. `recipe`: every number of it. `digests`: content of the data and of the files that are named, by option;
-    scenes are named by count and seed. What changes no result is left out of the dump: where those files lie, processes
-    that load images, steps between checkpoints. The device is no part of it either, so that CPU and GPU measure the
-    same weights.
+    setting. `recipe`: every number of it. `budget`: what was asked for where steps or batch follow from it for each
+    method, by the dotted name of what follows. `digests`: content of the data and of the files that are named, by
+    option; scenes are named by count and seed. What changes no result is left out of the dump: where those files lie,
+    processes that load images, steps between checkpoints. The device is no part of it either, so that CPU and GPU
+    measure the same weights.
     """
 
     stage: Literal["pretrain", "finetune"]
@@ -60,6 +62,7 @@ class Stage(TrainSpec):
     objective: str = ""
     objective_settings: dict[str, Any] = Field(default={})
     recipe: dict[str, Any]
+    budget: dict[str, str] = Field(default={})
     seed: int
     processes: int
     data: tuple[str, ...]
@@ -70,6 +73,7 @@ class Stage(TrainSpec):
     tokenizer: str | None = Field(default=None, exclude=True)
     workers: int = Field(default=0, exclude=True)
     save_every: int = Field(default=1000, exclude=True)
+    asked: Budget | None = Field(default=None, exclude=True)
 
     @property
     def image_size(self) -> int:
@@ -126,19 +130,37 @@ def plan_stages(
     return [first] if task == NOT_FINETUNED else [first, _finetuning(shared, task, finetune, data, device, None)]
 
 
-def with_method(stages: Sequence[Stage], method: str, config: Mapping[str, Any]) -> list[Stage]:
-    """The stages with a method, by its resolved config, in the first: the one that a protocol is named after."""
-    return [
-        stage.model_copy(update={"method": method, "config": dict(config)} if number == 0 else {})
-        for number, stage in enumerate(stages)
-    ]
+def with_method(
+    stages: Sequence[Stage], method: str, config: Mapping[str, Any], ratio: float | None = None
+) -> list[Stage]:
+    """The stages with a method, by its resolved config, in the first: the one that a protocol is named after.
+
+    `ratio`: the one that the config was made for. HarnessError for a budget that the method cannot keep.
+    """
+    if not stages:
+        return []
+    first = stages[0].model_copy(update={"method": method, "config": dict(config)})
+    return [_within_budget(first, ratio), *stages[1:]]
+
+
+def _within_budget(stage: Stage, ratio: float | None) -> Stage:
+    """The stage with the steps and the batch that its budget comes to for its method."""
+    if stage.asked is None or not stage.asked.asked:
+        return stage
+    trained = Trained(stage.model, _sizes(stage), stage.objective, stage.objective_settings, stage.method, stage.config)
+    recipe, steps = stage.asked.resolve(Recipe.model_validate(stage.recipe), trained, ratio, stage.processes)
+    return stage.model_copy(update={"recipe": recipe.model_dump(mode="json"), "steps": steps})
 
 
 def method_host(stages: Sequence[Stage]) -> HostModel:
     """The host, without weights, that the method works in while training: its config is resolved for this tower."""
-    first = stages[0]
-    sizes = stated_sizes(first.model, find_weights(first.files["init"])) if "init" in first.files else {}
-    return skeleton(first.model, first.image_size, sizes)
+    return skeleton(stages[0].model, sizes=_sizes(stages[0]))
+
+
+def _sizes(stage: Stage) -> dict[str, Any]:
+    """The sizes of the host that a stage trains, as far as they are not its preset's."""
+    stated = stated_sizes(stage.model, find_weights(stage.files["init"])) if "init" in stage.files else {}
+    return stated | {"image_size": stage.image_size}
 
 
 def evaluation_image_size(stages: Sequence[Stage], image_size: int | None = None) -> int:
@@ -189,13 +211,16 @@ def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], evaluated: st
     assert isinstance(options, PretrainSpec)
     data = options.data or ((evaluated,) if world_of(evaluated) is not None else (BUILT_IN_WORLD,))
     choice = choose(shared["model"], options.objective, options.objective_settings)
-    recipe = recipe_of(shared["model"], untouched(data) | numbers)
+    recipe, budget = recipe_of(shared["model"], untouched(data) | numbers), budget_of(options)
+    if isinstance(budget.batch_size, int):
+        recipe = recipe.model_copy(update={"batch_size": budget.batch_size})
     host_config(shared["model"], image_size=recipe.image_size)
     options = options.model_copy(update={"data": data} | _starts(shared["model"], options, choice, data))
     check_starts(shared["model"], {"image_size": recipe.image_size}, options)
     files = {name: getattr(options, name) for name in ("init", *SIDES.values(), "tokenizer")}
     own = {"objective": choice.name, "objective_settings": choice.settings(), "vocabulary": options.vocabulary}
-    return _stage("pretrain", shared, options, recipe, data, files, device, **own)
+    said = {"budget": budget.asked, "asked": budget}
+    return _stage("pretrain", shared, options, recipe, data, files, device, **own, **said)
 
 
 def _starts(model: str, options: PretrainSpec, choice: Choice, data: tuple[str, ...]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -47,8 +48,26 @@ class TrainSpec(BaseModel):
         return "no" if value is False else value  # YAML reads the word no as false
 
 
+def _batch(words: str) -> int | str:
+    return int(words) if words.isdecimal() else words
+
+
 class PretrainSpec(TrainSpec):
     """What one may choose of pre-training beside that."""
+
+    pairs: Annotated[PositiveInt | None, Field(description="Pairs seen in all, in place of steps and epochs.")] = None
+    budget: Annotated[
+        Literal["steps", "macs"],
+        Field(
+            description="What methods have in common: steps, or the multiply-adds of training (macs): those of dense "
+            "times the ratio, in as many steps as they pay for."
+        ),
+    ] = "steps"
+    batch_size: Annotated[
+        int | str | None,
+        Flag(read=_batch, metavar="N|fit:GIB"),
+        Field(description="Pairs per process, or as many as the accounting of memory allows in so many GiB."),
+    ] = None
 
     objective: Annotated[
         str | None,
@@ -73,6 +92,23 @@ class PretrainSpec(TrainSpec):
     vocabulary: Annotated[
         int | None, Field(ge=60, description="Build a vocabulary of so many words from the captions.")
     ] = None
+
+    @field_validator("batch_size")
+    @classmethod
+    def _pairs_or_fit(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, str):
+            fit_gib(value)
+        elif value is not None and value < 1:
+            raise ValueError("expected at least 1 pair")
+        return value
+
+
+def fit_gib(words: str) -> float:
+    """4.0 from 'fit:4'; ValueError for anything else."""
+    found = re.fullmatch(r"fit:(\d+(?:\.\d+)?)", words)
+    if not found or not float(found[1]) > 0:
+        raise ValueError("expected a number of pairs, or fit:GIB as fit:4")
+    return float(found[1])
 
 
 class FinetuneSpec(TrainSpec):

@@ -28,6 +28,7 @@ from harness.hosts.weights.own import CONFIG_FILE, WEIGHTS_FILE, LearnedMethod, 
 from harness.kit import distributed
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
+from harness.kit.peak_memory import peak_mib, reset_peak
 from harness.kit.progress import Progress
 from harness.kit.provenance import provenance
 from harness.kit.registry import methods
@@ -61,6 +62,7 @@ class Prepared:
     batches: Batches
     tokenizer: Tokenizer
     start: Sequence[str] = ()
+    gmacs_per_pair: float | None = None
 
 
 @contextmanager
@@ -148,18 +150,10 @@ class Session:
 
     def reducer(self, host: HostModel, learned: LearnedMethod | None = None) -> TokenReducer[Any]:
         """The request's method for the host, going on from what it learned before where the weights hold that."""
-        reducer = self._fresh_reducer(host)
+        reducer = method_for(self.request, host)
         if learned is not None and learned.name == self.request.method and reducer.learns:
             fill_method(reducer, learned)
         return reducer
-
-    def _fresh_reducer(self, host: HostModel) -> TokenReducer[Any]:
-        request, shape = self.request, host.shape
-        if request.config is not None:
-            kind = methods.get(request.method)
-            return kind(validated(kind.Config, request.config, f"method {request.method}"), shape)
-        settings, schedule = paper_settings(request.model, request.method, request.schedule, request.settings)
-        return make_reducer(request.method, shape, ratio=request.ratio, schedule=schedule, settings=settings)
 
     @ending_together()
     def train(self, prepared: Prepared) -> dict[str, Any]:
@@ -173,6 +167,7 @@ class Session:
             run.log.say(f"start: {line}")
         if run.resume():
             run.log.say(f"resuming at step {run.position.step} of {run.steps}")
+        reset_peak(self.accelerator.device)
         run.train()
         record = self._finish(run, prepared) if self.accelerator.is_main_process else {}
         self.accelerator.wait_for_everyone()  # what is left is there for all of them
@@ -214,19 +209,23 @@ class Session:
         config = {"architecture": family, "preset": preset, **host.config.model_dump(mode="json")}
         config |= run.objective.config_entries()
         write_atomically(out / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
-        position = run.position
+        position, recipe = run.position, run.recipe
+        pairs = position.step * recipe.batch_size * recipe.accumulate * distributed.world()
         record = provenance(request.seed, run.accelerator.device) | {
             "facts": run.facts,
             "places": request.model_dump(mode="json", include=_PLACES),
             "method": {"name": request.method, **run.objective.reducer.config.model_dump(mode="json")},
             "objective": {"name": prepared.choice.name, **prepared.choice.settings()},
-            "recipe": run.recipe.model_dump(mode="json"),
+            "recipe": recipe.model_dump(mode="json"),
             "steps": position.step,
             "epochs": position.epoch,
             "processes": distributed.world(),
             "samples": run.batches.samples,
             "bad_samples": position.bad_samples,
             "truncated_captions": position.truncated,
+            "pairs": pairs,
+            "train_gmacs": None if prepared.gmacs_per_pair is None else pairs * prepared.gmacs_per_pair,
+            "peak_mib": peak_mib(run.accelerator.device),
             "seconds": round(position.seconds, 3),
             "weights_sha256": digest,
             "stored": request.store,
@@ -234,6 +233,16 @@ class Session:
         }
         write_atomically(out / DONE_FILE, (json.dumps(record, indent=2) + "\n").encode())
         return record
+
+
+def method_for(request: TrainRequest, host: HostModel) -> TokenReducer[Any]:
+    """The request's method for a host, as it begins to learn where it does."""
+    shape = host.shape
+    if request.config is not None:
+        kind = methods.get(request.method)
+        return kind(validated(kind.Config, request.config, f"method {request.method}"), shape)
+    settings, schedule = paper_settings(request.model, request.method, request.schedule, request.settings)
+    return make_reducer(request.method, shape, ratio=request.ratio, schedule=schedule, settings=settings)
 
 
 def check_precision(precision: str, device: str) -> None:

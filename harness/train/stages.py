@@ -37,8 +37,8 @@ def trained(
     A finished stage is found by its name (`stage_name`) and not run again, an interrupted one
     goes on from its last checkpoint; one that another command is at is waited for. Checkpoints are removed once their
     stage is finished. Returns the folder of the last stage's weights, and of each stage: stage, folder, steps, seconds,
-    samples_per_second, weights_sha256. Raises HarnessError for anything a stage cannot go on with; of several
-    processes, one that fails in the middle of training ends.
+    samples_per_second, pairs, train_gmacs (None where it is not counted), peak_mib, weights_sha256. Raises HarnessError
+    for anything a stage cannot go on with; of several processes, one that fails in the middle of training ends.
     """
     out, records = folder, []
     for number, stage in enumerate(stages):
@@ -121,13 +121,13 @@ def _stage_record(stage: Stage, out: Path) -> dict[str, Any]:
         record = json.loads((out / DONE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise HarnessError(f"{out / DONE_FILE}: not a JSON file; delete the folder to train again") from error
-    recipe, seconds = record["recipe"], record["seconds"]
-    samples = record["steps"] * recipe["batch_size"] * recipe["accumulate"] * record["processes"]
+    seconds, pairs = record["seconds"], record["pairs"]
     return {
         "stage": stage.stage,
         "folder": out.name,
         "steps": record["steps"],
         "seconds": seconds,
-        "samples_per_second": round(samples / seconds, 3) if seconds else None,
+        "samples_per_second": round(pairs / seconds, 3) if seconds else None,
+        **{name: record[name] for name in ("pairs", "train_gmacs", "peak_mib")},
         "weights_sha256": record["weights_sha256"],
     }

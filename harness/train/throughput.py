@@ -33,7 +33,7 @@ from harness.objectives.parts.objective import Objective, Pairs
 from harness.objectives.parts.recipe import recipe_of
 from harness.train.log import TrainLog
 from harness.train.loop import Run
-from harness.train.pretrain import untouched
+from harness.train.pretrain import untouched, within_budget
 from harness.train.request import PretrainRequest
 from harness.train.session import Session
 
@@ -85,6 +85,7 @@ def measure_throughput(
     be built, and for a batch that the GPU's memory does not hold.
     """
     recipe = recipe_of(request.model, untouched(request.data) | request.recipe)
+    request, recipe = within_budget(request, recipe)
     session = Session(request, recipe)
     run = _run(session, request)
     config: HostConfig = run.objective.host.config

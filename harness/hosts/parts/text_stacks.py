@@ -16,10 +16,10 @@ from harness.hosts.parts.clip_blocks import ClipBlocks
 from harness.kit import recompute
 from harness.reduction import (
     PLAIN,
+    BlockHooks,
     Guide,
     Stack,
     StackShape,
-    TokenReducer,
     Tokens,
     TokenState,
     Trace,
@@ -109,13 +109,13 @@ class BertStack(TextStack):
         dropout: nn.Dropout = self.layers[block].attention.self.dropout
         return dropout.p if dropout.training else 0.0
 
-    def cross(self, block: int, state: TokenState, reducer: TokenReducer[Any] | None) -> TokenState:
+    def cross(self, block: int, state: TokenState, hooks: BlockHooks | None) -> TokenState:
         if not self.read:
             return state
         read, cross = self.read[block % len(self.read)], self.lenders[block].crossattention
         q = self.heads_first(cross.self.query(state.tokens))
         k, v = self.heads_first(cross.self.key(read.states)), self.heads_first(cross.self.value(read.states))
-        attended, state = (reducer or PLAIN).cross_attention(block, q, k, v, state, read, self)
+        attended, state = (hooks or PLAIN).cross_attention(block, q, k, v, state, read, self)
         return replace(state, tokens=cross.output(attended.transpose(1, 2).flatten(2), state.tokens))
 
     def mlp(self, block: int, tokens: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class BertStack(TextStack):
 class PairStack(BertStack):
     """BERT layers each of which reads two images at once (BLIP's for NLVR2, `harness.hosts.blip.layers`)."""
 
-    def cross(self, block: int, state: TokenState, reducer: TokenReducer[Any] | None) -> TokenState:
+    def cross(self, block: int, state: TokenState, hooks: BlockHooks | None) -> TokenState:
         first, second = self.read
         return replace(state, tokens=self.layers[block].crossattention(state.tokens, first, second))
 
@@ -135,7 +135,7 @@ class CoAttentionStack(BertStack):
     """METER's two streams, texts and image tokens: in a layer each reads what the other one was before it.
 
     The image's stream is the state's `beside`. A method's hooks see the text's stream and may change both; one that
-    asks for the text first (`TokenReducer.text_first`) lets the image read what the text's layer made.
+    asks for the text first (`BlockHooks.text_first`) lets the image read what the text's layer made.
     """
 
     def __init__(self, text_layers: Any, image_layers: Any) -> None:
@@ -149,31 +149,31 @@ class CoAttentionStack(BertStack):
         return replace(text, beside=replace(image, prefix=inputs[1].prefix))
 
     def step(
-        self, block: int, state: TokenState, reducer: TokenReducer[Any], guide: Guide | None, trace: Trace | None
+        self, block: int, state: TokenState, hooks: BlockHooks, guide: Guide | None, trace: Trace | None
     ) -> TokenState:
-        with phase(reducer.scoring_phase):
-            state = reducer.before_block(block, state, self, guide)
+        with phase(hooks.scoring_phase):
+            state = hooks.before_block(block, state, self, guide)
         entering, image = state, state.beside
         assert image is not None
         text_stack = self.reading(self.layers, image)
-        attended, evidence = recompute.block(text_stack.attend, block, state, reducer.evidence(block), reducer)
-        if not reducer.text_first:
-            image = self.attend_image(block, image, state, reducer)
+        attended, evidence = recompute.block(text_stack.attend, block, state, hooks.evidence(block), hooks)
+        if not hooks.text_first:
+            image = self.attend_image(block, image, state, hooks)
         with phase("matching"):
-            state = reducer.between(block, replace(attended, beside=image), evidence)
+            state = hooks.between(block, replace(attended, beside=image), evidence)
         if trace is not None:
             record(trace, entering, state)
         fed, image = recompute.block(text_stack.feed_forward, block, state), state.beside
         assert image is not None
-        if reducer.text_first:
-            image = self.attend_image(block, image, fed, reducer)
+        if hooks.text_first:
+            image = self.attend_image(block, image, fed, hooks)
         image_stack = BertStack(self.image_layers, "fusion")
         return replace(fed, beside=recompute.block(image_stack.feed_forward, block, image))
 
-    def attend_image(self, block: int, image: TokenState, text: TokenState, reducer: TokenReducer[Any]) -> TokenState:
+    def attend_image(self, block: int, image: TokenState, text: TokenState, hooks: BlockHooks) -> TokenState:
         """The image's attention to itself and to the text as it stands."""
         stack = self.reading(self.image_layers, text)
-        attended: TokenState = recompute.block(stack.attend, block, image, frozenset(), reducer)[0]
+        attended: TokenState = recompute.block(stack.attend, block, image, frozenset(), hooks)[0]
         return attended
 
     def reading(self, layers: Any, other: TokenState) -> BertStack:

@@ -25,7 +25,7 @@ from harness.kit.draws import categorical, uniform
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.batches import Asked, Batches, pair_batches
 from harness.objectives.parts.recipe import Recipe
-from harness.reduction import PLAIN, TokenReducer, Tokens, encode, reducing
+from harness.reduction import PLAIN, TokenReducer, Tokens, drive, encode, reducing
 
 # Purposes of draws, so that no two of them share their numbers.
 MASKS, MASK_KINDS, MASK_WORDS, WRONG_TEXTS, WRONG_IMAGES, MISMATCHES, FALSE_TEXTS = range(7)
@@ -212,7 +212,10 @@ class Objective(nn.Module, ABC, Generic[H]):
     @torch.no_grad()
     def _dense(self, pixels: Tensor) -> Tokens | None:
         """What the tower that training started from gives for images with all their tokens, if the method asks."""
-        return None if self.dense_tower is None else encode(open_tower(self.dense_tower), PLAIN, pixels)
+        if self.dense_tower is None:
+            return None
+        tower = open_tower(self.dense_tower)
+        return drive(tower, tower.open(pixels), PLAIN)
 
     def candidates(self, rows_B: Tensor, fill: float | int | None = None) -> Tensor:
         """The rows that negatives are drawn from: (G, …) or one's own; with `fill` padded to one width first."""

@@ -1,0 +1,35 @@
+"""What the text side offers to a method that works in the vision tower. Shapes: B texts, L tokens, D channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What the text side offers: text_cls (B, D); optionally text_states (B, L, D) and text_mask (B, L).
+
+    notes: what a method noted in the text stack, (B, ...) each and with gradient, for losses that compare both sides.
+    shared: what takes image states and text states (..., D) to the space both sides share, with weights that get no
+    gradient; None where a host has none.
+    """
+
+    text_cls: Tensor
+    text_states: Tensor | None = None
+    text_mask: Tensor | None = None
+    notes: Mapping[str, Tensor] = field(default_factory=dict)
+    shared: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None
+
+    def rows(self, part: slice) -> Guide:
+        """That of some texts."""
+        states, mask = self.text_states, self.text_mask
+        return Guide(
+            self.text_cls[part],
+            None if states is None else states[part],
+            None if mask is None else mask[part],
+            {name: note[part] for name, note in self.notes.items()},
+            self.shared,
+        )
