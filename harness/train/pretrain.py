@@ -17,7 +17,7 @@ from harness.kit.files import write_atomically
 from harness.objectives import Choice, choose
 from harness.objectives.parts.batches import Batches
 from harness.objectives.parts.objective import Objective
-from harness.objectives.parts.recipe import Recipe, recipe_of
+from harness.objectives.parts.recipe import PRETRAIN, Recipe, on_data, recipe_of
 from harness.reduction import TokenReducer
 from harness.train.equal_budget import Trained, budget_of
 from harness.train.request import PretrainRequest
@@ -27,8 +27,6 @@ from harness.train.vocabulary import build_vocabulary
 
 VOCABULARY_CAPTIONS = 200_000
 DEFAULT_VOCABULARY = 2000
-# The built-in world's texts speak of places and colours, which crops, flips and RandAugment make untrue.
-SCENES_UNTOUCHED: dict[str, Any] = {"crop": None, "flip": False, "randaugment": False}
 
 
 def pretrain(request: PretrainRequest) -> dict[str, Any]:
@@ -38,7 +36,7 @@ def pretrain(request: PretrainRequest) -> dict[str, Any]:
     checkpoints/ to the request's folder. Raises HarnessError for anything the run cannot go on with.
     """
     choice = choose(request.model, request.objective, request.objective_settings)
-    recipe = recipe_of(request.model, untouched(request.data) | request.recipe)
+    recipe = recipe_of(request.model, on_data(request.model, PRETRAIN, request.data, request.recipe))
     request, recipe = within_budget(request, recipe)
     session = Session(request, recipe, unused_parameters=choice.leaves_unused)
     session.facts |= {"objective": choice.name, "objective_settings": choice.settings()}
@@ -76,11 +74,6 @@ def prepare(session: Session, request: PretrainRequest, choice: Choice) -> Prepa
     if choice.terms[0].kind.same_batches(Objective):
         counted = _trained(request, host, objective.reducer).gmacs_per_pair(session.recipe)
     return Prepared(choice, objective, batches, tokenizer, start, counted)
-
-
-def untouched(sources: tuple[str, ...]) -> dict[str, Any]:
-    """What is changed in a recipe for the built-in world alone."""
-    return SCENES_UNTOUCHED if are_worlds(sources) else {}
 
 
 Start = tuple[HostModel, Tokenizer, list[str], LearnedMethod | None]

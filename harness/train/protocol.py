@@ -28,10 +28,9 @@ from harness.kit.files import file_digest
 from harness.kit.registry import methods, models, module_of, tasks
 from harness.kit.sources import code_parts
 from harness.objectives import Choice, choose, choose_downstream
-from harness.objectives.parts.recipe import Recipe, finetune_recipe, finetuned_tasks, recipe_of
+from harness.objectives.parts.recipe import PRETRAIN, Recipe, finetune_recipe, finetuned_tasks, on_data, recipe_of
 from harness.train.equal_budget import Budget, Trained, budget_of
 from harness.train.finetune import takes_answers
-from harness.train.pretrain import untouched
 from harness.train.request import FinetuneSpec, PretrainSpec, TrainSpec
 from harness.train.session import check_precision
 from harness.train.stage_options import check_stages, read_options
@@ -211,7 +210,8 @@ def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], evaluated: st
     assert isinstance(options, PretrainSpec)
     data = options.data or ((evaluated,) if world_of(evaluated) is not None else (BUILT_IN_WORLD,))
     choice = choose(shared["model"], options.objective, options.objective_settings)
-    recipe, budget = recipe_of(shared["model"], untouched(data) | numbers), budget_of(options)
+    recipe = recipe_of(shared["model"], on_data(shared["model"], PRETRAIN, data, numbers))
+    budget = budget_of(options)
     if isinstance(budget.batch_size, int):
         recipe = recipe.model_copy(update={"batch_size": budget.batch_size})
     host_config(shared["model"], image_size=recipe.image_size)
@@ -239,7 +239,7 @@ def _finetuning(
     options, numbers = read_options("finetune", given)
     assert isinstance(options, FinetuneSpec)
     data = options.data or (evaluated,)
-    recipe = finetune_recipe(shared["model"], task, untouched(data) | numbers)
+    recipe = finetune_recipe(shared["model"], task, on_data(shared["model"], task, data, numbers))
     sizes = {} if start is None else stated_sizes(shared["model"], start)
     if sizes.get("task") not in (None, task):
         raise HarnessError(

@@ -159,8 +159,8 @@ class Objective(nn.Module, ABC, Generic[H]):
         """What an epoch begins with, as clustering the features of what it will show; not called where it goes on."""
 
     def default_steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps of a run that names none: the recipe's epochs."""
-        return self.recipe.epochs * steps_per_epoch
+        """Optimizer steps of a run that names none: the recipe's."""
+        return self.recipe.steps(steps_per_epoch)
 
     def phase(self, step: int) -> str:
         """The phase of training that an optimizer step belongs to; at a new one the optimizer starts afresh."""
