@@ -30,11 +30,11 @@ RANDOM = "none"
 SIDES = {"vision": "init_vision", "text": "init_text"}
 
 
-def start_sides(host: HostModel, family: str, spec: PretrainSpec, words: Sequence[str] | None) -> list[str]:
+def start_sides(host: HostModel, family: str, spec: PretrainSpec, words: Sequence[str]) -> list[str]:
     """Fill the sides of a host that a spec names starts for; what became of their tensors, in lines.
 
-    `words`: the host's vocabulary, none of a tokenizer from elsewhere; None where it is not known yet and nothing is
-    compared. Raises HarnessError for starts that do not fit the host or its words.
+    `words`: the host's vocabulary, empty for a tokenizer from elsewhere. Raises HarnessError for starts that do not fit
+    the host or its words.
     """
     lines = []
     for side, option in SIDES.items():
@@ -46,14 +46,19 @@ def start_sides(host: HostModel, family: str, spec: PretrainSpec, words: Sequenc
 
 
 def check_starts(model: str, sizes: Mapping[str, Any], spec: PretrainSpec) -> None:
-    """HarnessError for starts that a host of these sizes, begun afresh, cannot take; nothing is drawn for it."""
-    if spec.init is None and any(getattr(spec, option) not in (None, RANDOM) for option in SIDES.values()):
-        words = known_words(model, spec)
-        changes = (
-            host_class(model).vocabulary_sizes({word: number for number, word in enumerate(words)}) if words else {}
-        )
-        host = skeleton(model, sizes=dict(sizes) | changes).to_empty(device="cpu")
-        start_sides(host, split_name(model)[0], spec, words)
+    """HarnessError for starts that a host of these sizes, begun afresh, cannot take; nothing is drawn for it.
+
+    A text side waits for the words where these are to be built from captions.
+    """
+    words = known_words(model, spec)
+    if words is None:
+        spec = spec.model_copy(update={SIDES["text"]: None})
+    if spec.init is not None or all(getattr(spec, option) in (None, RANDOM) for option in SIDES.values()):
+        return
+    numbers = {word: number for number, word in enumerate(words or ())}
+    known = host_class(model).vocabulary_sizes(numbers) if numbers else {}
+    host = skeleton(model, sizes={**sizes, **known}).to_empty(device="cpu")
+    start_sides(host, split_name(model)[0], spec, words or ())
 
 
 def known_words(model: str, spec: PretrainSpec) -> Sequence[str] | None:
@@ -97,7 +102,7 @@ def start_digest(model: str, option: str, source: str) -> str:
     return file_digest(start_file(source, family, host.VISION_FROM if option == SIDES["vision"] else host.TEXT_FROM))
 
 
-def _fill(host: HostModel, family: str, words: Sequence[str] | None, side: str, path: Path) -> LoadReport:
+def _fill(host: HostModel, family: str, words: Sequence[str], side: str, path: Path) -> LoadReport:
     """Fill one side of a host from a file of weights."""
     if is_released(path):
         return load_parts(host, read_released(path), str(path), side)
@@ -112,8 +117,7 @@ def _fill(host: HostModel, family: str, words: Sequence[str] | None, side: str, 
     rest = {name: tensor.float() for name, tensor in tensors.items() if name not in tower}
     if theirs != family and theirs not in host.TEXT_FROM:
         raise HarnessError(f"weights {path}: {type(host).__name__} cannot take its text side from a host of {theirs}")
-    if words is not None:
-        _check_words(words, path.parent)
+    _check_words(words, path.parent)
     return host.start_text(theirs, rest, str(path))
 
 

@@ -120,7 +120,7 @@ def test_meter_takes_a_clips_tower_without_its_last_block(make: Make) -> None:
     sizes = TOWER | SIZES["meter"] | {"depth": TOWER["depth"] - 1}
     host = build_host("meter-tiny", **sizes)
     source = make("scene_vision", "clip")
-    start_sides(host, "meter", PretrainRequest(init_vision=str(source)), None)
+    start_sides(host, "meter", PretrainRequest(init_vision=str(source)), ())
     theirs = load_file(source / "model.safetensors")
     mine = {name: tensor for name, tensor in host.state_dict().items() if name.startswith("vision.")}
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -160,6 +160,13 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_runs(make: Make, t
     assert not out.exists()
 
 
+def test_words_that_are_still_to_be_built_are_compared_once_they_are(make: Make, pairs: str, tmp_path: Path) -> None:
+    texts = str(make("scene_text", "clip"))
+    other = asked("clip", tmp_path / "out", data=(pairs,), vocabulary=60, init_text=texts, steps=1)
+    with pytest.raises(HarnessError, match="--init-text: the vocabulary is not that of"):
+        pretrain(other)
+
+
 def test_a_protocol_refuses_them_while_it_plans(make: Make) -> None:
     for option, objective in (("init_vision", "scene_vision"), ("init_text", "scene_text")):
         given = {"pretrain": {option: str(make(objective, "albef"))}}
@@ -187,3 +194,42 @@ def test_what_a_start_cannot_be_made_of_is_refused(tmp_path: Path, changes: dict
     with pytest.raises(HarnessError) as caught:
         pretrain(asked("albef", tmp_path / "out", steps=1, **{"objective": "scene_text"} | changes))
     assert message in str(caught.value)
+
+
+def test_a_protocol_takes_the_starts_that_ship_for_host_and_world() -> None:
+    def begun(model: str, world: str, **given: Any) -> dict[str, str]:
+        (first, *_) = plan_stages("pretrain", model, "vqa", data=world, device="cpu", given={"pretrain": given})
+        assert first.data == (world,)
+        assert set(first.files) <= set(first.digests)
+        return first.files
+
+    both = {"init_vision": "scenes-small-vit", "init_text": "scenes-small-bert"}
+    assert begun("albef-tiny", "scenes-small") == both
+    assert begun("blip-tiny", "scenes-small") == {"init_vision": "scenes-small-vit"}
+    assert begun("albef-tiny", "scenes-small", init_text="none") == both | {"init_text": "none"}
+    assert begun("albef-tiny", "scenes-small", objective="curriculum") == {}
+    assert begun("albef-tiny", "scenes-small", vocabulary=100) == {}
+    assert begun("albef-tiny", "scenes:shapes=6") == {}
+
+
+def test_shipped_starts_hold_one_side_and_say_how_they_were_made() -> None:
+    for name, objective, family in (("vit", "scene_vision", "albef"), ("bert", "scene_text", "albef")):
+        path = start_file(f"scenes-small-{name}", family)
+        record = json.loads((path.parent / "recipe.json").read_text())
+        assert record["objective"]["name"] == objective
+        assert record["facts"]["data"] == ["scenes-small"]
+        assert losses(path.parent)
+        vision = {tensor.startswith("vision.") for tensor in load_file(path)}
+        assert vision == {name == "vit"}
+    with pytest.raises(HarnessError, match="start scenes-small-bert: there is none for a host of clip, only for albef"):
+        start_file("scenes-small-bert", "clip")
+
+
+def test_none_leaves_a_side_as_it_is_drawn(make: Make, pairs: str, tmp_path: Path) -> None:
+    words = str(make("scene_text", "albef") / "vocab.txt")
+    shared: dict[str, Any] = {"data": (pairs,), "tokenizer": words, "steps": 1}
+    plain, none = (
+        asked("albef", tmp_path / name, **shared, **more)
+        for name, more in (("plain", {}), ("none", {"init_vision": "none", "init_text": "none"}))
+    )
+    assert pretrain(plain)["weights_sha256"] == pretrain(none)["weights_sha256"]

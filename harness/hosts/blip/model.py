@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -34,6 +34,7 @@ from harness.hosts.host import AnswerTargets, TextBatch, timm_vision, vision_tra
 from harness.hosts.parts.answers import CANDIDATES, answer_word_losses, rank_answers
 from harness.hosts.parts.generation import generate
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
+from harness.hosts.parts.recipes import SMALL_WORLD_TOWER, Starts
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.weights.released import Lacking, LoadReport, Part, Translation
 from harness.kit.errors import HarnessError
@@ -90,6 +91,7 @@ class Blip(BlipText):
 
     Config = BlipConfig
     RECIPES = RECIPES
+    STARTS: ClassVar[Starts] = {"tiny": {"scenes-small": SMALL_WORLD_TOWER}}
     TEXT_SIDE = r"embeddings\..+|encoder\.\d+\.(?!crossattention\.).+"
     EXTRA_WORDS = ("[DEC]", "[ENC]")
     OPTIONAL = OPTIONAL
