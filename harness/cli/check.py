@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
 from harness.cli.options import DEFAULT_RUNS
+from harness.kit.errors import HarnessError
 from harness.kit.shown import on_one_line
 
 checks = typer.Typer(
@@ -56,12 +57,28 @@ def check_method(
 
 @checks.command("weights")
 def check_weights(
-    model: Annotated[str, typer.Argument(help="A host with shipped weights.")] = "albef-tiny",
+    model: Annotated[str, typer.Argument(help="A host; without --weights one with shipped weights.")] = "albef-tiny",
+    weights: Annotated[
+        Optional[Path],
+        typer.Option("--weights", help="What pretrain left, with vqa/ fine-tuned from it, to measure in its place."),
+    ] = None,
+    data: Annotated[
+        Optional[str], typer.Option("--data", help="The world they were pre-trained on; left out: scenes-small.")
+    ] = None,
+    limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Use the first N scenes only.")] = None,
 ) -> None:
-    """Measure the shipped weights against the floors they must reach on held-out scenes."""
-    from harness.check.weights import lines
+    """Measure weights against the floors they must reach on held-out scenes: those that ship, or a pre-training's."""
+    if weights is None:
+        from harness.check.weights import lines
 
-    _verdict(lines(model))
+        if data is not None:
+            raise HarnessError(f"--data {data}: goes with --weights; those that ship are measured on scenes")
+        _verdict(lines(model, limit))
+    else:
+        from harness.check import pretrained
+        from harness.data.world import SMALL_WORLD
+
+        _verdict(pretrained.lines(model, weights, data or SMALL_WORLD, limit))
 
 
 @checks.command("results")

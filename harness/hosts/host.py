@@ -18,11 +18,11 @@ from pydantic import BaseModel, ConfigDict
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from harness.hosts.parts.recipes import Recipes
+from harness.hosts.parts.recipes import Recipes, Starts
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.facts import Facts
-from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation
+from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation, fill_part
 from harness.hosts.weights.released_files import read_released
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, Stack, StackShape, Tokens
@@ -98,8 +98,10 @@ class HostModel(nn.Module, ABC):
     `EXTRA_WORDS`: words that a vocabulary must hold beside BERT's. `PAPER_SETTINGS`: by method, the settings of its
     paper for this host, where they differ from the method's own defaults. `RECIPES`: by preset, the numbers of its
     pre-training ("pretrain") and of its fine-tuning (by task). `OPTIONAL`: which of its tensors a released
-    file may lack (patterns of our names, each lacking as a whole), and why. `TEXT_FROM`: families of hosts whose text
-    side can start this one's (see `start_text`).
+    file may lack (patterns of our names, each lacking as a whole), and why. `TEXT_SIDE`: the pattern of the names of
+    what reads a text alone. `TEXT_FROM`, `VISION_FROM`: other families of hosts whose text side or tower can start this
+    one's (see `start_text`, `start_vision`). `STARTS`: by preset and built-in world, the shipped starts (`init_vision`,
+    `init_text`) that a protocol's pre-training takes where none are named.
     """
 
     KIND: ClassVar[str] = "host"
@@ -108,7 +110,10 @@ class HostModel(nn.Module, ABC):
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {}
     RECIPES: ClassVar[Recipes] = {}
     OPTIONAL: ClassVar[Lacking] = ()
+    TEXT_SIDE: ClassVar[str] = ""
     TEXT_FROM: ClassVar[frozenset[str]] = frozenset()
+    VISION_FROM: ClassVar[frozenset[str]] = frozenset()
+    STARTS: ClassVar[Starts] = {}
     vision: nn.Module
     config: Any
 
@@ -205,12 +210,23 @@ class HostModel(nn.Module, ABC):
         """The part "vision" or "text", as files of other models initialise it; HarnessError for one that none can."""
         raise HarnessError(f"{type(self).__name__} cannot take its part {name!r} from another model's weights")
 
-    def start_text(self, family: str, tensors: dict[str, Tensor], source: str) -> LoadReport:
-        """Fill the text side from the tensors of a host of one of the families TEXT_FROM, its tower's left out.
+    def start_vision(self, tensors: dict[str, Tensor], source: str) -> LoadReport:
+        """Fill the tower from that of a host of this family or of one in VISION_FROM, by its own names.
 
         HarnessError for tensors that do not fit.
         """
-        raise NotImplementedError(family)
+        return fill_part(self, tensors, source, Part(self._own_name, r"vision\..+"))
+
+    def start_text(self, family: str, tensors: dict[str, Tensor], source: str) -> LoadReport:
+        """Fill the text side from the tensors of a host of this family, or of one in TEXT_FROM, its tower's left out.
+
+        HarnessError for tensors that do not fit.
+        """
+        side = {name: tensor for name, tensor in tensors.items() if re.fullmatch(self.TEXT_SIDE, name)}
+        return fill_part(self, side, source, Part(self._own_name, self.TEXT_SIDE))
+
+    def _own_name(self, name: str) -> Translation:
+        return name if name in self.state_dict() else None
 
     @abstractmethod
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tokens:
@@ -238,6 +254,10 @@ class HostModel(nn.Module, ABC):
     def features(self, image: Tokens) -> Tensor:
         """What the tower makes of an image, (B, D'), before any head."""
         return open_tower(self.vision).pooled(image)
+
+    def text_state(self, texts: TextBatch) -> Tensor:
+        """The state that stands for a whole text, (B, D)."""
+        return texts.states[:, 0]
 
     def embed_image(self, image: Tokens) -> Tensor:
         """The image's place in the space it shares with texts, (B, P), unit length."""

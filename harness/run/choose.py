@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.data.annotations.answer_list import ANSWER_LIST
 from harness.data.formats import OpenedSource
 from harness.data.scenes import WORLD_FORMATS
-from harness.data.world import BUILT_IN_WORLD
+from harness.data.world import world_of
 from harness.hosts.build import skeleton
 from harness.hosts.weights.own import abilities_in, assets_of, read_answers
 from harness.hosts.weights.sets import shipped, stated_model, tasks_of
@@ -66,7 +66,7 @@ def chosen_hosts(
 def _blame(task: str, hosts: Sequence[str], data: str, protocol: str) -> HarnessError:
     """Why none of some hosts does a task: the data hold nothing of it, the weights lack it, or the hosts cannot."""
     kind = tasks.get(task)
-    if data != BUILT_IN_WORLD and kind.READS not in OpenedSource(data).fields():
+    if world_of(data) is None and kind.READS not in OpenedSource(data).fields():
         try:
             OpenedSource(data).choose(kind.READS, None)
         except HarnessError as error:
@@ -106,7 +106,7 @@ def measurable_tasks(
         can = [name for name, path in files.items() if not wanted[name].NEEDS or wanted[name].NEEDS & abilities[path]]
     else:
         can = list(trainable_tasks(protocol, model))
-    held = tuple(WORLD_FORMATS) if data == BUILT_IN_WORLD else OpenedSource(data).fields()
+    held = tuple(WORLD_FORMATS) if world_of(data) is not None else OpenedSource(data).fields()
     found = tuple(name for name in can if wanted[name].READS in held)
     if not found and must:
         raise HarnessError(
@@ -125,4 +125,4 @@ def abilities_of(model: str, path: Path, *, listed: bool = False) -> frozenset[s
 
 def brings_answers(data: str) -> bool:
     """Whether a data set has a closed list of answers of its own; HarnessError for one that cannot be read."""
-    return data != BUILT_IN_WORLD and bool(OpenedSource(data).of(ANSWER_LIST))
+    return world_of(data) is None and bool(OpenedSource(data).of(ANSWER_LIST))

@@ -15,7 +15,7 @@ from harness.cost.flops import Counts
 from harness.data.digest import data_digest
 from harness.data.scene_layout import IMAGE_SIZE as SCENE_SIZE
 from harness.data.scenes import scenes_folder
-from harness.data.world import BUILT_IN_WORLD, WORLD_SEED
+from harness.data.world import WORLD_SEED, WORLDS, world_of
 from harness.evaluate.sample import sample_of
 from harness.hosts.build import paper_settings, skeleton
 from harness.hosts.host import HostModel
@@ -124,7 +124,7 @@ def evaluated_size(request: RunRequest, host: HostModel, stages: Sequence[Stage]
     built-in world has no such images.
     """
     size = evaluation_image_size(stages, request.image_size) if stages else int(host.config.image_size)
-    if request.data == BUILT_IN_WORLD and size != SCENE_SIZE:
+    if world_of(request.data) is not None and size != SCENE_SIZE:
         raise HarnessError(f"image size {size}: scenes are drawn, and told of, at {SCENE_SIZE} pixels")
     return size
 
@@ -246,9 +246,12 @@ def _spec(schedule: Any) -> str:
 
 def data_folder(data: str, limit: int | None, progress: Progress = SILENT) -> Path:
     """The folder of a data set, or one annotation file of it; the built-in world is made where it is not there yet."""
-    if data == BUILT_IN_WORLD:
-        return scenes_folder(max(WORLD_COUNT, limit or 0), WORLD_SEED, progress=progress)
+    world = world_of(data)
+    if world is not None:
+        return scenes_folder(max(WORLD_COUNT, limit or 0), WORLD_SEED, progress=progress, world=world)
     path = Path(data)
     if not path.exists():
-        raise HarnessError(f"data {data!r}: no such folder or file; name one, or 'scenes' for the built-in world")
+        raise HarnessError(
+            f"data {data!r}: no such folder or file; name one, or a built-in world, {' or '.join(WORLDS)}"
+        )
     return path

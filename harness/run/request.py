@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, create_model, field_validator, model_validator
 
+from harness.data.world import BUILT_IN_WORLD, SMALL_WORLD, WORLDS
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods, models, tasks
 from harness.kit.settings import NO_FLAG, Flag, validated
@@ -60,7 +61,11 @@ class Measurement(BaseModel):
         Flag(read=_read_ratios),
         Field(description="Token ratios, as 0.5,0.7; left out: each method's paper setting"),
     ] = None
-    data: Annotated[str, Field(description="Folder or file of a data set, or 'scenes', the built-in world")] = "scenes"
+    data: Annotated[
+        str,
+        Flag(read=str, default=f"{BUILT_IN_WORLD}, for protocol pretrain {SMALL_WORLD}"),
+        Field(description=f"Folder or file of a data set, or a built-in world: {', '.join(WORLDS)}"),
+    ] = BUILT_IN_WORLD
     split: Annotated[str | None, Field(description="Of a set with splits; left out: test, else val, dev, train")] = None
     protocol: Annotated[str, Field(description="inference, finetune or pretrain")] = "inference"
     schedule: Annotated[
@@ -123,6 +128,14 @@ class Measurement(BaseModel):
         for task in options:
             tasks.entry(task)
         return options
+
+    @model_validator(mode="before")
+    @classmethod
+    def _small_enough_to_pretrain_in(cls, given: Any) -> Any:
+        """Without data named, pre-training takes the world that the papers' own losses learn within a quarter hour."""
+        if isinstance(given, dict) and given.get("protocol") == "pretrain":
+            return {"data": SMALL_WORLD} | given
+        return given
 
     @property
     def starts(self) -> bool:
@@ -231,8 +244,6 @@ class AnswerOptions(RunOptions):
 
     def request(self) -> RunRequest:
         """The one request; HarnessError for several models, methods, ratios or seeds."""
-        from harness.data.world import BUILT_IN_WORLD
-
         # Which hosts can answer: a set without annotations says nothing of it.
         found = self.requests(chosen_on=BUILT_IN_WORLD)
         if len(found) > 1 or max(len(self.methods), len(self.ratios or ()), len(self.seeds)) > 1:

@@ -16,8 +16,7 @@ from harness.kit.progress import Progress
 from harness.objectives import Choice, choose_downstream
 from harness.objectives.parts.answer_list import frequent_answers
 from harness.objectives.parts.batches import with_scenes
-from harness.objectives.parts.recipe import finetune_recipe
-from harness.train.pretrain import untouched
+from harness.objectives.parts.recipe import finetune_recipe, on_data
 from harness.train.request import FinetuneRequest
 from harness.train.session import Prepared, Session
 from harness.train.task_data import TaskData, task_data
@@ -30,7 +29,8 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     config.json holds the closed list of answers, or a captioner's prompt, too. Raises HarnessError for anything the run
     cannot go on with.
     """
-    recipe = finetune_recipe(request.model, request.task, untouched(request.data) | request.recipe)
+    changes = on_data(request.model, request.task, request.data, request.recipe)
+    recipe = finetune_recipe(request.model, request.task, changes)
     choice = choose_downstream(request.model, request.task)
     if request.answers is not None and not takes_answers(choice):
         raise HarnessError(f"--answers {request.answers}: is for --task vqa, not {request.task}; leave it out")

@@ -203,7 +203,8 @@ class Session:
         """Write the weights, the tokenizer, config.json and recipe.json; returns what the last of them holds."""
         request, out, host = self.request, self.request.out, run.objective.host
         method = request.method, run.objective.reducer
-        digest = save_weights(host, out / WEIGHTS_FILE, request.model, STORED[request.store], method)
+        stored, leaves = STORED[request.store], run.objective.leaves
+        digest = save_weights(host, out / WEIGHTS_FILE, request.model, stored, method, leaves)
         run.tokenizer.save(out)
         family, preset = split_name(request.model)
         config = {"architecture": family, "preset": preset, **host.config.model_dump(mode="json")}

@@ -12,7 +12,7 @@ D width of both sides, P size of the shared space, V vocabulary, A answers of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -26,6 +26,7 @@ from harness.hosts.host import AnswerTargets, HostConfig, HostModel, TextBatch, 
 from harness.hosts.parts.answers import answer_word_losses
 from harness.hosts.parts.bert import TextEmbeddings, bert_layers, word_transform
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
+from harness.hosts.parts.recipes import SMALL_WORLD_STARTS, Starts
 from harness.hosts.parts.text_stacks import BertStack, through
 from harness.hosts.parts.tokenizer import MASK, TextTokenizer, Tokenizer
 from harness.hosts.weights.released import Part, Translation, of_bert
@@ -100,8 +101,11 @@ class Albef(HostModel):
 
     Config = AlbefConfig
     RECIPES = RECIPES
-    vision: VisionTransformer
+    STARTS: ClassVar[Starts] = {"tiny": {"scenes-small": SMALL_WORLD_STARTS}}
+    TEXT_SIDE = r"(embeddings|text)\..+"
     OPTIONAL = OPTIONAL
+    VISION_FROM = frozenset({"blip"})
+    vision: VisionTransformer
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__()

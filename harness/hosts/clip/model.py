@@ -132,6 +132,7 @@ class Clip(HostModel):
 
     Config = ClipConfig
     RECIPES = RECIPES
+    TEXT_SIDE = r"(words|positions|text|text_norm)\..+"
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {"elip": {"count_class_token": True}}
 
     def __init__(self, config: ClipConfig) -> None:
@@ -205,10 +206,14 @@ class Clip(HostModel):
 
     def text_feature(self, texts: TextBatch) -> Tensor:
         """The text's place in the shared space, (B, P), of any length, from its first end-of-text token."""
+        feature_BP: Tensor = self.text_projection(self.text_state(texts))
+        return feature_BP
+
+    def text_state(self, texts: TextBatch) -> Tensor:
+        """That of the first end-of-text token."""
         end_B = (texts.ids == self.config.end_id).int().argmax(1)
         rows = torch.arange(len(end_B), device=end_B.device)
-        feature_BP: Tensor = self.text_projection(texts.tokens.at_inputs()[rows, end_B])
-        return feature_BP
+        return texts.tokens.at_inputs()[rows, end_B]
 
     def embed_image(self, image: Tokens) -> Tensor:
         return F.normalize(self.image_feature(image), dim=-1)

@@ -143,12 +143,14 @@ def save_weights(
     name: str,
     dtype: torch.dtype = torch.float16,
     method: tuple[str, TokenReducer[Any]] | None = None,
+    only: str = r".+",
 ) -> str:
     """Write a model's weights whole or not at all, and return their digest (of the stored dtype).
 
     `method`: the name and the module of a method that was trained with the host; its parameters lie beside the host's.
+    `only`: the pattern of the names of the host's tensors that are written.
     """
-    state = model.state_dict()
+    state = {key: value for key, value in model.state_dict().items() if re.fullmatch(only, key)}
     learned = method if method is not None and method[1].learns else None
     if learned is not None:
         state |= {f"{METHOD}{key}": value for key, value in learned[1].state_dict().items()}

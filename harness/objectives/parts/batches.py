@@ -11,7 +11,7 @@ from harness.data.augment import Augmentation
 from harness.data.pair_loader import Crops, PairLoader
 from harness.data.pairs import PairRef
 from harness.data.scenes import training_scenes
-from harness.data.world import BUILT_IN_WORLD
+from harness.data.world import world_of
 from harness.kit.distributed import main_process_first
 from harness.kit.progress import Progress
 
@@ -70,9 +70,12 @@ def pair_batches(asked: Asked, views: int = 1, texts: int = 1, crops: Crops | No
 
 
 def with_scenes(sources: Sequence[str], progress: Progress) -> tuple[str, ...]:
-    """Sources as paths, the built-in world written to its folder."""
-    if BUILT_IN_WORLD not in sources:
-        return tuple(sources)
-    with main_process_first():
-        folder = str(training_scenes(progress))
-    return tuple(folder if source == BUILT_IN_WORLD else source for source in sources)
+    """Sources as paths, built-in worlds written to their folders."""
+    found = []
+    for source in sources:
+        world = world_of(source)
+        if world is not None:
+            with main_process_first():
+                source = str(training_scenes(progress, world))
+        found.append(source)
+    return tuple(found)

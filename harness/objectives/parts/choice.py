@@ -60,6 +60,11 @@ class Choice:
         """Whether trained parameters may be left without a gradient."""
         return any(term.kind.LEAVES_UNUSED for term in self.terms)
 
+    @property
+    def from_random(self) -> bool:
+        """Whether training begins from random weights unless a start is named."""
+        return any(term.kind.FROM_RANDOM for term in self.terms)
+
     def batches(self, asked: Asked) -> Batches:
         """Where the batches come from."""
         first = self.terms[0]

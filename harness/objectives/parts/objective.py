@@ -81,7 +81,8 @@ class Objective(nn.Module, ABC, Generic[H]):
 
     A class says what it asks of a host: `NEEDS`, of its abilities, and `PARTS`, of attributes beside what every host
     has. `LEAST_PAIRS`: of a batch over which negatives are drawn. `LEAVES_UNUSED`: whether the losses may leave trained
-    parameters without a gradient. `VIEWS` and `TEXTS`: how many views of an image and how many texts of it a batch has
+    parameters without a gradient. `FROM_RANDOM`: whether it trains from random weights what a protocol would take the
+    shipped starts for. `VIEWS` and `TEXTS`: how many views of an image and how many texts of it a batch has
     (see PairLoader).
 
     The recipe's `negatives` says whether wrong texts and images come from all processes (`global`) or from one's own
@@ -95,6 +96,7 @@ class Objective(nn.Module, ABC, Generic[H]):
     PARTS: ClassVar[tuple[str, ...]] = ()
     LEAST_PAIRS: ClassVar[int] = 1
     LEAVES_UNUSED: ClassVar[bool] = False
+    FROM_RANDOM: ClassVar[bool] = False
     VIEWS: ClassVar[int] = 1
     TEXTS: ClassVar[int] = 1
 
@@ -167,8 +169,8 @@ class Objective(nn.Module, ABC, Generic[H]):
         """What an epoch begins with, as clustering the features of what it will show; not called where it goes on."""
 
     def default_steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps of a run that names none: the recipe's epochs."""
-        return self.recipe.epochs * steps_per_epoch
+        """Optimizer steps of a run that names none: the recipe's."""
+        return self.recipe.steps(steps_per_epoch)
 
     def phase(self, step: int) -> str:
         """The phase of training that an optimizer step belongs to; at a new one the optimizer starts afresh."""
@@ -187,6 +189,11 @@ class Objective(nn.Module, ABC, Generic[H]):
 
     def after_step(self) -> None:
         """What follows an optimizer step, as clamping a scale or moving a teacher."""
+
+    @property
+    def leaves(self) -> str:
+        """The pattern of the names of the host's tensors that a finished run writes: all of them."""
+        return r".+"
 
     def config_entries(self) -> dict[str, Any]:
         """What config.json says beside the host's sizes."""
