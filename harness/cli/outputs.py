@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.kit.errors import HarnessError
+from harness.reduction.schedule import check_ratio
 from harness.report.frame import to_frame
 from harness.report.tables import render_study_table, render_summary, render_table
 from harness.run.compare import with_deltas
@@ -57,9 +58,29 @@ def _records(folder: Path, study: str | None) -> tuple[list[dict[str, Any]], Seq
     return with_deltas(records, store), index["cells"] if index["draw"] == "schedule" else None
 
 
-def draw_kept(out: Path, ratio: float, model: str = "albef-tiny", scenes: int = 2) -> list[Path]:
-    """Draw which patches each method keeps, stage by stage, for a few scenes and their first captions."""
-    from harness.report.patches import draw_patches
-    from harness.report.traces import kept_examples
+def draw_kept(out: Path, ratio: float, scenes: int = 2) -> list[Path]:
+    """Draw which patches some methods keep, stage by stage, for a few scenes and their first captions."""
+    return draw_methods(out / "patches", PICTURE_METHODS, ratio, scenes=scenes)
 
-    return draw_patches(kept_examples(model, PICTURE_METHODS, ratio, scenes), out / "patches")
+
+def draw_methods(
+    stem: Path,
+    names: Sequence[str],
+    ratio: float,
+    *,
+    model: str = "albef-tiny",
+    weights: Path | None = None,
+    image: Path | None = None,
+    text: str | None = None,
+    scenes: int = 2,
+) -> list[Path]:
+    """Draw which patches methods keep of an image, with a text for those that read one, or else of a few scenes."""
+    from harness.hosts.ready import load_host
+    from harness.report.patches import draw_patches
+    from harness.report.traces import Pictured, kept_examples, pictured_scenes
+
+    check_ratio(ratio)
+    if text is not None and image is None:
+        raise HarnessError("--text: is for --image, which is not given; name the image")
+    pictured = pictured_scenes(scenes) if image is None else [Pictured(image, text)]
+    return draw_patches(kept_examples(load_host(model, weights, "cpu", "float32"), names, ratio, pictured), stem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from harness.cost.latency import measure_latency
 from harness.cost.memory import EXPLAINED_GAP, MemoryFit, estimate_memory, largest_batch, measure_memory
 from harness.cost.probe import image_shape
 from harness.cost.vits import build_vit
-from harness.hosts.parts.towers import open_tower
+from harness.hosts.parts.towers import find_tower, open_tower
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
 from harness.reduction import StackShape, TokenReducer, Trace
@@ -25,7 +26,7 @@ from harness.reduction.budget import make_reducer, realised_ratio
 from harness.reduction.kernels import ATTENTION_PATHS
 from harness.reduction.plan import Sample
 
-MATCHES = ("tokens", "macs")
+MATCHES = ("tokens", "macs", "train-macs")
 
 
 def cost_report(
@@ -59,8 +60,10 @@ def cost_report(
     """
     _check(attention, match, device)
     label = name or (model if isinstance(model, str) else type(model).__name__)
-    vit = build_vit(model, image_size) if isinstance(model, str) else model
+    vit = build_vit(model, image_size) if isinstance(model, str) else find_tower(model)[1]
     shape = open_tower(vit).shape if shape is None else shape
+    if shape.pairwise and attention == "fused":
+        attention = "math"  # torch's fused attention on a CPU gives a bias of every pair no gradient
     height, width = image_shape(vit)[1:]
     if image_size is not None and (height, width) != (image_size, image_size):
         raise HarnessError(f"image size {image_size}: {label} was built for {height} x {width} pixels; leave it out")
@@ -71,7 +74,7 @@ def cost_report(
         )
     runnable = None
     if latency or device.startswith("cuda"):
-        runnable = build_vit(model, image_size, device) if isinstance(model, str) else _on(model, device)
+        runnable = build_vit(model, image_size, device) if isinstance(model, str) else _on(vit, device)
         runnable = runnable.to(dtype)
     report = {
         "model": label,
@@ -108,8 +111,9 @@ def _reducer(
     match: str,
     sample: Sample | None,
 ) -> TokenReducer[Any]:
-    if match == "macs" and ratio is not None:
-        return reducer_at_macs(method, vit, ratio, schedule, settings)
+    if match != "tokens" and ratio is not None:
+        counted = None if sample is None else partial(mean_macs, vit, sample=sample, train_step=match == "train-macs")
+        return reducer_at_macs(method, vit, ratio, schedule, settings, match=match, counted=counted)
     measured = None if sample is None else ratio_on(open_tower(vit), sample)
     return make_reducer(method, shape, ratio=ratio, schedule=schedule, settings=settings, measured=measured)
 

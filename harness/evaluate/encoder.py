@@ -22,7 +22,8 @@ from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import Host
 from harness.kit.distributed import batches, gather_objects, map_shared, own_share
 from harness.kit.progress import Progress
-from harness.reduction import TokenReducer, Tokens, Trace, encode, join, reducing
+from harness.objectives.parts.alignment import damage
+from harness.reduction import PLAIN, TokenReducer, Tokens, Trace, drive, encode, join, reducing
 from harness.reduction.plan import token_counts
 
 TRACED_PAIRS = 512
@@ -147,7 +148,8 @@ class VisionEncoder:
     ) -> dict[str, Any]:
         """Shares of the patches a text mentions that live on, per block: in a token of their own, or in a merged one.
 
-        Measured over the first TRACED_PAIRS pairs whose text names patches; empty where none does.
+        Of a tower with a class token also how far what is left was turned from the unreduced tower's tokens of the same
+        patches (`damage`). Measured over the first TRACED_PAIRS pairs whose text names patches; empty where none does.
         """
         chosen = [row for row, named in enumerate(patches) if named][:TRACED_PAIRS]
         if not chosen:
@@ -161,18 +163,29 @@ class VisionEncoder:
         def shares(part: Tensor) -> Tensor:
             trace = Trace(origins_wanted=True)
             pixels_BCHW = self._pixels(self._seen(images[part.cpu()]))
-            encode(self.tower, self.reducer, pixels_BCHW, self.host.model.guide(texts.rows(rows[part])), trace)
+            guide = self.host.model.guide(texts.rows(rows[part]))
+            tokens = encode(self.tower, self.reducer, pixels_BCHW, guide, trace)
             share = (wanted[part] / wanted[part].sum(1, keepdim=True)).double()
             lives = [torch.stack(survival(origin)) for origin in trace.origins]
-            return (share * torch.stack(lives)).sum(-1).permute(2, 1, 0)
+            found = (share * torch.stack(lives)).sum(-1).permute(2, 1, 0).flatten(1)
+            return torch.cat([found, self._damage(tokens, pixels_BCHW)], dim=1)
 
         with self.aside():
-            alone, merged = self.map_shared(len(chosen), shares, "traces", images=images).mean(0).tolist()
+            *lives, turned, first = self.map_shared(len(chosen), shares, "traces", images=images).mean(0).tolist()
+        blocks = len(lives) // 2
         return {
-            "mentioned_kept_per_block": [round(value, 6) for value in alone],
-            "mentioned_merged_per_block": [round(value, 6) for value in merged],
+            "mentioned_kept_per_block": [round(value, 6) for value in lives[:blocks]],
+            "mentioned_merged_per_block": [round(value, 6) for value in lives[blocks:]],
             "mentioned_pairs": len(chosen),
-        }
+        } | ({"token_damage": round(turned, 6), "class_token_damage": round(first, 6)} if turned == turned else {})
+
+    def _damage(self, tokens: Tokens, pixels_BCHW: Tensor) -> Tensor:
+        """`damage` of what is left of images, (B, 2); not a number for a tower without a class token."""
+        if not self.tower.shape.class_token:
+            return torch.full((len(tokens), 2), torch.nan, dtype=torch.float64, device=pixels_BCHW.device)
+        dense = drive(self.tower, self.tower.open(pixels_BCHW), PLAIN)
+        normed = tokens.with_states(self.tower.normed(tokens))
+        return damage(normed, self.tower.normed(dense)).double()
 
     def _seen(self, index: Tensor) -> Tensor:
         """What is seen in the place of images: themselves, or the first of blank ones."""

@@ -48,12 +48,15 @@ MANY_UNKNOWN = 0.1
 class Measurer:
     """The hosts, sets and costs of one command's cells.
 
-    `weights`: the file or folder named, None for those shipped. `latency`: whether the tower is timed.
+    `weights`: the file or folder named, None for those shipped. `tokenizer`: the one named in place of the weights'.
+    `latency`: whether the tower is timed.
     """
 
-    def __init__(self, weights: Path | None, progress: Progress, *, latency: bool = True) -> None:
+    def __init__(
+        self, weights: Path | None, progress: Progress, tokenizer: str | None = None, *, latency: bool = True
+    ) -> None:
         keep_freed_memory()
-        self.weights, self.progress, self.latency = weights, progress, latency
+        self.weights, self.progress, self.tokenizer, self.latency = weights, progress, tokenizer, latency
         self._warn = cache(warn_on_stderr)
         self._load: Callable[..., Host] = lru_cache(HOSTS_KEPT)(partial(load_host, warn=self._warn))
         self._data: dict[tuple[Any, ...], TaskData] = {}
@@ -65,7 +68,9 @@ class Measurer:
         """Load what the cell needs; HarnessError when the weights, the size or the data cannot be used for it."""
         try:
             config = run_together(partial(self.config, cell))
-            run_together(partial(self._set, cell, config)).images.ready(self.progress)
+            data = run_together(partial(self._set, cell, config))
+            run_together(partial(self._check, cell, data))
+            data.images.ready(self.progress)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise  # Memory that runs out here runs out in the cell too, and is recorded there.
@@ -116,7 +121,7 @@ class Measurer:
             return method_host(cell.training).config
         model = self._host(cell, self._shipped(cell)).model
         needs = tasks.get(cell.task).NEEDS
-        if not needs & model.abilities:
+        if needs and not needs & model.abilities:
             line = f"{cell.task}: {model.cannot(' or '.join(sorted(needs)))}"
             raise HarnessError(f"{line}; leave the task out, or name another --model or --weights")
         config: HostConfig = model.config
@@ -133,7 +138,9 @@ class Measurer:
         return trained(cell.training, folder, device=cell.device, quiet=self.progress.quiet)
 
     def _host(self, cell: Cell, weights: Path) -> Host:
-        return self._load(cell.model, weights, cell.device, cell.dtype, cell.image_size)
+        # What was trained here has its tokenizer beside it.
+        tokenizer = None if cell.training else self.tokenizer
+        return self._load(cell.model, weights, cell.device, cell.dtype, cell.image_size, tokenizer)
 
     def _set(self, cell: Cell, config: HostConfig) -> TaskData:
         """Annotations and images for a cell; tasks on the same images share those that are decoded."""
@@ -146,6 +153,12 @@ class Measurer:
                 self._images[seen] = ImageStore(*seen, budget=self._pixels)
             self._data[key] = TaskData(annotations, self._images[seen])
         return self._data[key]
+
+    def _check(self, cell: Cell, data: TaskData) -> None:
+        """HarnessError where weights that are not trained first cannot do the cell's task on its set."""
+        if not cell.training:
+            task, host = tasks.get(cell.task)(), self._host(cell, self._shipped(cell))
+            task.check(host, data.annotations, task.Options.model_validate(cell.task_options))
 
     def _timed(
         self,

@@ -183,7 +183,7 @@ def _checked(path: Path) -> Record:
     try:
         text = path.read_bytes()
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"not whole JSON ({_first_line(error)})") from error
     if not isinstance(record, dict) or "digest" not in record:
         raise Damaged("not a record")

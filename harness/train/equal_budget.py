@@ -150,8 +150,8 @@ def _memory(*named: Any) -> MemoryFit:
 def _objective(
     model: str, sizes: str, objective: str | None, settings: str, method: str, config: str, recipe: str
 ) -> Objective[Any]:
-    """What is trained, on the meta device."""
-    kind, numbers = methods.get(method), Recipe.model_validate_json(recipe)
+    """What is trained, on the meta device; what processes tell each other is left out."""
+    kind, numbers = methods.get(method), Recipe.model_validate_json(recipe).model_copy(update={"negatives": "local"})
     with torch.device("meta"):
         host = build_host(model, **json.loads(sizes))
         reducer = kind(validated(kind.Config, json.loads(config), f"method {method}"), host.shape)

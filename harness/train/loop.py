@@ -117,6 +117,7 @@ class Run:
         if self.position.step >= self.steps:
             return
         self.model.train()
+        self.objective.begin(self.batches)
         self.log.open(self.position.step)
         began, before = time.perf_counter(), self.position.seconds
         try:
@@ -179,7 +180,8 @@ class Run:
         if self.phase != (phase := self.objective.phase(position.step)):
             self._enter(phase)
         epochs_done = position.epoch + position.in_epoch / self.batches.steps_per_epoch
-        moment = Moment(self.seed, position.epoch, position.batches, recipe.alpha_at(epochs_done))
+        alpha, done = recipe.alpha_at(epochs_done), position.step / self.steps
+        moment = Moment(self.seed, position.epoch, position.batches, alpha, done)
         with self.accelerator.accumulate(self.model), recompute.recomputing(self.recompute):
             losses = self.model(pairs, moment)
             self.accelerator.backward(torch.stack([loss.view(()) for loss in losses.values()]).sum())

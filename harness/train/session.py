@@ -24,7 +24,7 @@ from harness.hosts.build import paper_settings, split_name
 from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.ready import fill_method, pick_device, pick_dtype
-from harness.hosts.weights.configs import CONFIG_FILE
+from harness.hosts.weights.facts import CONFIG_FILE
 from harness.hosts.weights.own import WEIGHTS_FILE, LearnedMethod, save_weights
 from harness.kit import distributed
 from harness.kit.errors import HarnessError
@@ -107,7 +107,7 @@ class Session:
             return None
         try:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HarnessError(f"{path}: not a JSON file; delete the folder or name another --out") from error
         different = difference(record.get("facts", {}), self.facts)
         if different:
@@ -204,7 +204,8 @@ class Session:
         """Write the weights, the tokenizer, config.json and recipe.json; returns what the last of them holds."""
         request, out, host = self.request, self.request.out, run.objective.host
         method = request.method, run.objective.reducer
-        digest = save_weights(host, out / WEIGHTS_FILE, request.model, STORED[request.store], method)
+        stored, leaves = STORED[request.store], run.objective.leaves
+        digest = save_weights(host, out / WEIGHTS_FILE, request.model, stored, method, leaves)
         run.tokenizer.save(out)
         family, preset = split_name(request.model)
         config = {"architecture": family, "preset": preset, **host.config.model_dump(mode="json")}

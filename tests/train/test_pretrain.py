@@ -216,7 +216,7 @@ def test_a_tower_is_taken_from_another_host_and_a_text_side_by_a_blip_alone(ask:
     pretrain(taken)
     one, other = (load_model(f"{name}-tiny", tmp_path / name).model.vision.state_dict() for name in ("albef", "blip"))
     assert max((one[name] - other[name]).abs().max().item() for name in one) < 1e-6
-    other = {"text_layers": 1, "projection": 12}
+    other = {"text_layers": 2, "projection": 12}
     with pytest.raises(HarnessError, match="the vocabulary is not that of"):
         pretrain(ask("blip", tmp_path / "words", sizes=other, steps=1, vocabulary=70, init_text=str(first.out)))
     with pytest.raises(HarnessError, match="--init: the weights decide sizes, vocabulary and dropout"):

@@ -63,6 +63,11 @@ class TextTokenizer:
         self.truncated = 0
         self._bert = BertTokenizer(vocab=dict(self.vocabulary))
 
+    @property
+    def words_known(self) -> int:
+        """How many rows of a table its ids reach."""
+        return len(self.vocabulary)
+
     def words(self, texts: Sequence[str]) -> list[list[int]]:
         """Word-piece ids of each text, without special tokens."""
         pieces: list[list[int]] = self._bert(list(texts), add_special_tokens=False)["input_ids"] if texts else []
@@ -127,6 +132,11 @@ class Tokenizer(Protocol):
     max_length: int
     truncated: int
 
+    @property
+    def words_known(self) -> int:
+        """How many rows of a table its ids reach."""
+        ...
+
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]: ...
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids up to the one that ends it."""
@@ -140,7 +150,7 @@ class HubTokenizer:
 
     def __init__(self, source: str, max_length: int) -> None:
         try:
-            self._inner = AutoTokenizer.from_pretrained(source, local_files_only=True)
+            self._inner = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             if Path(source).is_dir():
                 reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -160,6 +170,11 @@ class HubTokenizer:
             raise HarnessError(f"tokenizer {source}: has no token for {', '.join(lacking)}; name another")
         self.specials = Specials(inner.pad_token_id, begin, end, inner.mask_token_id, inner.unk_token_id)
         self.max_length, self.truncated = max_length, 0
+
+    @property
+    def words_known(self) -> int:
+        """How many rows of a table its ids reach."""
+        return max(self._inner.get_vocab().values()) + 1
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids (B, L) int64 and mask (B, L) bool with the tokenizer's own special tokens."""
@@ -185,6 +200,29 @@ def unknown_share(tokenizer: Tokenizer, texts: Sequence[str]) -> float | None:
         return None
     pieces = [piece for row in tokenizer.words(texts) for piece in row]
     return sum(piece == tokenizer.specials.unknown for piece in pieces) / len(pieces) if pieces else None
+
+
+class MissingTokenizer:
+    """In place of one that could not be opened: says why when a text is to be read."""
+
+    truncated = 0
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise HarnessError(self.reason)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        raise HarnessError(self.reason)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        raise HarnessError(self.reason)
+
+    def save(self, folder: Path) -> None:
+        raise HarnessError(self.reason)
 
 
 def holds_tokenizer(folder: Path) -> bool:

@@ -12,26 +12,35 @@ from typing import Any
 
 import safetensors
 import torch
-from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import save
 from torch import Tensor
 
-from harness.hosts.build import build_host, host_class, skeleton, split_name
-from harness.hosts.host import HostModel
-from harness.hosts.parts.tokenizer import VOCABULARY_FILE, Tokenizer, holds_tokenizer, open_tokenizer
-from harness.hosts.weights.configs import read_answers, read_config, stated_activation
+from harness.hosts.build import build_host, host_class, host_config, skeleton, split_name
+from harness.hosts.host import HostConfig, HostModel
+from harness.hosts.parts.tokenizer import (
+    VOCABULARY_FILE,
+    MissingTokenizer,
+    Tokenizer,
+    holds_tokenizer,
+    open_tokenizer,
+)
+from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE, Facts, check_sizes, config_beside
+from harness.hosts.weights.hub import HUB_NAME, in_hub_cache
 from harness.hosts.weights.released import POSITION_TABLES, LoadReport, interpolate_positions, load_released
-from harness.hosts.weights.released_files import TORCH_SUFFIXES, is_released, read_released
+from harness.hosts.weights.released_files import INDEX_SUFFIX, TORCH_SUFFIXES, is_released
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
 from harness.reduction import TokenReducer
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 WEIGHTS_FILE = "model.safetensors"
+OF_A_FOLDER = "transformers/"
 METHOD = "method."  # before the names of a method's tensors in a file of its host's weights
 # In folders and in the Hugging Face cache: ours, transformers', timm's and open_clip's.
-WEIGHTS_FILES = (WEIGHTS_FILE, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+WEIGHTS_FILES = (
+    *(WEIGHTS_FILE, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    *(f"{WEIGHTS_FILE}{INDEX_SUFFIX}", f"pytorch_model.bin{INDEX_SUFFIX}"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,11 @@ def assets_of(name: str) -> Path:
 
 
 def weights_file(name: str) -> Path:
-    """The weights that ship with a host model; HarnessError for a host without."""
+    """The weights that ship with a host model, or lie in the folder it is named after; HarnessError for neither."""
+    if "/" in name:
+        host_config(name)  # says what is wrong with the name of a ViT
+    if name.startswith(OF_A_FOLDER):
+        return find_weights(name.removeprefix(OF_A_FOLDER))
     path = assets_of(name) / WEIGHTS_FILE
     if not path.is_file():
         split_name(name)
@@ -80,16 +93,30 @@ def find_weights(source: Path | str) -> Path:
         if not found:
             raise HarnessError(f"weights {path}: no {' or '.join(WEIGHTS_FILES[:2])} in this folder; name a file")
         return found[0]
-    if path.exists() or path.suffix in (*TORCH_SUFFIXES, ".safetensors") or not HUB_NAME.fullmatch(name):
+    named = path.suffix in (*TORCH_SUFFIXES, ".safetensors") or name.endswith(INDEX_SUFFIX)
+    if path.exists() or named or not HUB_NAME.fullmatch(name):
         return path
     for file in WEIGHTS_FILES:
-        cached = try_to_load_from_cache(name, file)
-        if isinstance(cached, str):
-            return Path(cached)
+        cached = in_hub_cache(name, file)
+        if cached is not None:
+            return cached
     raise HarnessError(
-        f"weights {name}: no such file or folder, and not in the Hugging Face cache; run `hf download {name}` where "
-        "there is a network, or name a local file or folder"
+        f"weights {name}: no such file or folder, and not in the Hugging Face cache; add --download, or run "
+        f"`hf download {name}`, where there is a network, or name a local file or folder"
     )
+
+
+def read_answers(folder: Path) -> tuple[str, ...]:
+    """The closed answer list in a folder of weights, from its config.json; empty where there is none."""
+    listed = config_beside(folder).get("answers", ())
+    return tuple(listed) if isinstance(listed, list) else ()
+
+
+def stated_beside(name: str, path: Path) -> Facts:
+    """The sizes that the configs beside a released file state, and what is guessed for want of them."""
+    configs = {file: config_beside(path.parent, file) for file in (CONFIG_FILE, OPEN_CLIP_FILE)}
+    facts = host_class(name).stated_facts(name, configs)
+    return Facts(_known(name, facts.sizes), facts.guessed)
 
 
 def tensors_digest(tensors: dict[str, Tensor]) -> str:
@@ -117,13 +144,15 @@ def save_weights(
     name: str,
     dtype: torch.dtype = torch.float16,
     method: tuple[str, TokenReducer[Any]] | None = None,
+    only: str = r".+",
 ) -> str:
     """Write a model's weights whole or not at all, and return their digest (of the stored dtype).
 
     The file says which tensors are as they were drawn (`HostModel.untrained`): it cannot do what these are for.
     `method`: the name and the module of a method that was trained with the host; its parameters lie beside the host's.
+    `only`: the pattern of the names of the host's tensors that are written.
     """
-    state = model.state_dict()
+    state = {key: value for key, value in model.state_dict().items() if re.fullmatch(only, key)}
     learned = method if method is not None and method[1].learns else None
     if learned is not None:
         state |= {f"{METHOD}{key}": value for key, value in learned[1].state_dict().items()}
@@ -184,7 +213,7 @@ def stated_method(metadata: Mapping[str, str], path: Path) -> tuple[str, dict[st
     try:
         stated = json.loads(metadata["method"])
         return str(stated["name"]), dict(stated["config"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise HarnessError(f"weights {path}: name their method in no JSON object; save or fetch them again") from error
 
 
@@ -199,6 +228,12 @@ def untrained_in(metadata: Mapping[str, str], path: Path) -> frozenset[str]:
 
 def load_state(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
     """Fill a model, strictly; raises HarnessError naming the first names or shapes that do not match."""
+    check_state(model, tensors, source)
+    model.load_state_dict({key: value.float() for key, value in tensors.items()})
+
+
+def check_state(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """HarnessError naming the first names or shapes in which tensors are not those of a model."""
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     complaints = [f"lacks {key}" for key in expected if key not in found]
@@ -211,16 +246,15 @@ def load_state(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path)
     if complaints:
         more = f" and {len(complaints) - 3} more" if len(complaints) > 3 else ""
         raise HarnessError(f"weights {source}: of another model: {'; '.join(complaints[:3])}{more}")
-    model.load_state_dict({key: value.float() for key, value in tensors.items()})
 
 
 def stated_sizes(name: str, path: Path) -> dict[str, Any]:
-    """The sizes that a host's weights state, read without loading them; none for a released file.
+    """The sizes that a host's weights state, or the configs beside a released file, read without loading them.
 
     HarnessError where the file is not whole or another architecture's.
     """
     if is_released(path):
-        return {}
+        return dict(stated_beside(name, path).sizes)
     metadata = file_metadata(path)
     return dict(_stated_sizes(name, metadata, path))
 
@@ -251,17 +285,13 @@ def load_model(
     """
     path = find_weights(weights) if weights is not None else weights_file(name)
     if is_released(path):
-        tensors = read_released(path)
-        stated = _known(name, stated_activation(path.parent))
-        model = build_host(name, image_size=image_size, **host_class(name).sizes_for(tensors) | stated)
+        tensors = host_class(name).read_released(name, path)
+        facts = stated_beside(name, path)
+        asked = {} if image_size is None else {"image_size": image_size}
+        model = build_host(name, **{**host_class(name).sizes_for(tensors), **facts.sizes, **asked})
         report: LoadReport | None
         report, learned = load_released(model, tensors, str(path)), None
-        # Only where presets differ in it: METER's files are all of one.
-        field = type(model.config).model_fields.get("activation")
-        if not stated and field is not None and field.is_required():
-            report.taken.append(
-                f"activation {model.config.activation}: the host's, as no config beside the file says it"
-            )
+        report.guessed = facts.guessed
         model.absent = absent_after(model, report)
     else:
         tensors, metadata = read_weights(path)
@@ -269,11 +299,30 @@ def load_model(
         model, report = own_model(name, own, metadata, path, image_size), None
         model.absent = untrained_in(metadata, path)
     _require_finite(tensors, path)
-    folder = path.parent if holds_tokenizer(path.parent) else assets_of(name)
-    reader = open_tokenizer(model.config.tokenizer, folder / VOCABULARY_FILE, model.config.text_length, tokenizer)
+    reader = _tokenizer(name, model.config, path.parent, tokenizer)
     answers = read_answers(path.parent) or read_answers(assets_of(name))
-    prompt = str(read_config(path.parent).get("prompt", ""))
+    prompt = str(config_beside(path.parent).get("prompt", ""))
     return LoadedModel(name, model.eval(), reader, answers, path, tensors_digest(tensors), report, prompt, learned)
+
+
+def _tokenizer(name: str, config: HostConfig, folder: Path, chosen: str | None) -> Tokenizer:
+    """The tokenizer of a host with weights from a folder, whose words fit the host's table.
+
+    Where none can be opened and none was chosen, one that says so when a text is to be read: features want none.
+    """
+    place = folder if holds_tokenizer(folder) else assets_of(name)
+    try:
+        reader = open_tokenizer(config.tokenizer, place / VOCABULARY_FILE, config.text_length, chosen)
+    except HarnessError as error:
+        if chosen is not None:
+            raise
+        return MissingTokenizer(str(error))
+    if reader.words_known > config.vocab_size:
+        raise HarnessError(
+            f"vocabulary of {reader.words_known:,} words, but the weights' table has {config.vocab_size:,}: name the "
+            "weights' own with --tokenizer"
+        )
+    return reader
 
 
 def _require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -294,8 +343,8 @@ def abilities_in(name: str, path: Path) -> frozenset[str]:
         model = skeleton(name, sizes=stated_sizes(name, path))
         model.absent = untrained_in(file_metadata(path), path)
         return model.abilities
-    tensors = read_released(path)
-    model = skeleton(name, sizes=host_class(name).sizes_for(tensors))
+    tensors = host_class(name).read_released(name, path)
+    model = skeleton(name, sizes={**host_class(name).sizes_for(tensors), **stated_beside(name, path).sizes})
     model.absent = absent_after(model, load_released(model, tensors, str(path)))
     return model.abilities
 
@@ -305,6 +354,7 @@ def own_model(
 ) -> HostModel:
     """A host filled from our own file, at the sizes the file states, its position table resized where asked for."""
     sizes = _stated_sizes(name, metadata, path)
+    check_state(skeleton(name, sizes=sizes), tensors, path)  # before anything of a size that is not there is made
     model = build_host(name, **sizes)
     load_state(model, tensors, path)
     if image_size is None or image_size == model.config.image_size:
@@ -328,8 +378,9 @@ def _stated_sizes(name: str, metadata: dict[str, str], path: Path) -> dict[str, 
         raise HarnessError(f"weights {path}: of {family}-{metadata.get('preset', '?')}, not of {name}; name its own")
     try:
         stated: dict[str, object] = dict(json.loads(metadata["config"]))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise HarnessError(f"weights {path}: states its sizes in no JSON object; save or fetch it again") from error
+    check_sizes(stated, f"weights {path}")
     return _known(name, stated)
 
 
