@@ -54,7 +54,9 @@ class ATSConfig(MethodConfig):
     def samples(self, shape: StackShape) -> dict[int, int]:
         """How many are drawn, by block."""
         authors = self.program == "authors"
-        begin = range(3, shape.depth) if authors else range(3, 10, 3)
+        begin = range(3, shape.depth) if authors else range(3, min(10, shape.depth), 3)
+        if not begin and self.schedule is None:
+            raise HarnessError(f"ats begins at block 3 and the tower has {shape.depth}: give it a schedule of its own")
         keep = (1.0,) * len(begin) if authors else geometric(0.7, len(begin))
         schedule = self.schedule or validated(Schedule, {"begin": tuple(begin), "keep": keep}, "ats schedule")
         schedule.check_depth(shape.depth)

@@ -7,6 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from harness.reduction import (
     Evidence,
+    HarnessError,
     MethodConfig,
     Ratio,
     Schedule,
@@ -65,7 +66,11 @@ class BAT(TokenReducer[BATConfig]):
     def __init__(self, config: BATConfig, shape: StackShape) -> None:
         super().__init__(config, shape)
         rates = {"begin": config.blocks, "keep": (config.keep_rate,) * len(config.blocks)}
-        validated(Schedule, rates, "bat blocks").check_depth(shape.depth)
+        if max(validated(Schedule, rates, "bat blocks").begin) >= shape.depth:
+            blocks = list(config.blocks)
+            raise HarnessError(
+                f"bat blocks {blocks}: the tower has blocks 0 to {shape.depth - 1}; give others as blocks"
+            )
         self.stages: dict[int, tuple[int, int, int]] = {}
         current = shape.patches
         for block in config.blocks:

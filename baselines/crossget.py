@@ -77,6 +77,7 @@ class CrossGET(TokenReducer[CrossGETConfig]):
     def opened(self, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
         if not self.works:
             return state
+        state = state.full_without_data()
         if stack.shape.causal:
             state = state.noted(**{END: state.patch_standing.sum(dim=1, keepdim=True) - 1})
         if stack.shape.kind == "text" and self.config.padding_merges:
@@ -109,8 +110,8 @@ class CrossGET(TokenReducer[CrossGETConfig]):
         rate = self.config.r_image if vision else self.config.r_text
         keys, queries = (heads.transpose(1, 2).flatten(2) for heads in (k, q))
         place, guiding = last(state), summary(state, stack)
-        # The class token, the cross token and, in a causal text, the end token stay.
-        kept = 2 + stack.shape.causal
+        # The tokens of the prefix, the cross token and, in a causal text, the end token stay.
+        kept = state.prefix + 1 + stack.shape.causal
         count = min(int((block + 1) * rate) - int(block * rate), (keys.shape[1] - kept) // 2)
         if not self.works or count <= 0:
             return attended, state

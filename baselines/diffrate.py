@@ -106,6 +106,7 @@ class DiffRate(TokenReducer[DiffRateConfig]):
 
     Config = DiffRateConfig
     needs_class_token = True
+    sizes_count_patches = False  # a merged source counts by its cosine (DiffRate/merge.py), a pruned one not at all
 
     def __init__(self, config: DiffRateConfig, shape: StackShape) -> None:
         super().__init__(config, shape)

@@ -66,6 +66,7 @@ class GTP(TokenReducer[GTPConfig]):
 
     Config = GTPConfig
     needs_class_token = True
+    sizes_count_patches = False  # scales grow by what is handed on (models_v3.py)
 
     def __init__(self, config: GTPConfig, shape: StackShape) -> None:
         super().__init__(config, shape)

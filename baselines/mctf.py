@@ -106,6 +106,7 @@ class MCTF(TokenReducer[MCTFConfig]):
             return state
         with torch.no_grad():
             q, k = stack.query_and_keys(block, state.tokens, state.tokens.shape[1])
+            q, k = stack.placed(block, q, k, state)
             received = attention_map(q, k, stack.bias(state, self.proportional_attention)).mean((1, 2))
         return self.fuse(state, *self.match(state, received, count), received)
 

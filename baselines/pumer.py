@@ -147,6 +147,7 @@ class PuMer(TokenReducer[PuMerConfig]):
         count = min(round(length * share), most)
         if count == 0:
             return state
+        state = state.full_without_data()
         if state.mask is None or self.config.padding_merges:
             return with_fractions(state, *bipartite(keys, count, state.prefix))
         lengths = state.count()

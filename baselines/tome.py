@@ -38,6 +38,16 @@ class ToMe(TokenReducer[ToMeConfig]):
     def proportional_attention(self) -> bool:
         return self.config.proportional_attention
 
+    def remarks(self) -> list[str]:
+        left, lines = self.shape.patches, []
+        for block, asked in enumerate(self.config.merges(self.shape.depth)):
+            if asked > left // 2:
+                lines.append(
+                    f"tome: {asked} tokens to merge in block {block}, where {left} are: half of them at most merge"
+                )
+            left -= min(asked, left // 2)
+        return lines[:1] + [f"tome: the same in {len(lines) - 1} more blocks"] * (len(lines) > 1)
+
     def evidence(self, block: int) -> frozenset[str]:
         return frozenset({"keys"}) if self.config.merges(self.shape.depth)[block] else frozenset()
 

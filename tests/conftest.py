@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# pytest --hypothesis-profile nightly: many draws where a test takes few.
+settings.register_profile("nightly", max_examples=1000, deadline=None)
 
 # Before torch is imported anywhere, and inherited by the commands that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

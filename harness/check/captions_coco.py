@@ -26,7 +26,7 @@ def is_json(path: Path, text: str) -> bool:
         return True
     try:
         return isinstance(json.loads(text), (list, dict))
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -18,7 +18,7 @@ from harness.train.protocol import Stage
 def lines(folder: Path, prune: bool = False) -> list[tuple[str, bool]]:
     """Damaged records fail; then a count of records by status, and of those measured by other code.
 
-    `prune`: delete those that newer records of the same cells supersede.
+    `prune`: delete those of cells that the program at hand measured again.
     """
     if not folder.is_dir():
         raise HarnessError(f"{folder}: no such folder of records")
@@ -26,12 +26,13 @@ def lines(folder: Path, prune: bool = False) -> list[tuple[str, bool]]:
     earlier: list[str] = []
     store = Store(folder, damaged.append, earlier.append)
     records = store.records()
-    older = superseded(records)
+    reasons = {record["key"]: changed_since(record["spec"]) for record in records}
+    older = superseded(records, lambda record: not reasons[record["key"]])
     if prune:
         for record in older:
             store.remove(record)
             records.remove(record)
-    reasons = {record["key"]: changed_since(record["spec"]) for record in records}
+            del reasons[record["key"]]
     current = sum(not changed for changed in reasons.values())
     status = Counter(record["status"] for record in records)
     found = [(f"damaged  {line}", False) for line in damaged] + [(f"earlier  {line}", True) for line in earlier]
@@ -46,7 +47,7 @@ def lines(folder: Path, prune: bool = False) -> list[tuple[str, bool]]:
     found.append((f"{current} of them were measured by this very code; the others would be computed again", True))
     if older:
         said = "deleted" if prune else "--prune deletes them"
-        found.append((f"{len(older)} older records of cells that were measured again: {said}", True))
+        found.append((f"{len(older)} records of cells that this very code measured again: {said}", True))
     return found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,9 +12,9 @@ from harness.data.image_store import ImageStore
 from harness.data.scenes import oracle_recall
 from harness.data.world import BUILT_IN_WORLD
 from harness.evaluate.encoder import VisionEncoder
-from harness.evaluate.task import Task, TaskData
+from harness.evaluate.task import TaskData
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.ready import Host, load_host
+from harness.hosts.ready import load_host
 from harness.hosts.weights.sets import task_weights
 from harness.kit.progress import Progress
 from harness.kit.registry import tasks
@@ -61,30 +63,39 @@ FLOORS = {
 def lines(model: str, limit: int | None = None) -> Lines:
     """(line, good) for each floor of each task that the weights can do on scenes, or on the first `limit` of them."""
     progress = Progress()
-    folder = data_folder(BUILT_IN_WORLD, limit, progress)
     found: Lines = []
     for name in measurable_tasks(model, None, BUILT_IN_WORLD):
         floor = FLOORS.get((model, name))
         if floor is None and name != "retrieval":
             continue
-        host, task = load_host(model, task_weights(model, None, name), "cpu", "float32"), tasks.get(name)()
-        config, annotations = host.model.config, task.load(folder, limit).in_order()
-        data = TaskData(annotations, ImageStore(annotations.images, config.image_size, config.mean, config.std))
-        seen = values(task, host, data, progress)
-        if floor is None:
-            found += _retrieval(seen, len(data.images))
-        else:
-            found += floor.lines(seen, values(task, host, data, progress, blank=True))
+        measured = Measured(model, task_weights(model, None, name), name, BUILT_IN_WORLD, limit, progress)
+        seen = measured.values()
+        found += _retrieval(seen, len(measured.data.images)) if floor is None else floor.lines(seen, measured.blank())
     return found
 
 
-@torch.no_grad()
-def values(task: Task, host: Host, data: TaskData, progress: Progress, *, blank: bool = False) -> Values:
-    """Every metric's value, dense; `blank`: with the mean colour in the place of every image."""
-    options = task.Options.model_validate({"blank_images": True} if blank else {})
-    reducer = make_reducer("dense", open_tower(host.model.vision).shape)
-    encoder = VisionEncoder(host, reducer, data.images, 64, progress)
-    return task.evaluate(encoder, data, options).values()
+class Measured:
+    """Weights on a task and a built-in world's held-out scenes, dense."""
+
+    def __init__(self, model: str, weights: Path, task: str, world: str, limit: int | None, progress: Progress) -> None:
+        self.host, self.task, self.progress = load_host(model, weights, "cpu", "float32"), tasks.get(task)(), progress
+        config = self.host.model.config
+        annotations = self.task.load(data_folder(world, limit, progress), limit).in_order()
+        self.data = TaskData(annotations, ImageStore(annotations.images, config.image_size, config.mean, config.std))
+
+    def values(self) -> Values:
+        """Every metric's value."""
+        return self._values({})
+
+    def blank(self) -> Values:
+        """Every metric's value with the mean colour in the place of every image."""
+        return self._values({"blank_images": True})
+
+    @torch.no_grad()
+    def _values(self, options: dict[str, Any]) -> Values:
+        reducer = make_reducer("dense", open_tower(self.host.model.vision).shape)
+        encoder = VisionEncoder(self.host, reducer, self.data.images, 64, self.progress)
+        return self.task.evaluate(encoder, self.data, self.task.Options.model_validate(options)).values()
 
 
 def _retrieval(seen: Values, images: int) -> Lines:

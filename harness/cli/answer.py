@@ -33,7 +33,7 @@ def _answer(
         progress = Progress(quiet or not is_main_process())
         on_main_process(lambda: _check_place(out))
         cell = on_main_process(lambda: answering_cell(request, progress))
-        found = server_answers(cell, request.weights, progress)
+        found = server_answers(cell, request.weights, progress, request.tokenizer)
         if first:
             lines = ",\n".join(json.dumps(one) for one in found)
             write_atomically(out, f"[\n{lines}\n]\n".encode())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
 from harness.cli.options import DEFAULT_RUNS
+from harness.kit.errors import HarnessError
+from harness.kit.shown import on_one_line
 
 checks = typer.Typer(
     help="Check the environment, a method, golden files, weights, data, records or captions.",
@@ -18,7 +20,7 @@ checks = typer.Typer(
 
 def _verdict(lines: list[tuple[str, bool]]) -> None:
     for line, _ in lines:
-        typer.echo(line)
+        typer.echo(on_one_line(line))
     if not all(good for _, good in lines):
         raise typer.Exit(1)
 
@@ -40,28 +42,50 @@ def check_golden(files: Annotated[list[Path], typer.Argument(help="Golden .safet
 
 
 @checks.command("method")
-def check_method(name: Annotated[str, typer.Argument(help="A registered method.")]) -> None:
+def check_method(
+    name: Annotated[str, typer.Argument(help="A registered method.")],
+    draws: Annotated[
+        int, typer.Option("--draws", min=0, help="Also so many random towers, sizes and ratios; 200 for a night.")
+    ] = 0,
+) -> None:
     """Test a method for its author: identity at ratio 1, batch order, gradients, reachable ratios, towers."""
+    from harness.check import drawn
     from harness.check.method import lines
 
-    _verdict(lines(name))
+    _verdict([*lines(name), *drawn.lines(name, draws)])
 
 
 @checks.command("weights")
 def check_weights(
-    model: Annotated[str, typer.Argument(help="A host with shipped weights.")] = "albef-tiny",
+    model: Annotated[str, typer.Argument(help="A host; without --weights one with shipped weights.")] = "albef-tiny",
+    weights: Annotated[
+        Optional[Path],
+        typer.Option("--weights", help="What pretrain left, with vqa/ fine-tuned from it, to measure in its place."),
+    ] = None,
+    data: Annotated[
+        Optional[str], typer.Option("--data", help="The world they were pre-trained on; left out: scenes-small.")
+    ] = None,
+    limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Use the first N scenes only.")] = None,
 ) -> None:
-    """Measure the shipped weights against the floors they must reach on held-out scenes."""
-    from harness.check.weights import lines
+    """Measure weights against the floors they must reach on held-out scenes: those that ship, or a pre-training's."""
+    if weights is None:
+        from harness.check.weights import lines
 
-    _verdict(lines(model))
+        if data is not None:
+            raise HarnessError(f"--data {data}: goes with --weights; those that ship are measured on scenes")
+        _verdict(lines(model, limit))
+    else:
+        from harness.check import pretrained
+        from harness.data.world import SMALL_WORLD
+
+        _verdict(pretrained.lines(model, weights, data or SMALL_WORLD, limit))
 
 
 @checks.command("results")
 def check_results(
     runs: Annotated[Path, typer.Argument(help="Folder of records.")] = DEFAULT_RUNS,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete records of cells that newer records measured again.")
+        bool, typer.Option("--prune", help="Delete records of cells that this very code measured again.")
     ] = False,
 ) -> None:
     """Read every record and its samples; say which are whole, and which this code and these weights would reproduce."""

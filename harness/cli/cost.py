@@ -39,6 +39,9 @@ def cost(
         Optional[float],
         typer.Option("--gib", min=0, help="Also the largest training batch for a card of this many GiB."),
     ] = None,
+    check: Annotated[
+        Optional[str], typer.Option("--check", help="Also another program's count of the forward MACs: fvcore.")
+    ] = None,
     device: Device = "cpu",
     threads: Threads = None,
     as_json: AsJson = False,
@@ -62,6 +65,7 @@ def cost(
         latency=latency,
         attention=attention,
         gib=gib,
+        check=check,
         device=device,
         progress=Progress(quiet),
     )

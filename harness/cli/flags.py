@@ -26,6 +26,7 @@ from harness.kit.errors import HarnessError
 from harness.kit.settings import NO_FLAG, Flag, validated
 
 PLAIN = (bool, int, float, str, Path)
+LONGEST_SHOWN = 60
 
 
 def command_of(
@@ -83,19 +84,28 @@ def flag_name(name: str, field: FieldInfo) -> str:
 
 def parse_settings(words: list[str] | None, option: str = "--set") -> dict[str, Any]:
     """{'keep_rate': 0.7} from ['keep_rate=0.7'], values read as YAML; HarnessError that names the `option` given."""
-    import yaml
+    from harness.kit.reading import parse_yaml
 
     settings: dict[str, Any] = {}
     for word in words or []:
         name, equals, value = word.partition("=")
         if not equals or not name:
-            raise HarnessError(f"{option} {word!r}: expected name=value")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise HarnessError(f"{option} {word!r}: {value!r} is no number, word or list") from error
-        settings[name.strip()] = value.split(",") if isinstance(parsed, str) and "," in parsed else parsed
+            raise HarnessError(f"{option} {shortened(word)}: expected name=value")
+        parsed = parse_yaml(value, f"{option} {shortened(word)}")
+        settings[name.strip()] = _several(value) if isinstance(parsed, str) and "," in parsed else parsed
     return settings
+
+
+def shortened(word: str) -> str:
+    """A word that was given, in quotes, cut where it is long."""
+    return repr(word if len(word) <= LONGEST_SHOWN else f"{word[:LONGEST_SHOWN]}…")
+
+
+def _several(value: str) -> list[Any]:
+    """The values between commas, each as YAML reads it alone: 0.2,0.5 are two numbers."""
+    from harness.kit.reading import parse_yaml
+
+    return [parse_yaml(one, repr(one)) for one in value.split(",")]
 
 
 def parse_grouped(words: list[str] | None, option: str, expected: str) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from harness.cli.throughput import throughput
 from harness.cli.train import finetune, pretrain
 from harness.kit.errors import HarnessError
 from harness.kit.registry import KINDS
+from harness.kit.shown import on_one_line
 
 app = typer.Typer(
     name="harness",
@@ -76,7 +78,7 @@ def list_names(
     for name, entries in found.items():
         typer.echo(name)
         for entry, summary in entries.items():
-            typer.echo(f"  {entry:<24}{summary}")
+            typer.echo(on_one_line(f"  {entry:<24}{summary}"))
 
 
 def new_method(
@@ -136,16 +138,26 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _drop_output()
         place = error.filename or "output"
-        typer.echo(f"error: {place}: cannot be written: {error.strerror}; free space or send it elsewhere", err=True)
+        line = f"error: {place}: cannot be written: {error.strerror}; free space or send it elsewhere"
+        typer.echo(on_one_line(line), err=True)
+        status = 2
+    except (MemoryError, RuntimeError) as error:
+        if not _ran_out_of_memory(error):
+            raise
+        typer.echo("error: out of memory; ask for smaller images, batches or models, or free some", err=True)
         status = 2
     except CLICK_ERROR as error:
-        typer.echo(f"error: {error.format_message()}", err=True)
+        typer.echo(f"error: {on_one_line(error.format_message())}", err=True)
         status = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     if status == INTERRUPTED:  # later releases of typer return it instead of raising
         typer.echo("stopped; records so far are kept", err=True)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error)) is not None
 
 
 def _drop_output() -> None:

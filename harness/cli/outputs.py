@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.kit.errors import HarnessError
+from harness.reduction.schedule import check_ratio
 from harness.report.frame import to_frame
 from harness.report.tables import render_study_table, render_summary, render_table
 from harness.run.compare import with_deltas
@@ -16,9 +17,9 @@ from harness.run.study_index import read_index
 PICTURE_METHODS = ("elip", "evit", "tome", "random")
 
 
-def table_text(runs: Path, study: str | None, studies: Path, format: str, *, summary: bool = False) -> str:
-    """The table of a folder's records, or of a study's; or its summary alone."""
-    records, labels = _records(runs, study, studies)
+def table_text(folder: Path, study: str | None, format: str, *, summary: bool = False) -> str:
+    """The table of a folder's records, which may be a study's; or its summary alone."""
+    records, labels = _records(folder, study)
     if summary:
         return render_summary(to_frame(records), format)
     if labels is None:
@@ -26,11 +27,11 @@ def table_text(runs: Path, study: str | None, studies: Path, format: str, *, sum
     return render_study_table(records, labels, format)
 
 
-def draw(runs: Path, study: str | None, studies: Path, out: Path, *, patches: bool, ratio: float) -> list[Path]:
-    """Write the figures of a folder's records or of a study's, and the picture of kept patches; their paths."""
+def draw(folder: Path, study: str | None, out: Path, *, patches: bool, ratio: float) -> list[Path]:
+    """Write the figures of a folder's records, which may be a study's, and the picture of kept patches; their paths."""
     from harness.report.figures import plot_quality, plot_study
 
-    records, labels = _records(runs, study, studies)
+    records, labels = _records(folder, study)
     if study is None:
         written = plot_quality(to_frame(records), out)
     elif labels is None:
@@ -40,15 +41,13 @@ def draw(runs: Path, study: str | None, studies: Path, out: Path, *, patches: bo
     return written + (draw_kept(out, ratio) if patches else [])
 
 
-def _records(
-    runs: Path, study: str | None, studies: Path
-) -> tuple[list[dict[str, Any]], Sequence[dict[str, Any]] | None]:
+def _records(folder: Path, study: str | None) -> tuple[list[dict[str, Any]], Sequence[dict[str, Any]] | None]:
     """Records, and the labels to draw them by (None where methods and ratios say it all)."""
-    folder = runs if study is None else studies / study
     if study is None:
         if not folder.is_dir():
             raise HarnessError(
-                f"{folder}: no such folder of records; run: python -m harness run --method elip --ratios 0.5,0.7"
+                f"{folder}: no such folder of records; run: python -m harness run --method elip --ratios 0.5,0.7, or "
+                "name another with --runs (results/runs holds those that are committed)"
             )
         store = Store(folder)
         return with_deltas(store.records(), store), None
@@ -59,9 +58,29 @@ def _records(
     return with_deltas(records, store), index["cells"] if index["draw"] == "schedule" else None
 
 
-def draw_kept(out: Path, ratio: float, model: str = "albef-tiny", scenes: int = 2) -> list[Path]:
-    """Draw which patches each method keeps, stage by stage, for a few scenes and their first captions."""
-    from harness.report.patches import draw_patches
-    from harness.report.traces import kept_examples
+def draw_kept(out: Path, ratio: float, scenes: int = 2) -> list[Path]:
+    """Draw which patches some methods keep, stage by stage, for a few scenes and their first captions."""
+    return draw_methods(out / "patches", PICTURE_METHODS, ratio, scenes=scenes)
 
-    return draw_patches(kept_examples(model, PICTURE_METHODS, ratio, scenes), out / "patches")
+
+def draw_methods(
+    stem: Path,
+    names: Sequence[str],
+    ratio: float,
+    *,
+    model: str = "albef-tiny",
+    weights: Path | None = None,
+    image: Path | None = None,
+    text: str | None = None,
+    scenes: int = 2,
+) -> list[Path]:
+    """Draw which patches methods keep of an image, with a text for those that read one, or else of a few scenes."""
+    from harness.hosts.ready import load_host
+    from harness.report.patches import draw_patches
+    from harness.report.traces import Pictured, kept_examples, pictured_scenes
+
+    check_ratio(ratio)
+    if text is not None and image is None:
+        raise HarnessError("--text: is for --image, which is not given; name the image")
+    pictured = pictured_scenes(scenes) if image is None else [Pictured(image, text)]
+    return draw_patches(kept_examples(load_host(model, weights, "cpu", "float32"), names, ratio, pictured), stem)

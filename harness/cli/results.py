@@ -7,20 +7,31 @@ from typing import Annotated, Optional
 
 import typer
 
-from harness.cli.options import DEFAULT_RUNS, STUDIES_FOLDER, Runs, StudyName, not_built
+from harness.cli.options import DEFAULT_RUNS, FIGURES_FOLDER, STUDIES_FOLDER, Runs, StudyName, not_built
+from harness.kit.errors import HarnessError
+from harness.kit.registry import methods
 
 
 def table(
-    runs: Runs = DEFAULT_RUNS,
+    runs: Runs = None,
     study: StudyName = None,
     format: Annotated[str, typer.Option("--format", help="text, csv, md or latex.")] = "text",
     summary: Annotated[bool, typer.Option("--summary", help="A row a method only: quality kept and costs.")] = False,
+    standalone: Annotated[
+        bool, typer.Option("--standalone", help="Of LaTeX: a whole document, with the preamble it needs.")
+    ] = False,
     out: Annotated[Optional[Path], typer.Option("--out", help="Write to this file instead of stdout.")] = None,
 ) -> None:
     """The records as a table: quality with intervals and differences to dense, beside the cost."""
     from harness.cli.outputs import table_text
 
-    text = table_text(runs, study, STUDIES_FOLDER, format, summary=summary)
+    if standalone and format != "latex":
+        raise HarnessError(f"--standalone: is for --format latex, not {format}; leave it out")
+    text = table_text(_folder(runs, study), study, format, summary=summary)
+    if standalone:
+        from harness.report.layout import standalone as whole
+
+        text = whole(text)
     if out is None:
         typer.echo(text)
     else:
@@ -30,19 +41,51 @@ def table(
 
 
 def plot(
-    runs: Runs = DEFAULT_RUNS,
+    runs: Runs = None,
     study: StudyName = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the figures.")] = Path("results/figures"),
+    out: Annotated[Path, typer.Option("--out", help="Folder of the figures.")] = FIGURES_FOLDER,
     patches: Annotated[
         bool, typer.Option("--patches/--no-patches", help="Also draw which patches each method keeps.")
     ] = True,
     ratio: Annotated[float, typer.Option("--patches-ratio", help="Token ratio of the picture of kept patches.")] = 0.5,
+    method: Annotated[
+        Optional[str],
+        typer.Option("--method", help="Draw only the patches that these methods keep, comma-separated, or all."),
+    ] = None,
+    image: Annotated[
+        Optional[Path], typer.Option("--image", help="With --method: an image of your own, in place of scenes.")
+    ] = None,
+    words: Annotated[
+        Optional[str], typer.Option("--text", help="With --image: the text that text-guided methods read.")
+    ] = None,
+    model: Annotated[str, typer.Option("--model", help="With --method: the host that is drawn.")] = "albef-tiny",
+    weights: Annotated[Optional[Path], typer.Option("--weights", help="With --method: the host's weights.")] = None,
 ) -> None:
-    """Figures, SVG and PNG: quality against MACs and ratio, and which patches each method keeps for a few scenes."""
-    from harness.cli.outputs import draw
+    """Figures, SVG and PNG: quality against MACs and ratio, and which patches each method keeps for a few scenes.
 
-    for path in draw(runs, study, STUDIES_FOLDER, out, patches=patches and study is None, ratio=ratio):
+    With --method, the patches that these methods keep, of an image and a text of your own.
+    """
+    from harness.cli.outputs import draw, draw_methods
+
+    if method is not None:
+        names = methods.expand(method, without=("dense",))
+        stem = out / f"patches-{names[0] if len(names) == 1 else 'methods'}"
+        found = draw_methods(stem, names, ratio, model=model, weights=weights, image=image, text=words)
+        typer.echo("\n".join(map(str, found)))
+        return
+    for flag, value in (("--image", image), ("--text", words), ("--weights", weights)):
+        if value is not None:
+            raise HarnessError(f"{flag}: is for --method, which is not given; name the methods to draw")
+
+    for path in draw(_folder(runs, study), study, out, patches=patches and study is None, ratio=ratio):
         typer.echo(str(path))
+
+
+def _folder(runs: Path | None, study: str | None) -> Path:
+    """Where the records of a command lie: those that a user measured unless another folder is named."""
+    if study is None:
+        return DEFAULT_RUNS if runs is None else runs
+    return (STUDIES_FOLDER if runs is None else runs) / study
 
 
 def report() -> None:

@@ -18,11 +18,13 @@ from harness.cli.options import (
     AsJson,
     ExecutorName,
     Force,
+    Latency,
     Out,
     Quiet,
     Threads,
     set_threads,
 )
+from harness.kit.shown import on_one_line
 from harness.run.executors import Executor, named_executor
 from harness.run.request import EvaluateOptions, RunOptions, overrides
 
@@ -38,6 +40,7 @@ def _run(
     as_json: AsJson = False,
     executor: ExecutorName = "here",
     threads: Threads = None,
+    latency: Latency = True,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -51,7 +54,9 @@ def _run(
         return [cell for request in options.requests() for cell in plan_cells(request, progress)]
 
     with processes(options.device) as first:
-        records = _records(planned, out, options.weights, place, force=force, quiet=quiet)
+        records = _records(
+            planned, out, options.weights, place, tokenizer=options.tokenizer, latency=latency, force=force, quiet=quiet
+        )
     if first:
         from harness.report.frame import to_frame
         from harness.report.tables import render_summary, render_table
@@ -70,11 +75,12 @@ def _evaluate(
     as_json: AsJson = False,
     executor: ExecutorName = "here",
     threads: Threads = None,
+    latency: Latency = True,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure one set of weights on its tasks: `run` with all tokens, unless methods are named."""
-    _run(options, out, as_json, executor, threads, force, quiet)
+    _run(options, out, as_json, executor, threads, latency, force, quiet)
 
 
 def _plan(
@@ -97,10 +103,13 @@ def _plan(
 
 def _ablate(
     options: BaseModel,
-    study: Annotated[str, typer.Argument(help="A study (see: list studies).")],
+    named: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A study (see: list studies), or a YAML file of your own.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder that holds a folder per study.")] = STUDIES_FOLDER,
     executor: ExecutorName = "here",
     threads: Threads = None,
+    latency: Latency = True,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -108,10 +117,10 @@ def _ablate(
     place = named_executor(executor)
     set_threads(threads)
     from harness.cli.outputs import table_text
-    from harness.run.study import plan_study, read_study
+    from harness.run.study import plan_study, read_study, study_name
     from harness.run.study_index import save_index
 
-    found, changed = read_study(study), options.model_dump(exclude_none=True)
+    study, found, changed = study_name(named), read_study(named), options.model_dump(exclude_none=True)
     every = found.run | changed
 
     def planned(store: Store, progress: Progress) -> list[Cell]:
@@ -120,9 +129,19 @@ def _ablate(
         return cells
 
     with processes(str(every.get("device", "auto"))) as first:
-        records = _records(planned, out / study, every.get("weights"), place, force=force, quiet=quiet)
+        words = every.get("tokenizer")
+        records = _records(
+            planned,
+            out / study,
+            every.get("weights"),
+            place,
+            tokenizer=words,
+            latency=latency,
+            force=force,
+            quiet=quiet,
+        )
     if first:
-        typer.echo(table_text(DEFAULT_RUNS, study, out, "text"))
+        typer.echo(table_text(out / study, study, "text"))
         _finish(records)
 
 
@@ -145,6 +164,8 @@ def _records(
     weights: Path | None,
     place: Executor,
     *,
+    tokenizer: str | None,
+    latency: bool,
     force: bool,
     quiet: bool,
 ) -> list[Record]:
@@ -162,7 +183,8 @@ def _records(
         return plan(store, progress)
 
     cells = on_main_process(prepared)
-    return with_deltas(list(place.run(cells, store, Measurer(weights, progress), force=force)), store)
+    measurer = Measurer(weights, progress, tokenizer, latency=latency)
+    return with_deltas(list(place.run(cells, store, measurer, force=force)), store)
 
 
 def _finish(records: list[dict[str, Any]]) -> None:
@@ -172,7 +194,7 @@ def _finish(records: list[dict[str, Any]]) -> None:
         spec = record["spec"]
         budget = "paper" if spec["ratio"] is None else f"{spec['ratio']:g}"
         cell = f"{spec['model']} {spec['method']} {budget} {spec['task']}"
-        typer.echo(f"{record['status']}: {cell}: {record['error']}", err=True)
+        typer.echo(on_one_line(f"{record['status']}: {cell}: {record['error']}"), err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -180,4 +202,4 @@ def _finish(records: list[dict[str, Any]]) -> None:
 run = command_of(RunOptions, _run)
 evaluate = command_of(EvaluateOptions, _evaluate)
 plan = command_of(RunOptions, _plan)
-ablate = command_of(overrides(("data", "device", "batch_size", "limit", "seeds", "weights")), _ablate)
+ablate = command_of(overrides(("data", "device", "batch_size", "limit", "seeds", "weights", "tokenizer")), _ablate)

@@ -9,6 +9,7 @@ import typer
 
 from harness.cli.flags import command_of
 from harness.cli.options import set_threads
+from harness.kit.settings import check_count
 from harness.train.request import FinetuneRequest, PretrainRequest, TrainRequest
 
 R = TypeVar("R", bound=TrainRequest)
@@ -20,6 +21,7 @@ Threads = Annotated[Optional[int], typer.Option("--threads", min=1, help="CPU th
 def _pretrain(request: PretrainRequest, epochs: Epochs = None, threads: Threads = None) -> None:
     """Pre-train a host with any method; the same command again goes on from the last checkpoint."""
     set_threads(threads)
+    check_count("--workers", request.workers)
     from harness.train.pretrain import pretrain as train
 
     _print(train(with_numbers(request, epochs=epochs)))
@@ -33,6 +35,7 @@ def _finetune(
     Starts from --init, or from the weights that ship with the host. `evaluate --weights OUT` measures the result.
     """
     set_threads(threads)
+    check_count("--workers", request.workers)
     from harness.train.finetune import finetune as train
 
     _print(train(with_numbers(request, batch_size=batch_size, epochs=epochs)))

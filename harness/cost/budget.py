@@ -12,6 +12,7 @@ from torch import nn
 
 from harness.cost.flops import Counts, count
 from harness.cost.probe import skeleton, tower_call, tower_inputs, without_data
+from harness.kit.errors import HarnessError
 from harness.reduction import TokenReducer, Trace
 from harness.reduction.budget import bender, make_reducer
 from harness.reduction.plan import token_counts
@@ -73,18 +74,23 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
 
 
-def macs_ratio(model: nn.Module, reducer: TokenReducer[Any], dense: int | None = None) -> float:
-    """Forward MACs of the reduced tower, overhead included, over the dense one's (`dense`, else counted)."""
-    if dense is None:
-        dense = dense_macs(model)
-    return tower_macs(model, reducer, train_step=False).forward_total / dense
+def macs_ratio(model: nn.Module, reducer: TokenReducer[Any], dense: int | None = None, match: str = "macs") -> float:
+    """MACs of the reduced tower, overhead included, over the dense one's (`dense`, else counted); see `spent`."""
+    counts = tower_macs(model, reducer, train_step=match == "train-macs")
+    return spent(counts, match) / (dense_macs(model, match) if dense is None else dense)
 
 
-def dense_macs(model: nn.Module) -> int:
-    """Forward MACs of one image through the tower with all tokens."""
+def spent(counts: Counts, match: str) -> int:
+    """What a budget in MACs is of: the forward pass (macs), or a training step (train-macs)."""
+    return counts.train_step_total if match == "train-macs" else counts.forward_total
+
+
+def dense_macs(model: nn.Module, match: str = "macs") -> int:
+    """MACs of one image through the tower with all tokens; see `spent`."""
     from harness.hosts.parts.towers import open_tower
 
-    return tower_macs(model, make_reducer("dense", open_tower(model).shape), train_step=False).forward_total
+    dense = make_reducer("dense", open_tower(model).shape)
+    return spent(tower_macs(model, dense, train_step=match == "train-macs"), match)
 
 
 def reducer_at_macs(
@@ -93,30 +99,44 @@ def reducer_at_macs(
     ratio: float,
     schedule: Any = None,
     settings: Mapping[str, Any] | None = None,
+    *,
+    match: str = "macs",
+    counted: Callable[[TokenReducer[Any]], Counts] | None = None,
 ) -> TokenReducer[Any]:
-    """The method bent so that its forward MACs, scoring and matching included, are `ratio` of dense.
+    """The method bent so that its forward MACs, scoring and matching included, are `ratio` of dense; with `match`
+    train-macs, those of a training step.
 
-    Raises HarnessError, naming the reachable range, when no bend comes within 0.01.
+    `counted`: a reducer's MACs as the mean over images, for adaptive methods, whose counts nothing else tells. Raises
+    HarnessError, naming the reachable range, when no bend comes within the method's tolerance, and for an adaptive
+    method without images.
     """
     from harness.hosts.parts.towers import open_tower
 
     check_ratio(ratio)
     model = skeleton(model)
     shape = open_tower(model).shape
-    make_reducer(method, shape, schedule=schedule, settings=settings)  # refuses what cannot be built, by name
+    made = make_reducer(method, shape, schedule=schedule, settings=settings)  # refuses what cannot be built, by name
+    if made.adaptive and counted is None:
+        raise HarnessError(
+            f"method {method} is adaptive: its MACs are measured on images, and there are none here; use --match tokens"
+        )
     at = bender(method, shape, schedule, settings)
-    dense = dense_macs(model)
+    dense = dense_macs(model, match)
     step = 1 / (shape.depth * shape.patches)
     seen: dict[tuple[int, ...], float] = {}
 
     def realised(gamma: float) -> float:
+        # The parameters of a method that learns are drawn alike at every bend: only the setting differs.
+        with torch.random.fork_rng(devices=[]):
+            reducer = at(gamma)
+        if counted is not None and reducer.adaptive:
+            return spent(counted(reducer.eval()), match) / dense
         # A bend too small to move a token costs what the last one did: the tokens of the blocks are the key.
-        reducer = at(gamma)
         counts = token_counts(reducer)
         key = (*counts.attention, *counts.mlp)
         if key not in seen:
-            seen[key] = macs_ratio(model, reducer, dense)
+            seen[key] = macs_ratio(model, reducer, dense, match)
         return seen[key]
 
-    tolerance = type(at(None)).tolerance
-    return at(solve(realised, ratio, step=step, tolerance=tolerance, what="MACs ratio"))
+    what = "training MACs ratio" if match == "train-macs" else "MACs ratio"
+    return at(solve(realised, ratio, step=step, tolerance=type(made).tolerance, what=what))

@@ -39,9 +39,9 @@ def measure_latency(
     """Forward latency of a batch, in evaluation mode and without gradients, on the model's device.
 
     Method and dense run in turns, each first every other time; at most `runs` pairs, and none begins after
-    `seconds` once five are done. `ratio` is the median over pairs of method / dense. CUDA events time a GPU,
-    perf_counter a CPU. `sample`: the images for an adaptive method. Raises HarnessError for fewer than 5 runs or a
-    batch below 1.
+    `seconds` once five are done. `ratio` is the median over pairs of method / dense, `ratio_iqr` their quartiles. CUDA
+    events time a GPU, perf_counter a CPU. `sample`: the images for an adaptive method. Raises HarnessError for fewer
+    than 5 runs or a batch below 1.
     """
     if runs < 5 or batch_size < 1:
         raise HarnessError(f"latency with {runs} runs of batch {batch_size}: expected at least 5 runs and 1 image")
@@ -62,11 +62,14 @@ def measure_latency(
         pairs = _pairs(lambda: clock(reduced_call), lambda: clock(dense_call), runs, seconds, bar)
     times = [pair[0] for pair in pairs]
     low, _, high = quantiles(times, n=4, method="inclusive")
+    quotients = [reduced / full for reduced, full in pairs]
+    ratio_low, ratio, ratio_high = quantiles(quotients, n=4, method="inclusive")
     return {
         "median_ms": median(times),
         "iqr_ms": high - low,
         "dense_median_ms": median(pair[1] for pair in pairs),
-        "ratio": median(reduced / full for reduced, full in pairs),
+        "ratio": ratio,
+        "ratio_iqr": [ratio_low, ratio_high],
         "runs": len(pairs),
         "batch_size": batch_size,
         "threads": torch.get_num_threads(),

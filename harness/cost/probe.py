@@ -36,15 +36,10 @@ def skeleton(module: M, device: str | torch.device = "meta", dtype: torch.dtype 
 
 
 def image_shape(model: nn.Module) -> tuple[int, int, int]:
-    """(C, H, W) of the images a timm or transformers ViT was built for."""
-    embedding = getattr(model, "patch_embed", None)
-    if embedding is not None:
-        first = next(layer for layer in embedding.modules() if isinstance(layer, nn.Conv2d))
-        return first.in_channels, *embedding.img_size
-    config: Any = getattr(model, "config", None)
-    size = config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    return getattr(config, "num_channels", 3), height, width
+    """(C, H, W) of the images a ViT was built for."""
+    from harness.hosts.parts.towers import open_tower
+
+    return open_tower(model).images
 
 
 def tower_inputs(

@@ -65,6 +65,12 @@ def costs_of(cost: Mapping[str, Any]) -> dict[str, float | None]:
     } | {name: (cost.get(key) or {}).get(name) for key, name in extra_costs()}
 
 
+def spreads_of(cost: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """The quartiles of what was timed again and again, by cost; nothing where a report does not hold them."""
+    quartiles = (cost.get("latency") or {}).get("ratio_iqr")
+    return {"latency_ratio": (quartiles[0], quartiles[1])} if quartiles else {}
+
+
 def mentioned_of(diagnostics: Mapping[str, Any]) -> dict[str, float | None]:
     """MENTIONED of a record's diagnostics by name; None where texts name no patches."""
     shares = {fate: diagnostics.get(f"{fate}_per_block") for fate in ("mentioned_kept", "mentioned_merged")}

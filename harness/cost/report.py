@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from harness.reduction.budget import make_reducer, realised_ratio
 from harness.reduction.kernels import ATTENTION_PATHS
 from harness.reduction.plan import Sample
 
-MATCHES = ("tokens", "macs")
+MATCHES = ("tokens", "macs", "train-macs")
 
 
 def cost_report(
@@ -58,12 +59,14 @@ def cost_report(
     `reducer`: the method itself, where it has learned. `counted`: `counted_parts` that were found
     before. Raises HarnessError for what cannot be built or reached.
     """
-    from harness.hosts.parts.towers import open_tower
+    from harness.hosts.parts.towers import find_tower, open_tower
 
     _check(attention, match, device)
     label = name or (model if isinstance(model, str) else type(model).__name__)
-    vit = build_vit(model, image_size) if isinstance(model, str) else model
+    vit = build_vit(model, image_size) if isinstance(model, str) else find_tower(model)[1]
     shape = open_tower(vit).shape if shape is None else shape
+    if shape.pairwise and attention == "fused":
+        attention = "math"  # torch's fused attention on a CPU gives a bias of every pair no gradient
     height, width = image_shape(vit)[1:]
     if image_size is not None and (height, width) != (image_size, image_size):
         raise HarnessError(f"image size {image_size}: {label} was built for {height} x {width} pixels; leave it out")
@@ -74,7 +77,7 @@ def cost_report(
         )
     runnable = None
     if latency or device.startswith("cuda"):
-        runnable = build_vit(model, image_size, device) if isinstance(model, str) else _on(model, device)
+        runnable = build_vit(model, image_size, device) if isinstance(model, str) else _on(vit, device)
         runnable = runnable.to(dtype)
     measured_on = runnable if device.startswith("cuda") else None
     report = {
@@ -112,6 +115,8 @@ def counted_parts(
 
     measured_on: the tower on a GPU, where memory is measured. dense: the entry of that name, where it is known.
     """
+    if reducer.shape.pairwise and attention == "fused":
+        attention = "math"  # torch's fused attention on a CPU gives a bias of every pair no gradient
     adaptive = sample is not None and reducer.adaptive
     macs = _macs_on(vit, reducer, sample) if adaptive and sample is not None else _macs(vit, reducer)
     return {
@@ -132,8 +137,9 @@ def _reducer(
     match: str,
     sample: Sample | None,
 ) -> TokenReducer[Any]:
-    if match == "macs" and ratio is not None:
-        return reducer_at_macs(method, vit, ratio, schedule, settings)
+    if match != "tokens" and ratio is not None:
+        counted = None if sample is None else partial(mean_macs, vit, sample=sample, train_step=match == "train-macs")
+        return reducer_at_macs(method, vit, ratio, schedule, settings, match=match, counted=counted)
     from harness.hosts.parts.towers import open_tower
 
     measured = None if sample is None else ratio_on(open_tower(vit), sample)

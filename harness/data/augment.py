@@ -10,7 +10,8 @@ matter, and torch's global generator is left as it was.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -59,17 +60,15 @@ def augment(
 
     A flip mirrors the whole: the images one by one and their order, and the words left and right in every text.
     """
-    crop, randaugment = _transforms(augmentation)
+    crop = cropper(augmentation)
     views, said = list(images), list(texts)
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would reseed the accelerators too.
-        torch.default_generator.manual_seed(draw)
+    with seeded(draw):
         views = [crop(view) if augmentation.crop else _square(view, augmentation.size) for view in views]
         if augmentation.flip and torch.rand(()) < 0.5:
             views = [v2.functional.horizontal_flip(view) for view in reversed(views)]
             said = [mirrored(text) for text in said]
         if augmentation.randaugment:
-            views = [randaugment(view) for view in views]
+            views = [_randaugment()(view) for view in views]
     return torch.stack([_tensor(view, augmentation) for view in views]), said
 
 
@@ -98,12 +97,26 @@ def _tensor(image: Image.Image, augmentation: Augmentation) -> Tensor:
     return normalise(np.asarray(image, dtype=np.uint8)[None], augmentation.mean, augmentation.std)[0]
 
 
+@contextmanager
+def seeded(draw: int) -> Iterator[None]:
+    """A block whose draws are fixed by a 64-bit number; torch's generators are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would reseed the accelerators too.
+        torch.default_generator.manual_seed(draw)
+        yield
+
+
 @cache
-def _transforms(augmentation: Augmentation) -> tuple[Any, Any]:
-    """Crop and RandAugment; moved-in corners are grey as in ALBEF's dataset/randaugment.py."""
-    crop = v2.RandomResizedCrop(
+def cropper(augmentation: Augmentation) -> Any:
+    """The random crop of an augmentation, resized to its size."""
+    return v2.RandomResizedCrop(
         augmentation.size,
         scale=(augmentation.scale_low, augmentation.scale_high),
         interpolation=v2.InterpolationMode.BICUBIC,
     )
-    return crop, v2.RandAugment(num_ops=2, magnitude=7, num_magnitude_bins=11, fill=[128, 128, 128])
+
+
+@cache
+def _randaugment() -> Any:
+    """Moved-in corners are grey as in ALBEF's dataset/randaugment.py."""
+    return v2.RandAugment(num_ops=2, magnitude=7, num_magnitude_bins=11, fill=[128, 128, 128])

@@ -11,7 +11,7 @@ from harness.data.annotations.listing import Listing
 from harness.data.annotations.source import OpenedSource, root_of
 from harness.data.scenes import WORLD_FORMATS
 from harness.data.shards import is_shards
-from harness.data.world import BUILT_IN_WORLD
+from harness.data.world import world_of
 from harness.kit.errors import HarnessError
 from harness.kit.registry import formats, module_of
 
@@ -47,7 +47,7 @@ def reader_modules(data: str, fills: str, _digest: str) -> tuple[str, ...]:
     They are looked for once for each digest of the data. None for shards, which are read as such. Raises HarnessError
     for data that cannot be read.
     """
-    if data == BUILT_IN_WORLD:
+    if world_of(data) is not None:
         return (module_of(formats, WORLD_FORMATS[fills]),) if fills in WORLD_FORMATS else ()
     if is_shards(data):
         return ()

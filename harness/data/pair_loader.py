@@ -10,12 +10,13 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -38,6 +39,7 @@ from harness.kit.progress import SILENT, Progress
 
 BLOCK_PAIRS = 1000
 Unit = Path | list[int]
+Crops = Callable[[Image.Image, Augmentation, int], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,9 @@ class PairBatch:
     """Pairs of one step: `pixels` (B, 3, H, W) float32, `sample_ids` (B,) int64; B is the batch size.
 
     Texts that speak of two images, and several views of one, have pixels (B, I, 3, H, W). `targets` are those of the
-    references. `texts`: all texts of a pair, the caption first, where a loader gives several. `bad` of the pairs could
-    not be read and are replaced by repeating others of the batch.
+    references. `texts`: all texts of a pair, the caption first, where a loader gives several. `boxes`: where each view
+    lies in its image, where a loader crops by `crops`. `bad` of the pairs could not be read and are replaced by
+    repeating others of the batch.
     """
 
     pixels: Tensor
@@ -56,6 +59,7 @@ class PairBatch:
     bad: int
     targets: list[int | tuple[str, ...] | None]
     texts: list[tuple[str, ...]] = field(default_factory=list)
+    boxes: Tensor | None = None
 
 
 @dataclass
@@ -73,7 +77,8 @@ class PairLoader:
     `batch_size` is per process; this one is `rank` of `world`. `workers` processes decode (0: this one does).
     `samples` of an epoch are those of all processes together. `views` of each image are augmented apart, words and
     sides of the caption being those of the first; with `texts` above 1 a pair has so many of its captions, from the
-    drawn one on, fewer where it has fewer.
+    drawn one on, fewer where it has fewer. `crops`, in place of all that, makes the views of an image and their boxes
+    (I, 4) from it, the augmentation and a draw; captions stay as they are.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class PairLoader:
         more: Sequence[PairRef] = (),
         views: int = 1,
         texts: int = 1,
+        crops: Crops | None = None,
     ) -> None:
         """Read the annotation files and count the shards' samples (slow once: let one process count before the others).
 
@@ -103,7 +109,9 @@ class PairLoader:
         self.augmentation, self.batch_size, self.seed = augmentation, batch_size, seed
         self.rank, self.world, self.workers = rank, world, workers
         self.max_bad_share, self.buffer_samples, self.warn = max_bad_share, buffer_samples, warn
+        self.crops = crops
         self.views, self.texts = views, texts
+        self.drawn: int | None = None
         self.counters = Counters()
         read = [read_pairs(source, root, self._warn_once) for source in sources if not is_shards(source)]
         self.pairs = unique_keys(itertools.chain(*(one.refs for one in read), more))
@@ -112,13 +120,7 @@ class PairLoader:
         self._damaged: set[Path] = set()
         with progress.bar("counting shards", len(self.shards)) as bar:
             counts = count_samples(self.shards, bar.advance)
-        self.samples = len(self.pairs) + sum(counts.values())
-        self.steps_per_epoch = self.samples // (batch_size * world)
-        if self.steps_per_epoch == 0:
-            raise HarnessError(
-                f"{self.samples} pairs: fewer than one global batch of {batch_size * world} "
-                f"({batch_size} x {world} processes); lower the batch size or add data"
-            )
+        self._count(len(self.pairs) + sum(counts.values()))
         self._check_unusable(read)
         units = len(self.shards) + math.ceil(len(self.pairs) / BLOCK_PAIRS)
         if self.shards and units < world:
@@ -126,6 +128,18 @@ class PairLoader:
                 f"{units} shards and blocks of {BLOCK_PAIRS} pairs: fewer than {world} processes; "
                 "split the shards or start fewer processes"
             )
+
+    def draw_with_replacement(self, count: int) -> None:
+        """From now on an epoch has `count` pairs, drawn with replacement, in place of each one once.
+
+        HarnessError for fewer than one global batch, and for shards, whose samples are read in a stream.
+        """
+        if self.shards:
+            raise HarnessError(
+                f"shard {self.shards[0]}: pairs cannot be drawn with replacement from shards; unpack them"
+            )
+        self.drawn = count
+        self._count(count)
 
     def epoch(self, epoch: int, skip_steps: int = 0) -> Iterator[PairBatch]:
         """The batches of an epoch from step `skip_steps` on, exactly those of an epoch that was not interrupted.
@@ -143,10 +157,20 @@ class PairLoader:
         every = (caption for ref in itertools.chain(self.pairs, shards) for caption in ref.captions)
         return list(itertools.islice(every, most))
 
+    def _count(self, samples: int) -> None:
+        """Set what an epoch has."""
+        self.samples, batch, world = samples, self.batch_size, self.world
+        self.steps_per_epoch = samples // (batch * world)
+        if self.steps_per_epoch == 0:
+            raise HarnessError(
+                f"{samples} pairs: fewer than one global batch of {batch * world} "
+                f"({batch} x {world} processes); lower the batch size or add data"
+            )
+
     def _batches(self, epoch: int, skip_steps: int) -> Iterator[PairBatch]:
         refs = self._shuffled_refs(epoch, skip_steps) if self.shards else self._permuted_refs(epoch, skip_steps)
         loader: DataLoader[Any] = DataLoader(
-            _Decoder(self.augmentation, self.seed, epoch, self.views, self.texts),
+            _Decoder(self.augmentation, self.seed, epoch, self.views, self.texts, self.crops),
             batch_size=None,
             sampler=refs,
             num_workers=self.workers,
@@ -201,6 +225,8 @@ class PairLoader:
 
     def _permutation(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(draw(self.seed, epoch, "order"))
+        if self.drawn is not None:
+            return torch.randint(len(self.pairs), (self.drawn,), generator=generator)
         return torch.randperm(len(self.pairs), generator=generator)
 
     def _check_unusable(self, read: Sequence[Pairs]) -> None:
@@ -254,13 +280,23 @@ class _View:
     pixels: Tensor
     texts: tuple[str, ...]
     target: int | tuple[str, ...] | None
+    boxes: Tensor | None = None
 
 
 class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
     """The half of the loader that runs in the workers: it is indexed by a batch's references themselves."""
 
-    def __init__(self, augmentation: Augmentation, seed: int, epoch: int, views: int = 1, texts: int = 1) -> None:
+    def __init__(
+        self,
+        augmentation: Augmentation,
+        seed: int,
+        epoch: int,
+        views: int = 1,
+        texts: int = 1,
+        crops: Crops | None = None,
+    ) -> None:
         self.augmentation, self.seed, self.epoch, self.views, self.texts = augmentation, seed, epoch, views, texts
+        self.crops = crops
 
     def __getitem__(self, refs: list[PairRef]) -> tuple[PairBatch | None, list[str]]:
         """The batch, or None when nothing of it can be read, and why each bad sample is bad."""
@@ -285,6 +321,7 @@ class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
             bad=len(failures),
             targets=[row.target for row in loaded],
             texts=[row.texts for row in loaded] if self.texts > 1 else [],
+            boxes=torch.stack(boxes) if (boxes := [row.boxes for row in loaded if row.boxes is not None]) else None,
         )
         return batch, failures
 
@@ -294,6 +331,9 @@ class _Decoder(Dataset[tuple[PairBatch | None, list[str]]]):
         images = [open_image(ref.image, ref.key if isinstance(ref.image, bytes) else str(ref.image))]
         if ref.second is not None:
             images.append(open_image(ref.second, str(ref.second)))
+        if self.crops is not None:
+            pixels, boxes = self.crops(images[0], self.augmentation, draw(self.seed, self.epoch, ref.key))
+            return _View(pixels, tuple(captions), ref.target, boxes)
         seen, said = augment(images, [*captions, *answers], self.augmentation, draw(self.seed, self.epoch, ref.key))
         more = [
             augment(images, [], self.augmentation, draw(self.seed, self.epoch, ref.key, view))[0]

@@ -1,9 +1,10 @@
 """The built-in world "scenes": crowded pictures of coloured shapes, drawn from a seed with integers only.
 
-A scene is a 4 x 4 grid of cells of 16 x 16 pixels (2 x 2 patches of 8 pixels each). Thirteen cells are
-covered: 6 to 10 typed objects (a shape in a colour, all types of a scene distinct) and textured
+A scene is a 4 x 4 grid of cells of 16 x 16 pixels (2 x 2 patches of 8 pixels each). In the full world thirteen
+cells are covered: 6 to 10 typed objects (a shape in a colour, all types of a scene distinct) and textured
 distractors, which are of no type. What is worth keeping depends on the text, since a caption speaks of
-three of the objects and a question of one or two.
+three of the objects and a question of one or two. `harness.data.world.World` holds the sizes; smaller worlds
+are drawn by the same steps, and their types have the numbers that they have in the full one.
 
 Shapes are rasterised here with integer masks and random numbers come from the bare bit stream of PCG64,
 so that a scene depends on (seed, split, index) alone, on any machine and under any version of Pillow.
@@ -18,13 +19,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from harness.data.world import FULL, World
+
 IMAGE_SIZE = 64
 PATCH_SIZE = 8
 GRID = 4
 CELL = IMAGE_SIZE // GRID
 PATCHES_PER_SIDE = IMAGE_SIZE // PATCH_SIZE
-COVERED_CELLS = 13
-OBJECTS_LOW, OBJECTS_HIGH = 6, 10
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (210, 45, 45),
@@ -108,13 +109,14 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows: its key, its typed objects and the cells that hold distractors."""
+    """What a picture shows: its key, its typed objects, the cells that hold distractors, and the sizes it has."""
 
     seed: int
     split: str
     index: int
     things: tuple[Thing, ...]
     distractors: tuple[int, ...]
+    world: World = FULL
 
     @cached_property
     def by_type(self) -> dict[int, Thing]:
@@ -135,21 +137,23 @@ def _stream(seed: int, split: str, index: int, purpose: int) -> Bits:
     return Bits(seed, SPLITS.index(split), index, purpose)
 
 
-def make_scene(seed: int, split: str, index: int) -> Scene:
+def make_scene(seed: int, split: str, index: int, world: World = FULL) -> Scene:
     """Lay out scene `index` of a split ("train" or "val"; their streams never meet) for a seed."""
     bits = _stream(seed, split, index, 0)
-    count = OBJECTS_LOW + bits.below(OBJECTS_HIGH - OBJECTS_LOW + 1)
-    cells = bits.shuffled(range(GRID * GRID))[:COVERED_CELLS]
-    types = bits.shuffled(range(TYPES))[:count]
+    fewest, most = world.objects
+    count = fewest + bits.below(most - fewest + 1)
+    cells = bits.shuffled(range(GRID * GRID))[: world.covered]
+    types = bits.shuffled(range(world.types))[:count]
     things = tuple(
-        Thing(kind // len(COLOURS), kind % len(COLOURS), cell) for kind, cell in zip(types, cells[:count], strict=True)
+        Thing(kind // world.colours, kind % world.colours, cell)
+        for kind, cell in zip(types, cells[:count], strict=True)
     )
-    return Scene(seed, split, index, things, tuple(cells[count:]))
+    return Scene(seed, split, index, things, tuple(cells[count:]), world)
 
 
-def make_scenes(seed: int, split: str, count: int) -> Iterator[Scene]:
+def make_scenes(seed: int, split: str, count: int, world: World = FULL) -> Iterator[Scene]:
     """Scenes 0 .. count-1 of a split."""
-    return (make_scene(seed, split, index) for index in range(count))
+    return (make_scene(seed, split, index, world) for index in range(count))
 
 
 def shape_mask(name: str) -> npt.NDArray[np.bool_]:
@@ -191,7 +195,7 @@ _TEXTURES = _textures()
 
 def render(scene: Scene) -> npt.NDArray[np.uint8]:
     """Draw a scene: (64, 64, 3) uint8, RGB."""
-    bits = scene.bits(1)
+    bits, colours = scene.bits(1), scene.world.colours
     ground = np.array([40 + bits.below(90) for _ in range(3)], dtype=np.int16)
     canvas = np.empty((IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.int16)
     canvas[:] = ground
@@ -202,8 +206,8 @@ def render(scene: Scene) -> npt.NDArray[np.uint8]:
         box = canvas[top : top + _STAMP, left : left + _STAMP]
         np.copyto(box, _PALETTE[thing.colour] + tint, where=_MASKS[thing.shape])
     for cell in scene.distractors:
-        first = bits.below(len(COLOURS))
-        second = (first + 1 + bits.below(len(COLOURS) - 1)) % len(COLOURS)
+        first = bits.below(colours)
+        second = (first + 1 + bits.below(colours - 1)) % colours
         top, left = cell // GRID * CELL, cell % GRID * CELL
         texture = _TEXTURES[bits.below(len(_TEXTURES))]
         canvas[top : top + CELL, left : left + CELL] = np.where(texture, _PALETTE[first], _PALETTE[second])

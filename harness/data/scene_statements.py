@@ -173,11 +173,12 @@ def _attributes(thing: Thing) -> Named:
 def _by_verdict(scene: Scene, subject: int, predicate: int) -> dict[str, list[tuple[int, int]]]:
     """All sentences of a form, as a subject's and a predicate's value, by the verdict that the scene gives them."""
     found: dict[str, list[tuple[int, int]]] = {label: [] for label in VERDICTS}
-    values: list[set[int]] = [set() for _ in _NAMES[subject]]
+    known = scene.world.shapes, scene.world.colours, len(PLACES)
+    values: list[set[int]] = [set() for _ in range(known[subject])]
     for thing in map(_attributes, scene.things):
         values[thing[subject]].add(thing[predicate])
     for of, true in enumerate(values):
-        for said in range(len(_NAMES[predicate])):
+        for said in range(known[predicate]):
             label = "contradiction" if said not in true else "entailment" if len(true) == 1 else "neutral"
             found[label].append((of, said))
     return found

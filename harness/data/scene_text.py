@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.data.scene_layout import COLOUR_NAMES, GRID, PLACES, SHAPES, Bits, Scene, Thing
+from harness.data.world import World
 
 CAPTIONS_PER_SCENE = 5
 RELATIONS = ("just left of", "just right of", "just above", "just below")
@@ -62,9 +63,9 @@ class SceneQuestion:
 
 
 def caption_text(claims: Sequence[Claim]) -> str:
-    """ "A, B and C" of the three claims."""
-    first, second, third = (claim.text for claim in claims)
-    return f"{first}, {second} and {third}"
+    """ "A, B and C" of the claims."""
+    *others, last = (claim.text for claim in claims)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def caption_patches(scene: Scene, claims: Sequence[Claim]) -> tuple[int, ...]:
@@ -78,8 +79,8 @@ def holds(scene: Scene, claims: Sequence[Claim]) -> bool:
     return all(_claim_holds(scene, claim) for claim in claims)
 
 
-def captions(scene: Scene, count: int = CAPTIONS_PER_SCENE) -> list[tuple[Claim, Claim, Claim]]:
-    """The scene's captions, three claims each, all true; the first `n` do not depend on `count`."""
+def captions(scene: Scene, count: int = CAPTIONS_PER_SCENE) -> list[tuple[Claim, ...]]:
+    """The scene's captions, all their claims true; the first `n` captions do not depend on `count`."""
     bits = scene.bits(2)
     return [_caption(scene, bits) for _ in range(count)]
 
@@ -87,14 +88,14 @@ def captions(scene: Scene, count: int = CAPTIONS_PER_SCENE) -> list[tuple[Claim,
 def foil(scene: Scene, claims: Sequence[Claim], bits: Bits) -> tuple[Claim, ...]:
     """A caption that differs from a true one in one colour, shape or place, or in two swapped colours, and is false."""
     for _ in range(_TRIES):
-        altered = _altered(list(claims), bits)
+        altered = _altered(list(claims), scene.world, bits)
         if not holds(scene, altered):
             return altered
     first = claims[0]
     absent = next(
         (shape, colour)
-        for shape in range(len(SHAPES))
-        for colour in range(len(COLOUR_NAMES))
+        for shape in range(scene.world.shapes)
+        for colour in range(scene.world.colours)
         if _find(scene, shape, colour) is None
     )
     return (replace(first, shape=absent[0], colour=absent[1]), *claims[1:])
@@ -145,9 +146,8 @@ def _at(thing: Thing) -> Claim:
     return Claim(thing.shape, thing.colour, place=thing.place)
 
 
-def _caption(scene: Scene, bits: Bits) -> tuple[Claim, Claim, Claim]:
-    order = bits.shuffled(range(len(scene.things)))
-    first, second, third = (scene.things[index] for index in order[:3])
+def _caption(scene: Scene, bits: Bits) -> tuple[Claim, ...]:
+    order, count = [scene.things[index] for index in bits.shuffled(range(len(scene.things)))], scene.world.claims
     if bits.below(5) < 2:
         pairs = [
             (thing, relation, near)
@@ -157,19 +157,19 @@ def _caption(scene: Scene, bits: Bits) -> tuple[Claim, Claim, Claim]:
         ]
         if pairs:
             thing, relation, near = pairs[bits.below(len(pairs))]
-            lone = next(scene.things[index] for index in order if scene.things[index] not in (thing, near))
+            others = [_at(other) for other in order if other not in (thing, near)]
             related = Claim(near.shape, near.colour, -1, relation, thing.shape, thing.colour)
-            return (_at(lone), _at(thing), related)
-    return (_at(first), _at(second), _at(third))
+            return (*others[: max(0, count - 2)], _at(thing), related)[-count:]
+    return tuple(_at(thing) for thing in order[:count])
 
 
-def _altered(claims: list[Claim], bits: Bits) -> tuple[Claim, ...]:
+def _altered(claims: list[Claim], world: World, bits: Bits) -> tuple[Claim, ...]:
     at, change = bits.below(len(claims)), bits.below(5)
     claim = claims[at]
     if change <= 1:
-        claims[at] = replace(claim, colour=_another(claim.colour, len(COLOUR_NAMES), bits))
+        claims[at] = replace(claim, colour=_another(claim.colour, world.colours, bits))
     elif change == 2:
-        claims[at] = replace(claim, shape=_another(claim.shape, len(SHAPES), bits))
+        claims[at] = replace(claim, shape=_another(claim.shape, world.shapes, bits))
     elif change == 3 and claim.place >= 0:
         claims[at] = replace(claim, place=_another(claim.place, len(PLACES), bits))
     elif change == 3:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -26,7 +27,7 @@ from harness.data.scene_classes import TEMPLATES, class_name, class_scenes
 from harness.data.scene_layout import COLOUR_NAMES, SHAPES, SPLITS, Scene, make_scenes, render
 from harness.data.scene_statements import hypotheses, statements
 from harness.data.scene_text import Claim, caption_patches, caption_text, captions, holds, questions
-from harness.data.world import TRAINING_SCENES, WORLD_SEED
+from harness.data.world import FULL, TRAINING_SCENES, WORLD_SEED, World
 from harness.kit.errors import HarnessError
 from harness.kit.files import cache_folder
 from harness.kit.progress import SILENT, Bar, Progress
@@ -47,20 +48,21 @@ MARKER = "complete.json"
 _ANSWERS_PER_QUESTION = 10
 
 
-def scenes_folder(count: int, seed: int, split: str = "val", progress: Progress = SILENT) -> Path:
+def scenes_folder(count: int, seed: int, split: str = "val", progress: Progress = SILENT, world: World = FULL) -> Path:
     """The folder of a split's first `count` scenes, in the cache; generated when it is not there whole.
 
     Its name holds a digest of the generator's source, so a changed world is never served from an old folder.
     """
-    folder = cache_folder() / f"scenes-{split}-{count}-seed{seed}-{_generator_digest()}"
+    name = re.sub(r"\W+", "-", world.name)
+    folder = cache_folder() / f"{name}-{split}-{count}-seed{seed}-{_generator_digest()}"
     if not (folder / MARKER).is_file():
-        write_scenes(folder, split, count, seed, progress=progress)
+        write_scenes(folder, split, count, seed, progress=progress, world=world)
     return folder
 
 
-def training_scenes(progress: Progress = SILENT) -> Path:
+def training_scenes(progress: Progress = SILENT, world: World = FULL) -> Path:
     """The folder of the scenes that hosts are trained on."""
-    return scenes_folder(TRAINING_SCENES, WORLD_SEED, "train", progress)
+    return scenes_folder(TRAINING_SCENES, WORLD_SEED, "train", progress, world)
 
 
 def write_scenes(
@@ -70,6 +72,7 @@ def write_scenes(
     seed: int,
     questions_each: int = QUESTIONS_PER_SCENE,
     progress: Progress = SILENT,
+    world: World = FULL,
 ) -> None:
     """Write scenes 0 .. `count` - 1 of a split, and images of classes for both splits.
 
@@ -85,8 +88,10 @@ def write_scenes(
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
             draft = Path(name) / "draft"
             with progress.bar("scenes", count) as bar:
-                marker = _write_files(draft, list(make_scenes(seed, split, count)), split, questions_each, bar)
-            marker["classes_sha256"] = _write_classes(draft / CLASSES, seed, 1 + count // SCENES_PER_CLASS_IMAGE)
+                scenes = list(make_scenes(seed, split, count, world))
+                marker = _write_files(draft, scenes, split, questions_each, bar)
+            each = 1 + count // SCENES_PER_CLASS_IMAGE
+            marker["classes_sha256"] = _write_classes(draft / CLASSES, seed, each, world)
             (draft / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
             if (folder / MARKER).is_file() and _same(folder / MARKER, draft / MARKER):
                 return
@@ -183,15 +188,15 @@ def oracle_r1(truth_TI: npt.NDArray[np.bool_]) -> tuple[float, float]:
     return float(by_text.mean()), float(by_image.mean())
 
 
-def oracle_recalls(count: int, seed: int = 0, split: str = "val") -> tuple[float, float]:
+def oracle_recalls(count: int, seed: int = 0, split: str = "val", world: World = FULL) -> tuple[float, float]:
     """The oracle's text-to-image and image-to-text R@1 on a split's first scenes, one caption each."""
-    scenes = list(make_scenes(seed, split, count))
+    scenes = list(make_scenes(seed, split, count, world))
     return oracle_r1(truth(scenes, [captions(scene, 1)[0] for scene in scenes]))
 
 
-def oracle_recall(count: int, seed: int = 0, split: str = "val") -> float:
+def oracle_recall(count: int, seed: int = 0, split: str = "val", world: World = FULL) -> float:
     """The oracle's text-to-image R@1 (see `oracle_recalls`)."""
-    return oracle_recalls(count, seed, split)[0]
+    return oracle_recalls(count, seed, split, world)[0]
 
 
 def _write_files(folder: Path, scenes: list[Scene], split: str, questions_each: int, bar: Bar) -> dict[str, Any]:
@@ -214,12 +219,12 @@ def _write_files(folder: Path, scenes: list[Scene], split: str, questions_each: 
     return marker
 
 
-def _write_classes(folder: Path, seed: int, each: int) -> str:
+def _write_classes(folder: Path, seed: int, each: int, world: World) -> str:
     """Write `each` images of every class for both splits, and the templates; returns the digest of both."""
     templates = "".join(f"{text}\n" for text in TEMPLATES)
     digest = hashlib.sha256(templates.encode())
     for split in SPLITS:
-        for number, scene in enumerate(class_scenes(seed, split, each)):
+        for number, scene in enumerate(class_scenes(seed, split, each, world)):
             picture, name = render(scene), class_name(scene)
             digest.update(picture.tobytes())
             (folder / split / name).mkdir(parents=True, exist_ok=True)
@@ -237,6 +242,6 @@ def _same(one: Path, other: Path) -> bool:
 def _generator_digest() -> str:
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for name in ("scene_layout", "scene_text", "scene_statements", "scene_classes", "scenes"):
+    for name in ("world", "scene_layout", "scene_text", "scene_statements", "scene_classes", "scenes"):
         digest.update((here / f"{name}.py").read_bytes())
     return digest.hexdigest()[:10]

@@ -21,7 +21,8 @@ from harness.hosts.parts.tokenizer import TextTokenizer
 from harness.hosts.ready import Host
 from harness.kit.distributed import batches, gather_objects, map_shared, own_share
 from harness.kit.progress import Progress
-from harness.reduction import TokenReducer, Tokens, Trace, encode, join, reducing
+from harness.objectives.parts.alignment import damage
+from harness.reduction import PLAIN, TokenReducer, Tokens, Trace, drive, encode, join, reducing
 from harness.reduction.plan import token_counts
 
 TRACED_PAIRS = 512
@@ -32,7 +33,8 @@ class VisionEncoder:
     """The images of a set seen through one method, in one process or in many that share the samples.
 
     Counts its encodings, those of all processes together: images without text, and image-text pairs.
-    `tokens_budget`: bytes of image tokens that are kept, in each process.
+    `tokens_budget`: bytes of image tokens that are kept, in each process. `unguided`: the share of their tokens that
+    images kept which a text-guided method saw without a text, its mean; None where it saw none so.
     """
 
     host: Host
@@ -55,6 +57,7 @@ class VisionEncoder:
         self.text_guided = self.reducer.needs_text and not keeps_all(self.reducer)
         self._watch = Stopwatch(self.host.device)
         self._encoded = [0, 0]
+        self._left = torch.zeros(2, dtype=torch.float64)  # tokens, and how many there are with all of them
         self._tokens = ImageTokens(len(self.images), self.tokens_budget, self._widest)
         self._shown = torch.zeros(len(self.images), dtype=torch.bool)
         self._planned(torch.empty(0, dtype=torch.int64), 0)
@@ -63,6 +66,11 @@ class VisionEncoder:
         """Show the mean colour instead of every image: one blank image stands for all, and is encoded once."""
         self.images, self._blank = self.images.blank(), True
         self._tokens = ImageTokens(len(self.images), self.tokens_budget, self._widest)
+
+    @property
+    def unguided(self) -> float | None:
+        left, whole = sum(gather_objects(self._left), start=torch.zeros(2, dtype=torch.float64)).tolist()
+        return min(1.0, left / whole) if whole else None
 
     def map_shared(
         self,
@@ -104,6 +112,11 @@ class VisionEncoder:
             batch = torch.cat([batch, self._ahead(batch, self.batch_size - len(batch))])
             encoded = encode(self.tower, self.reducer, self._pixels(batch))
             self._encoded[0] += len(batch)
+            if self.text_guided and not self._watch.is_aside:
+                standing = encoded.states.shape[1] if encoded.mask is None else (encoded.mask > 0.5).sum() / len(batch)
+                shape = self.tower.shape
+                whole = shape.prefix + shape.patches
+                self._left += torch.tensor([float(standing), whole], dtype=torch.float64) * len(batch)
             self._tokens.add(batch, encoded, index_B, keep=keep)
         return self._tokens.take(index_B)
 
@@ -136,7 +149,8 @@ class VisionEncoder:
     ) -> dict[str, Any]:
         """Shares of the patches a text mentions that live on, per block: in a token of their own, or in a merged one.
 
-        Measured over the first TRACED_PAIRS pairs whose text names patches; empty where none does.
+        Of a tower with a class token also how far what is left was turned from the unreduced tower's tokens of the same
+        patches (`damage`). Measured over the first TRACED_PAIRS pairs whose text names patches; empty where none does.
         """
         chosen = [row for row, named in enumerate(patches) if named][:TRACED_PAIRS]
         if not chosen:
@@ -150,18 +164,29 @@ class VisionEncoder:
         def shares(part: Tensor) -> Tensor:
             trace = Trace(origins_wanted=True)
             pixels_BCHW = self._pixels(self._seen(images[part.cpu()]))
-            encode(self.tower, self.reducer, pixels_BCHW, self.host.model.guide(texts.rows(rows[part])), trace)
+            guide = self.host.model.guide(texts.rows(rows[part]))
+            tokens = encode(self.tower, self.reducer, pixels_BCHW, guide, trace)
             share = (wanted[part] / wanted[part].sum(1, keepdim=True)).double()
             lives = [torch.stack(survival(origin)) for origin in trace.origins]
-            return (share * torch.stack(lives)).sum(-1).permute(2, 1, 0)
+            found = (share * torch.stack(lives)).sum(-1).permute(2, 1, 0).flatten(1)
+            return torch.cat([found, self._damage(tokens, pixels_BCHW)], dim=1)
 
         with self.aside():
-            alone, merged = self.map_shared(len(chosen), shares, "traces", images=images).mean(0).tolist()
+            *lives, turned, first = self.map_shared(len(chosen), shares, "traces", images=images).mean(0).tolist()
+        blocks = len(lives) // 2
         return {
-            "mentioned_kept_per_block": [round(value, 6) for value in alone],
-            "mentioned_merged_per_block": [round(value, 6) for value in merged],
+            "mentioned_kept_per_block": [round(value, 6) for value in lives[:blocks]],
+            "mentioned_merged_per_block": [round(value, 6) for value in lives[blocks:]],
             "mentioned_pairs": len(chosen),
-        }
+        } | ({"token_damage": round(turned, 6), "class_token_damage": round(first, 6)} if turned == turned else {})
+
+    def _damage(self, tokens: Tokens, pixels_BCHW: Tensor) -> Tensor:
+        """`damage` of what is left of images, (B, 2); not a number for a tower without a class token."""
+        if not self.tower.shape.class_token:
+            return torch.full((len(tokens), 2), torch.nan, dtype=torch.float64, device=pixels_BCHW.device)
+        dense = drive(self.tower, self.tower.open(pixels_BCHW), PLAIN)
+        normed = tokens.with_states(self.tower.normed(tokens))
+        return damage(normed, self.tower.normed(dense)).double()
 
     def _seen(self, index: Tensor) -> Tensor:
         """What is seen in the place of images: themselves, or the first of blank ones."""

@@ -26,3 +26,17 @@ def throughput_of(measured: Mapping[str, Any]) -> dict[str, float | None]:
         "throughput_ratio": whole / dense["end_to_end_per_second"] if dense else None,
         "model_throughput_ratio": model / dense["model_per_second"] if dense else None,
     }
+
+
+def spreads_of(measured: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """The least and the largest of a ratio's passes, by quantity; nothing where there was one, or none of dense."""
+    dense = measured.get("dense") or {}
+    found = {"throughput_ratio": dense.get("end_to_end_ratio"), "model_throughput_ratio": dense.get("model_ratio")}
+    return {name: (bounds[0], bounds[1]) for name, bounds in found.items() if bounds}
+
+
+def images_kept_all(record: Mapping[str, Any]) -> bool:
+    """Whether the images that a text-guided method saw without a text kept all their tokens, as a record says."""
+    diagnostics = record.get("diagnostics") or {}
+    share = diagnostics.get("unguided_tokens")
+    return bool(diagnostics.get("fallback")) if share is None else share == 1

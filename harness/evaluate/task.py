@@ -19,6 +19,7 @@ from harness.data.formats import ImageTextSet
 from harness.data.image_store import ImageStore
 from harness.evaluate.encoder import VisionEncoder
 from harness.evaluate.timing import Throughput
+from harness.hosts.ready import Host
 from harness.metrics.corpus import AGGREGATES
 from harness.metrics.quantity import Quantity
 
@@ -105,7 +106,8 @@ class Task(ABC):
 
     Tables read `quantities` without importing the file: it is a tuple of `Quantity(…)` with literal arguments.
 
-    `NEEDS`: abilities of a host, one of which it must have; `READS`: the field of an ImageTextSet it reads.
+    `NEEDS`: abilities of a host, one of which it must have; none where any host will do. `READS`: the field of an
+    ImageTextSet it reads.
     """
 
     KIND: ClassVar[str] = "task"
@@ -125,6 +127,11 @@ class Task(ABC):
 
         `limit` keeps the first images; `split` is the one to take, None for the loader's own choice (test, or else …).
         """
+
+    def check(  # noqa: B027 - most tasks have nothing to check
+        self, host: Host, annotations: ImageTextSet, options: TaskOptions
+    ) -> None:
+        """HarnessError, before anything is measured, where the host cannot do the task on this set in this way."""
 
     @abstractmethod
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:

@@ -121,7 +121,8 @@ def settled(
 def speeds(passes: Sequence[Pass], beside: Sequence[Pass] = ()) -> dict[str, Any]:
     """Samples a second, end to end and in the model alone, by the medians of the seconds of some passes.
 
-    "dense": the same of dense's passes `beside` them; None where there are none.
+    "dense": the same of dense's passes `beside` them, in turn with them; None where there are none. Of several, with
+    the least and the largest quotient of a pass's rate and the dense one's beside it.
     """
     measured = passes[0].throughput
     whole = median(one.end_to_end_seconds for one in passes)
@@ -135,7 +136,19 @@ def speeds(passes: Sequence[Pass], beside: Sequence[Pass] = ()) -> dict[str, Any
         "end_to_end_per_second": round(measured.samples / whole, 3),
         "model_per_second": round(measured.samples / model, 3),
     }
-    return found | {"dense": _rates(speeds(beside)) if beside else None}
+    return found | {"dense": _rates(speeds(beside)) | _spreads(passes, beside) if beside else None}
+
+
+def _spreads(passes: Sequence[Pass], beside: Sequence[Pass]) -> dict[str, list[float]]:
+    pairs = list(zip(passes, beside, strict=False))
+    if len(pairs) < 2:
+        return {}
+    whole = [dense.end_to_end_seconds / own.end_to_end_seconds for own, dense in pairs]
+    model = [dense.throughput.model_seconds / own.throughput.model_seconds for own, dense in pairs]
+    return {
+        "end_to_end_ratio": [round(min(whole), 4), round(max(whole), 4)],
+        "model_ratio": [round(min(model), 4), round(max(model), 4)],
+    }
 
 
 def _rates(speed: dict[str, Any]) -> dict[str, float]:

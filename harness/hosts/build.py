@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from harness.kit.settings import validated
 def split_name(name: str) -> tuple[str, str]:
     """('albef', 'tiny') of 'albef-tiny'; HarnessError for a host nobody registered."""
     models.entry(name)
-    family, _, preset = name.rpartition("-")
+    family, _, preset = name.partition("/") if "/" in name else name.rpartition("-")
     return family, preset
 
 
@@ -30,10 +29,10 @@ def host_class(name: str) -> type[HostModel]:
 def host_config(name: str, **changes: Any) -> HostConfig:
     """The sizes of a host's preset, some of them changed; HarnessError for sizes that cannot be."""
     kind = host_class(name)
-    presets: dict[str, dict[str, Any]] = vars(sys.modules[kind.__module__])["PRESETS"]
+    preset = kind.preset(name)
     given = {key: value for key, value in changes.items() if value is not None}
-    config = validated(kind.Config, presets[split_name(name)[1]] | given, f"model {name}")
-    if config.image_size % config.patch_size:
+    config = validated(kind.Config, preset | given, f"model {name}")
+    if config.image_size % config.patch_size and config.image_size != preset["image_size"]:
         raise HarnessError(f"image size {config.image_size}: expected a multiple of the patch size {config.patch_size}")
     return config
 

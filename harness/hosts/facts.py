@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from harness.hosts.weights.own import file_metadata, stated_sizes
+from harness.hosts.weights.own import file_metadata, stated_sizes, untrained_in
 from harness.hosts.weights.released_files import is_released
 from harness.kit.kept import Kept
 from harness.kit.provenance import versions
@@ -31,8 +31,8 @@ PACKAGES = ("torch", "timm", "transformers")
 
 @dataclass(frozen=True)
 class HostFacts:
-    """A host without its modules. shape: of its tower; config: its sizes; abilities: without regard to weights' gaps;
-    paper: its PAPER_SETTINGS.
+    """A host without its modules. shape: of its tower; config: its sizes; abilities: those that a file of
+    ours leaves, of a released one without regard to its gaps; paper: its PAPER_SETTINGS.
     """
 
     name: str
@@ -79,6 +79,8 @@ def host_facts(
         from harness.hosts.build import skeleton
 
         host = skeleton(name, image_size, sizes if weights is None else stated_sizes(name, weights))
+        if metadata is not None and weights is not None:
+            host.absent = untrained_in(metadata, weights)
         return {
             "config": host.config.model_dump(mode="json"),
             "shape": asdict(host.shape),

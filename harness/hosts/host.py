@@ -6,18 +6,22 @@ Shapes: B pairs, N image tokens with the class token, L text tokens, D width, P 
 from __future__ import annotations
 
 import re
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from harness.hosts.parts.recipes import Recipes
+from harness.hosts.parts.recipes import Recipes, Starts
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation
+from harness.hosts.weights.facts import Facts
+from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation, fill_part
+from harness.hosts.weights.released_files import read_released
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, Stack, StackShape, Tokens
 
@@ -95,8 +99,10 @@ class HostModel(nn.Module, ABC):
     `EXTRA_WORDS`: words that a vocabulary must hold beside BERT's. `PAPER_SETTINGS`: by method, the settings of its
     paper for this host, where they differ from the method's own defaults. `RECIPES`: by preset, the numbers of its
     pre-training ("pretrain") and of its fine-tuning (by task). `OPTIONAL`: which of its tensors a released
-    file may lack (patterns of our names, each lacking as a whole), and why. `TEXT_FROM`: families of hosts whose text
-    side can start this one's (see `start_text`).
+    file may lack (patterns of our names, each lacking as a whole), and why. `TEXT_SIDE`: the pattern of the names of
+    what reads a text alone. `TEXT_FROM`, `VISION_FROM`: other families of hosts whose text side or tower can start this
+    one's (see `start_text`, `start_vision`). `STARTS`: by preset and built-in world, the shipped starts (`init_vision`,
+    `init_text`) that a protocol's pre-training takes where none are named.
     """
 
     KIND: ClassVar[str] = "host"
@@ -105,9 +111,18 @@ class HostModel(nn.Module, ABC):
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {}
     RECIPES: ClassVar[Recipes] = {}
     OPTIONAL: ClassVar[Lacking] = ()
+    TEXT_SIDE: ClassVar[str] = ""
     TEXT_FROM: ClassVar[frozenset[str]] = frozenset()
+    VISION_FROM: ClassVar[frozenset[str]] = frozenset()
+    STARTS: ClassVar[Starts] = {}
     vision: nn.Module
     config: Any
+
+    @classmethod
+    def preset(cls, name: str) -> dict[str, Any]:
+        """The fields of the config by the host's whole name: of `PRESETS` beside the class, for most."""
+        presets: dict[str, dict[str, Any]] = vars(sys.modules[cls.__module__])["PRESETS"]
+        return presets[name.rpartition("-")[2]]
 
     @classmethod
     def vocabulary_sizes(cls, vocabulary: dict[str, int]) -> dict[str, int]:
@@ -135,6 +150,14 @@ class HostModel(nn.Module, ABC):
     derived: frozenset[str] = frozenset()
     # Tensors that the weights in use did not hold: they are as they were drawn.
     absent: frozenset[str] = frozenset()
+    # In training, those that no weights and no step so far gave anything: what is saved then lacks them.
+    untrained: frozenset[str] = frozenset()
+
+    def trained_now(self) -> None:
+        """Note which of the untrained tensors get a gradient: from now on they have learned something."""
+        if self.untrained:
+            named = self.named_parameters(remove_duplicate=False)
+            self.untrained -= {name for name, parameter in named if parameter.grad is not None}
 
     @abstractmethod
     def heads(self) -> dict[str, str]:
@@ -160,6 +183,16 @@ class HostModel(nn.Module, ABC):
     def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """The fields of the config that a released program's tensors decide, by their names there."""
         return {}
+
+    @classmethod
+    def read_released(cls, name: str, path: Path) -> dict[str, Tensor]:
+        """The tensors of a released program's file for the host of this name, by the names that `released` knows."""
+        return read_released(path)
+
+    @classmethod
+    def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:
+        """The fields of the config that files of facts beside a released program's weights state; `configs` by name."""
+        return Facts()
 
     def lacking(self) -> Lacking:
         """Which of this model's tensors a released file may lack, and why."""
@@ -188,12 +221,23 @@ class HostModel(nn.Module, ABC):
         """The part "vision" or "text", as files of other models initialise it; HarnessError for one that none can."""
         raise HarnessError(f"{type(self).__name__} cannot take its part {name!r} from another model's weights")
 
-    def start_text(self, family: str, tensors: dict[str, Tensor], source: str) -> LoadReport:
-        """Fill the text side from the tensors of a host of one of the families TEXT_FROM, its tower's left out.
+    def start_vision(self, tensors: dict[str, Tensor], source: str) -> LoadReport:
+        """Fill the tower from that of a host of this family or of one in VISION_FROM, by its own names.
 
         HarnessError for tensors that do not fit.
         """
-        raise NotImplementedError(family)
+        return fill_part(self, tensors, source, Part(self._own_name, r"vision\..+"))
+
+    def start_text(self, family: str, tensors: dict[str, Tensor], source: str) -> LoadReport:
+        """Fill the text side from the tensors of a host of this family, or of one in TEXT_FROM, its tower's left out.
+
+        HarnessError for tensors that do not fit.
+        """
+        side = {name: tensor for name, tensor in tensors.items() if re.fullmatch(self.TEXT_SIDE, name)}
+        return fill_part(self, side, source, Part(self._own_name, self.TEXT_SIDE))
+
+    def _own_name(self, name: str) -> Translation:
+        return name if name in self.state_dict() else None
 
     @abstractmethod
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tokens:
@@ -218,6 +262,16 @@ class HostModel(nn.Module, ABC):
         """What the text side offers to a text-guided method: states without gradient, notes with theirs."""
         return Guide(texts.states[:, 0].detach(), texts.states.detach(), texts.tokens.mask, texts.tokens.notes)
 
+    def features(self, image: Tokens) -> Tensor:
+        """What the tower makes of an image, (B, D'), before any head."""
+        from harness.hosts.parts.towers import open_tower
+
+        return open_tower(self.vision).pooled(image)
+
+    def text_state(self, texts: TextBatch) -> Tensor:
+        """The state that stands for a whole text, (B, D)."""
+        return texts.states[:, 0]
+
     def embed_image(self, image: Tokens) -> Tensor:
         """The image's place in the space it shares with texts, (B, P), unit length."""
         raise self.cannot("contrast")
@@ -233,6 +287,10 @@ class HostModel(nn.Module, ABC):
     def answers(self, tokenizer: Tokenizer, answers: Sequence[str]) -> Any:
         """A closed list of answers as `answer_scores` takes it."""
         raise self.cannot("answer")
+
+    def sayable(self, tokenizer: Tokenizer, answers: Sequence[str]) -> tuple[str, ...]:
+        """Of some answers those that the host can pick; a decoder spells any."""
+        return tuple(answers)
 
     def answer_scores(self, texts: TextBatch, image: Tokens, answers: Any) -> Tensor:
         """Score (B, A) of each answer to the questions `texts`."""

@@ -118,16 +118,18 @@ def load_host(
     device: str,
     dtype: str,
     image_size: int | None = None,
+    tokenizer: str | None = None,
     warn: Callable[[str], None] = warn_on_stderr,
 ) -> Host:
     """The trained host on its device; raises HarnessError for unknown names and unusable weights.
 
-    `image_size` other than the weights' interpolates their position table. `warn` is told, in one line, what became of
+    `image_size` other than the weights' interpolates their position table. `tokenizer`: in place of the weights' own,
+    as `harness.hosts.weights.own.load_model` takes it. `warn` is told, in one line, what became of
     a released file's tensors.
     """
     split_name(name)
     place, kind = pick_device(device), pick_dtype(dtype)
-    loaded = load_model(name, weights, image_size)
+    loaded = load_model(name, weights, image_size, tokenizer)
     if loaded.report is not None:
         warn(f"weights {loaded.weights}: {account(loaded.report)}")
     model = loaded.model.to(place, kind).eval()
@@ -136,7 +138,7 @@ def load_host(
 
 def account(report: LoadReport) -> str:
     """One line on a released file: how many of its tensors were loaded, and what was not or was not there, and why."""
-    line = report.lines()[0]
+    line = report.lines()[0] + "".join(f"; guessed: {fact}" for fact in report.guessed)
     if report.left_out:
         line += f"; {len(report.left_out)} not loaded ({_reasons(report.left_out.values())})"
     if report.missing:

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
+
+from harness.kit.shown import on_one_line
 
 
 class HarnessError(Exception):
     """A failure the user can act on: one line naming the value, what was expected and what to do.
 
-    The command line prints the text and exits with status 2; from Python it is an ordinary exception.
+    The command line prints the text and exits with status 2; from Python it is an ordinary exception. Control
+    characters in names that a line tells of are shown, not sent.
     """
+
+    def __init__(self, line: str) -> None:
+        super().__init__(on_one_line(line))
+
+
+@cache
+def warn_once(line: str) -> None:
+    """The same, a single time however often it comes up in a process."""
+    warn_on_stderr(line)
 
 
 def warn_on_stderr(line: str) -> None:
     """The default way to tell of something passed over: one line on stderr."""
-    print(f"warning: {line}", file=sys.stderr)
+    print(f"warning: {on_one_line(line)}", file=sys.stderr)

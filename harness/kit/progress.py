@@ -11,6 +11,8 @@ from itertools import chain
 from statistics import fmean
 from typing import Any
 
+from harness.kit.shown import on_one_line
+
 DELAY_S = 2.0
 # Between the lines of one bar where stderr is no terminal.
 LINE_S = 60.0
@@ -37,7 +39,7 @@ class Progress:
     def say(self, text: str) -> None:
         """One line on stderr, unless quiet."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(on_one_line(text), file=sys.stderr, flush=True)
 
 
 class Bar:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 import subprocess
 from datetime import datetime
 from functools import cache
@@ -13,6 +15,7 @@ from typing import Any
 import torch
 
 CPU = torch.device("cpu")
+GIB = 2**30
 
 
 def provenance(seed: int, device: torch.device = CPU) -> dict[str, Any]:
@@ -44,10 +47,38 @@ def environment(device: str, dtype: str, seed: int, started: datetime, seconds: 
 
 
 def hardware(device: torch.device) -> str:
-    """The GPU's name, or the machine's processor."""
+    """The machine that a figure is of: the GPU's name where one computes, the processor's model and the memory."""
+    words = [processor(), f"{memory_bytes() / GIB:.0f} GiB"]
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} CPU"
+        words.insert(0, torch.cuda.get_device_name(device))
+    return ", ".join(words)
+
+
+@cache
+def processor() -> str:
+    """The processor's model as the system names it, "AMD EPYC 7763 64-Core Processor"; else its architecture."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        named = found[1] if found else ""
+    except OSError:  # not Linux
+        named = _answer("sysctl", "-n", "machdep.cpu.brand_string") or ""
+    return " ".join((named or platform.processor() or platform.machine()).split())
+
+
+def memory_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def load() -> float | None:
+    """Processes that waited for a processor in the last minute, over the machine's processors; None where unknown.
+
+    Near 1 or above it, times are of a machine that others used too.
+    """
+    try:
+        return round(os.getloadavg()[0] / (os.cpu_count() or 1), 2)
+    except OSError:
+        return None
 
 
 def versions(*names: str) -> dict[str, str | None]:
@@ -75,8 +106,13 @@ def _version(name: str) -> str | None:
 
 
 def _git(folder: Path, *words: str) -> str | None:
+    return _answer("git", "-C", str(folder), *words)
+
+
+def _answer(*words: str) -> str | None:
+    """What a command of the system prints; None where it is not there or fails."""
     try:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

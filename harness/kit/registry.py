@@ -22,10 +22,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from harness.kit.errors import HarnessError
+from harness.kit.errors import HarnessError, warn_on_stderr
 
+TOWER_FAMILIES = ("timm", "transformers")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
@@ -49,36 +51,70 @@ class Entry:
         return summary_of(self.path.read_text(encoding="utf-8", errors="replace"))
 
 
+@dataclass(frozen=True)
+class Fault:
+    """A name of which nothing can be made, and why, in a line."""
+
+    name: str
+    line: str
+
+
+# Once for each line, however often names are listed.
+_report = lru_cache(None)(warn_on_stderr)
+
+
 class Registry:
     """The names of one kind; `scan` finds them anew at each listing, so that a dropped-in file counts at once."""
 
-    def __init__(self, kind: str, scan: Callable[[], Iterable[Entry]], load: Callable[[Entry], Any]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        scan: Callable[[], Iterable[Entry | Fault]],
+        load: Callable[[Entry], Any],
+        unlisted: Callable[[str], Entry | None] = lambda name: None,
+    ) -> None:
+        """`unlisted`: the entry of a name that stands for one of endlessly many (any ViT of timm), None for others."""
         self.kind = kind
         self._scan = scan
         self._load = load
+        self._unlisted = unlisted
 
     def entries(self) -> dict[str, Entry]:
-        """All entries by name; HarnessError when a name is bad or found twice."""
-        found: dict[str, Entry] = {}
-        for entry in self._scan():
-            if not NAME.fullmatch(entry.name):
-                raise HarnessError(
-                    f"{self.kind} name {entry.name!r} ({entry.target}): expected lower-case letters, digits, - and _"
-                )
-            if entry.name in found:
-                both = f"{found[entry.name].target} and {entry.target}"
-                raise HarnessError(f"{self.kind} {entry.name!r} is registered twice, by {both}: rename one")
-            found[entry.name] = entry
+        """All entries by name; those whose name is bad or found twice are reported and left out."""
+        found, faults = self._scanned()
+        for line in faults.values():
+            _report(f"{line}; left out")
         return dict(sorted(found.items()))
+
+    def _scanned(self) -> tuple[dict[str, Entry], dict[str, str]]:
+        """The entries, and what is wrong with the others, by name."""
+        found, faults = dict[str, Entry](), dict[str, str]()
+        for entry in self._scan():
+            if isinstance(entry, Fault):
+                faults[entry.name] = entry.line
+            elif not NAME.fullmatch(entry.name):
+                line = f"{self.kind} name {entry.name!r} ({entry.target}): expected lower-case letters, digits, - and _"
+                faults[entry.name] = line
+            elif entry.name in found:
+                both = f"{found[entry.name].target} and {entry.target}"
+                faults[entry.name] = f"{self.kind} {entry.name!r} is registered twice, by {both}: rename one"
+            else:
+                found[entry.name] = entry
+        return {name: entry for name, entry in found.items() if name not in faults}, faults
 
     def names(self) -> list[str]:
         return list(self.entries())
 
     def entry(self, name: str) -> Entry:
-        """The entry of a name; HarnessError with suggestions when there is none."""
-        found = self.entries()
+        """The entry of a name; HarnessError with suggestions when there is none, and for one that was left out."""
+        other = self._unlisted(name)
+        if other is not None:
+            return other
+        found, faults = self._scanned()
+        if name in faults:
+            raise HarnessError(faults[name])
         if name not in found:
-            raise unknown(self.kind, name, found)
+            raise unknown(self.kind, name, self.entries())
         return found[name]
 
     def get(self, name: str) -> Any:
@@ -86,13 +122,26 @@ class Registry:
         return self._load(self.entry(name))
 
     def all(self) -> list[Any]:
-        """Import what every name stands for, by name."""
-        return [self._load(entry) for entry in self.entries().values()]
+        """Import what every name stands for, by name; what cannot be imported is reported and left out."""
+        return list(self.usable().values())
+
+    def usable(self) -> dict[str, Any]:
+        """What every name stands for, imported; what cannot be is reported and left out."""
+        found = dict[str, Any]()
+        for entry in self.entries().values():
+            try:
+                found[entry.name] = self._load(entry)
+            except HarnessError as error:
+                _report(f"{self.kind} {error}; left out")
+        return found
 
     def expand(self, names: str, *, without: Sequence[str] = ()) -> tuple[str, ...]:
-        """'a,b' or 'all' as names that exist, each once, in the order given; HarnessError for others and for none."""
+        """'a,b' or 'all' as names that exist, each once, in the order given; HarnessError for others and for none.
+
+        All are those that can be imported.
+        """
         if names.strip() == "all":
-            return tuple(name for name in self.names() if name not in without)
+            return tuple(name for name in self.usable() if name not in without)
         chosen = [name.strip() for name in names.split(",") if name.strip()]
         if not chosen:
             raise HarnessError(f"no {self.kind} named; known: {', '.join(self.names())}")
@@ -121,7 +170,11 @@ def stated(entry: Entry, attribute: str) -> str:
 
 @lru_cache
 def _stated(path: Path, attribute: str, _changed: int) -> str:
-    classes = [node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)]
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (SyntaxError, ValueError):
+        return ""  # it cannot be imported either, which says why
+    classes = [node for node in body if isinstance(node, ast.ClassDef)]
     for node in (node for one in classes for node in one.body if isinstance(node, (ast.Assign, ast.AnnAssign))):
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
         named = any(isinstance(target, ast.Name) and target.id == attribute for target in targets)
@@ -136,6 +189,8 @@ def summary_of(source: str) -> str:
         docstring = ast.get_docstring(ast.parse(source)) or ""
     except SyntaxError as error:
         return f"(cannot be read: {error.msg}, line {error.lineno})"
+    except ValueError as error:  # Python 3.11, of null bytes
+        return f"(cannot be read: {error})"
     return docstring.partition("\n")[0]
 
 
@@ -144,8 +199,15 @@ def package_files(package: str, pattern: str) -> list[Path]:
     return [path for path in sorted(package_folder(package).glob(pattern)) if not path.name.startswith("_")]
 
 
+# Folders that stand beside harness/, whatever a folder of the same name elsewhere may hold.
+BESIDE = frozenset({"baselines", "ablations"})
+
+
 def package_folder(package: str) -> Path:
     """Where an importable folder lies, without importing it."""
+    beside = Path(__file__).parents[2] / package
+    if package in BESIDE and beside.is_dir():
+        return beside
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise HarnessError(f"the folder {package}/ is not installed beside harness/: install the project again")
@@ -155,8 +217,9 @@ def package_folder(package: str) -> Path:
 def module_file(module: str) -> Path | None:
     """The file of a module, without importing it; None where the name is no module (a class, a function)."""
     package, *rest = module.split(".")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:  # no package: a file of its own, or nothing
+    spec = None if package in BESIDE else importlib.util.find_spec(package)
+    if package not in BESIDE and (spec is None or not spec.submodule_search_locations):
+        # no package: a file of its own, or nothing
         return None if spec is None or spec.origin is None or rest else Path(spec.origin)
     place = package_folder(package).joinpath(*rest)
     files = (place / "__init__.py", place.with_name(f"{place.name}.py") if rest else place / "__init__.py")
@@ -206,15 +269,31 @@ def _state_of(place: str) -> tuple[str, int]:
         return place, 0
 
 
-def _hosts() -> Iterable[Entry]:
+def _hosts() -> Iterable[Entry | Fault]:
     for path in package_files("harness.hosts", "*/model.py"):
         family = path.parent.name
-        yield from _hosts_of(family, f"harness.hosts.{family}.model", path, path.stat().st_mtime_ns)
+        yield from _read_hosts(family, f"harness.hosts.{family}.model", path)
     for point in _found_points("harness.models"):
-        file = module_file(point.value)
-        if file is None:
-            raise HarnessError(f"model {point.name!r} ({point.value}): no such module; install its package again")
-        yield from _hosts_of(point.name, point.value, file, file.stat().st_mtime_ns)
+        yield from _read_hosts(point.name, point.value, module_file(point.value))
+
+
+def _read_hosts(family: str, module: str, path: Path | None) -> Iterable[Entry | Fault]:
+    """The hosts of a module, or why it has none that can be used."""
+    if path is None:
+        return [Fault(family, f"model {family!r} ({module}): no such module; install its package again")]
+    try:
+        return _hosts_of(family, module, path, path.stat().st_mtime_ns)
+    except (HarnessError, SyntaxError, ValueError) as error:
+        return [Fault(family, f"model {family!r} ({module}): cannot be read: {error}")]
+
+
+def _towers(name: str) -> Entry | None:
+    """A plain ViT by where it comes from: timm/NAME, transformers/FOLDER."""
+    family, slash, rest = name.partition("/")
+    if not (slash and rest and family in TOWER_FAMILIES):
+        return None
+    module = "harness.hosts.tower.model"
+    return Entry(name, f"a ViT of {family}", module, module_file(module))
 
 
 @lru_cache
@@ -242,20 +321,50 @@ def _presets(node: ast.stmt, path: Path) -> Iterable[str]:
     return names
 
 
-def _studies() -> Iterable[Entry]:
+def _studies() -> Iterable[Entry | Fault]:
     for path in package_files("ablations", "*.yaml"):
-        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
         yield Entry(path.stem, first.lstrip("# ").strip(), f"ablations/{path.name}", path)
     for point in _found_points("harness.studies"):
-        path = package_folder(point.value) / f"{point.name}.yaml"
+        try:
+            path = package_folder(point.value) / f"{point.name}.yaml"
+        except (HarnessError, ImportError) as error:
+            yield Fault(point.name, f"study {point.name!r} ({point.value}): cannot be found: {error}")
+            continue
         yield Entry(point.name, f"entry point {point.value}", f"{point.value}/{point.name}.yaml", path)
+
+
+def _imported(name: str) -> ModuleType:
+    """A module by its name; of a folder beside harness/ that folder's, also where another of its name is found first.
+
+    The other one stays what `import` finds.
+    """
+    package = name.partition(".")[0]
+    if package not in BESIDE or name in sys.modules:
+        return importlib.import_module(name)
+    other, folder = sys.modules.get(package), package_folder(package)
+    if other is not None and str(folder) in getattr(other, "__path__", ()):
+        return importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(
+        package, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    own = importlib.util.module_from_spec(spec)
+    sys.modules[package] = own
+    try:
+        spec.loader.exec_module(own)
+        return importlib.import_module(name)
+    finally:
+        if other is not None:
+            sys.modules[package] = other
 
 
 def _load_class(entry: Entry) -> type:
     """The one class of an entry: the attribute its target names, or else the module's own class with a KIND."""
     module_name, _, attribute = entry.target.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        module = _imported(module_name)
     except (Exception, SystemExit) as error:  # a stranger's file: whatever it raises, it cannot be used
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise HarnessError(f"{entry.name!r} ({entry.target}) cannot be imported: {reason}") from error
@@ -272,7 +381,7 @@ def _load_class(entry: Entry) -> type:
 
 
 methods = Registry("method", lambda: _extensible("baselines", "harness.methods"), _load_class)
-models = Registry("model", _hosts, _load_class)
+models = Registry("model", _hosts, _load_class, _towers)
 tasks = Registry("task", lambda: _extensible("harness.tasks", "harness.tasks"), _load_class)
 costs = Registry("cost", lambda: _extensible("harness.cost.extra", "harness.costs"), _load_class)
 studies = Registry("study", _studies, lambda entry: entry.path)

@@ -92,6 +92,13 @@ def best_ranks(scores_QC: Tensor, relevant_QC: Tensor) -> Tensor:
     return torch.where(relevant_QC.any(1), before_QC.sum(1), NO_RANK)
 
 
+def require_numbers(scores: Tensor) -> None:
+    """HarnessError for scores among which some are NaN; -inf stands for what is out of the question."""
+    odd = int(scores.isnan().sum())
+    if odd:
+        raise HarnessError(f"{odd} of {scores.numel()} scores are NaN; check the weights, or take --dtype float32")
+
+
 def require_finite(scores: Tensor) -> None:
     """HarnessError for scores among which some are NaN or infinite: no order of such candidates means anything."""
     odd = scores.numel() - int(scores.isfinite().sum())

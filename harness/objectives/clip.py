@@ -6,10 +6,8 @@ gradients. ELIP reduces an image's tokens for its own caption (arXiv 2309.16738)
 
 from __future__ import annotations
 
-from torch.nn import functional as F
-
 from harness.hosts.clip.model import Clip
-from harness.kit import distributed
+from harness.objectives.parts.contrast import pair_contrast
 from harness.objectives.parts.objective import Losses, Moment, Objective, Pairs
 
 
@@ -25,9 +23,4 @@ class ClipObjective(Objective[Clip]):
         host.clamp_scale()
         texts = host.text_batch(pairs.ids, pairs.mask)
         images_BP = host.embed_image(self.encode_images(pairs.pixels, texts))
-        texts_BP = host.embed_text(texts)
-        own = distributed.own_rows(len(images_BP), images_BP.device)
-        scale = host.scale()
-        by_image = scale * images_BP @ distributed.gather_with_gradient(texts_BP).T
-        by_text = scale * texts_BP @ distributed.gather_with_gradient(images_BP).T
-        return {"contrast": (F.cross_entropy(by_image, own) + F.cross_entropy(by_text, own)) / 2}
+        return {"contrast": pair_contrast(images_BP, host.embed_text(texts), host.scale())}

@@ -65,6 +65,7 @@ class CurriculumObjective(Objective[Albef]):
     Config = CurriculumConfig
     LEAST_PAIRS = 2
     LEAVES_UNUSED = True
+    FROM_RANDOM = True
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -195,7 +196,7 @@ class CurriculumObjective(Objective[Albef]):
         states, (patches, around, facts) = images.states, weights
         found = {
             "patch": patches * patch_loss(self.heads, states, pairs.patch_types),
-            "image_facts": facts * facts_loss(self.heads, states[:, 0], pairs.image_facts),
+            "image_facts": facts * facts_loss(self.heads.facts, states[:, 0], pairs.image_facts),
         }
         if around:
             found["surroundings"] = around * surroundings_loss(self.heads, states, pairs.patch_types)
@@ -203,7 +204,7 @@ class CurriculumObjective(Objective[Albef]):
 
     def text_facts(self, texts: Tokens, stated_BK: Tensor) -> Tensor:
         """Which facts texts state, read by the head that images train."""
-        return facts_loss(self.heads, texts.states[:, 0], stated_BK.clamp(min=0), stated_BK != OPEN)
+        return facts_loss(self.heads.facts, texts.states[:, 0], stated_BK.clamp(min=0), stated_BK != OPEN)
 
     def matching(
         self,

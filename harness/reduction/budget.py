@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from harness.kit.errors import HarnessError
+from harness.kit.errors import HarnessError, warn_once
 from harness.kit.registry import methods
 from harness.kit.settings import validated
 from harness.reduction.method import MethodConfig, TokenReducer
 from harness.reduction.plan import token_counts
 from harness.reduction.schedule import check_ratio, parse_schedule, solve, token_ratio
-from harness.reduction.stack import StackShape
+from harness.reduction.stack import BlockHooks, StackShape
 
 
 def make_config(method: str, settings: Mapping[str, Any] | None = None, schedule: Any = None) -> MethodConfig:
@@ -37,7 +37,7 @@ def make_reducer(
 
     `measured`: the token ratio of a reducer on images, for adaptive methods, whose counts nothing else tells.
     Raises HarnessError for unknown names or settings, impossible schedules, unreachable ratios, and methods that need a
-    class token, or a stack, that is not there.
+    class token, or a stack, that is not there, or whose attention does not know the tower's relative positions.
     """
     if ratio is not None:
         check_ratio(ratio)
@@ -51,9 +51,16 @@ def make_reducer(
             f"method {method} works in {' and '.join(sorted(kind.stacks))}, which {shape.name} has not: choose another "
             "method or host"
         )
+    if shape.pairwise and kind.stacks & {shape.kind} and kind.attention is not BlockHooks.attention:
+        raise HarnessError(
+            f"method {method} computes attention itself and would leave out the relative positions of {shape.name}: "
+            "choose another method or tower"
+        )
     at = bender(method, shape, schedule, settings)
     as_set = at(None)  # refuses settings that cannot be, also where a ratio bends them
     if ratio is None:
+        for line in as_set.remarks():
+            warn_once(line)
         return as_set
     given = {name for name in settings or {} if name != "schedule"}
     if given:

@@ -5,6 +5,8 @@ Shapes: B inputs, P tokens, D channels, K clusters.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,9 @@ def distances(tokens: Tensor) -> Tensor:
 
     In float32 at least, whatever autocast says, and around the mean: a difference of large squares loses digits.
     """
-    with torch.autocast(tokens.device.type, enabled=False):
+    kind = tokens.device.type
+    # Tensors without data, with which costs are counted, know no autocast.
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         wide = tokens if tokens.dtype == torch.float64 else tokens.float()
         wide = wide - wide.mean(dim=1, keepdim=True)
         squares = wide.square().sum(dim=-1)

@@ -33,6 +33,8 @@ def drive(
     if trace is not None and trace.origins_wanted:
         state = state.traced()
     state = hooks.opened(state, stack, guide)
+    if trace is not None and trace.states is not None:
+        trace.states.append(state)
     for block in range(stack.shape.depth):
         state = stack.step(block, state, hooks, guide, trace)
     if trace is not None:

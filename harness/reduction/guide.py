@@ -23,7 +23,7 @@ class Guide:
     notes: Mapping[str, Tensor] = field(default_factory=dict)
     shared: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None
 
-    def rows(self, part: slice) -> Guide:
+    def rows(self, part: slice | Tensor) -> Guide:
         """That of some texts."""
         states, mask = self.text_states, self.text_mask
         return Guide(

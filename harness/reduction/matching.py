@@ -23,8 +23,12 @@ def bipartite(keys: Tensor, prefix: int, count: int) -> tuple[Tensor, Tensor, Te
     """The `count` best cosines of keys (B, P, d): sources and destinations (B, R), and what remains (B, P - R).
 
     Sources stand at even positions, destinations at odd ones; the others at even ones remain, in order, before the odd.
+    Of a count of 0 nothing merges.
     """
     even, odd = even_and_odd(keys.shape[1], prefix, keys.device)
+    if count == 0:
+        none = even.new_zeros(len(keys), 0)
+        return none, none, torch.cat([even, odd]).expand(len(keys), -1)
     unit = F.normalize(keys, dim=-1)
     similarity, match = (unit[:, even] @ unit[:, odd].transpose(1, 2)).max(dim=-1)
     best, others = split_top(similarity, count)

@@ -6,7 +6,7 @@ that a method may reduce, D channels, H heads, d = D / H, n0 patch tokens at the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -58,6 +58,8 @@ class TokenReducer(BlockHooks, Generic[C]):
     `adaptive`: how many tokens are kept depends on the image. `stochastic`: asks for sample keys.
     `needs_dense`: its losses compare with the tokens of the unreduced tower (of the class, or as a reducer is set).
     `only_in_training`: evaluation keeps every token; ratios, token counts and training steps speak of training.
+    `sizes_count_patches`: a token's size, where there is one, is the number of patches in it; False where the method's
+    own formula says otherwise.
     `tolerance`: how far from the ratio that is asked for the nearest that it reaches may lie.
     A method with parameters learns: it is trained, saved and loaded with its host, and measured with trained ones only.
     """
@@ -72,6 +74,7 @@ class TokenReducer(BlockHooks, Generic[C]):
     stochastic: ClassVar[bool] = False
     needs_dense: bool = False
     only_in_training: ClassVar[bool] = False
+    sizes_count_patches: ClassVar[bool] = True
     tolerance: ClassVar[float] = 0.01
 
     def __init__(self, config: C, shape: StackShape) -> None:
@@ -93,6 +96,10 @@ class TokenReducer(BlockHooks, Generic[C]):
         vision tower alone; None where running it on a tower that computes nothing tells them.
         """
         return None
+
+    def remarks(self) -> Sequence[str]:
+        """Lines on what this tower cannot give of a setting as it is asked for; a user is told them once."""
+        return ()
 
     def resized(self, images: Tensor) -> Tensor | None:
         """The images (B, C, h, w) that the tower opens instead of images (B, C, H, W); None: these themselves.

@@ -56,7 +56,7 @@ class EmptyStack(Stack):
     def close(self, state: TokenState) -> Tokens:
         return state.left(state.tokens)
 
-    def _evidence(self, qkv: QKV, wants: frozenset[str], prefix: int, bias: Tensor | None) -> Evidence:
+    def _evidence(self, qkv: QKV, wants: frozenset[str], prefix: int, bias: Tensor | None, content: Tensor) -> Evidence:
         k = qkv[1]
         batch, _, tokens, _ = k.shape
         made = {

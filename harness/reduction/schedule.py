@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.kit.errors import HarnessError
+from harness.kit.reading import read_json, read_yaml
 from harness.kit.settings import validated
 
 GAMMA_MAX = 4096.0
@@ -91,7 +91,10 @@ class Schedule(BaseModel):
         """Raise HarnessError when a stage begins, or looks, beyond a tower of `depth` blocks."""
         for stage, begin in enumerate(self.begin, 1):
             if begin >= depth:
-                raise HarnessError(f"begin block {begin} for stage {stage}: the tower has blocks 0 to {depth - 1}")
+                raise HarnessError(
+                    f"begin block {begin} for stage {stage}: the tower has blocks 0 to {depth - 1}"
+                    f"{self._shallower(depth)}"
+                )
         if lookahead:
             for stage, (begin, look) in enumerate(zip(self.begin, self.lookaheads(depth)), 1):
                 if begin + look > depth:
@@ -99,6 +102,15 @@ class Schedule(BaseModel):
                         f"begin {begin} plus look-ahead {look} for stage {stage} goes beyond the tower's {depth} "
                         f"blocks: expected a look-ahead of at most {depth - begin}"
                     )
+
+    def _shallower(self, depth: int) -> str:
+        """What to ask for in a tower of `depth` blocks: stages at the same share of it as in one of twelve."""
+        first = min(self.begin[0], 1)  # some methods ask what the block before attended to
+        twelfths = [max(first, begin * depth // max(12, self.begin[-1] + 1)) for begin in self.begin]
+        if len(set(twelfths)) < len(twelfths):
+            return "; give it a schedule with fewer stages"
+        own = Schedule(begin=tuple(twelfths), keep=self.keep)
+        return f"; give it a schedule of its own, as {own.spec()!r}"
 
     def spec(self) -> str:
         """The schedule as the SPEC string that `parse_schedule` reads back."""
@@ -123,10 +135,8 @@ def parse_schedule(spec: str | dict[str, Any] | None) -> Schedule | None:
 
 
 def _schedule_file(path: Path) -> dict[str, Any]:
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise HarnessError(f"schedule file {path}: {str(error).splitlines()[0]}") from error
+    read = read_json if path.suffix == ".json" else read_yaml
+    fields = read(path)
     if not isinstance(fields, dict):
         raise HarnessError(f"schedule file {path}: expected the keys begin, keep and, optionally, lookahead")
     return fields

@@ -29,8 +29,8 @@ class StackShape:
 
     `kind`: vision, text, fusion or decoder. `patches` of a text depend on it and are 0 here. `causal`: a token reads
     itself and those before it, so that the last one stands for all. `streams`: 2 where texts and images read each other
-    in turns. `grid`: rows and columns of the patches, None where they have none. `beside`: the other stacks of the host
-    that a method may work in, by kind.
+    in turns. `grid`: rows and columns of the patches, None where they have none. `pairwise`: the attention adds a bias
+    of its own to every pair of tokens. `beside`: the other stacks of the host that a method may work in, by kind.
     """
 
     depth: int
@@ -44,6 +44,7 @@ class StackShape:
     causal: bool = False
     streams: int = 1
     grid: tuple[int, int] | None = None
+    pairwise: bool = False
     beside: Mapping[str, StackShape] = field(default_factory=dict)
 
     @property
@@ -57,7 +58,7 @@ class Evidence:
     """What a method asked of a block, computed beside fused attention; everything not asked for is None.
 
     cls_attention: (B, P), head-mean attention of the class token to each token behind the prefix.
-    keys: (B, N, d), head-mean of the keys, prefix tokens included.
+    keys: (B, N, d), head-mean of the keys, prefix tokens included; before their places rotate them, where these do.
     attention_received: (B, N), mean over heads and queries of the attention each token receives.
     value_norms: (B, N), norm of each token's value, all heads concatenated.
     """
@@ -82,7 +83,8 @@ class Trace:
     entered it lives after it (B, P). Both count behind the prefix, -1 where it is gone.
 
     Where images keep different numbers of tokens these are the longest's; `standing` has each block's own, of each
-    image (B,): in its attention and in its MLP.
+    image (B,): in its attention and in its MLP. `states`: what entered block 0 and what left each block, where a list
+    is given for it.
     """
 
     origins_wanted: bool = False
@@ -92,6 +94,7 @@ class Trace:
     moves: list[Tensor] = field(default_factory=list)
     standing: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     sizes: Tensor | None = None
+    states: list[TokenState] | None = None
 
 
 class Stack(ABC):
@@ -136,15 +139,23 @@ class Stack(ABC):
         """Dropout on the attention map, 0 in evaluation."""
         return 0.0
 
+    def placed(self, block: int, q: Tensor, k: Tensor, state: TokenState) -> tuple[Tensor, Tensor]:
+        """q (B, H, M, d) of the first M tokens and k (B, H, N, d) of all, turned by their places (rotary)."""
+        return q, k
+
     def bias(self, state: TokenState, proportional: bool) -> Tensor | None:
-        """What is added to the logits of self-attention, broadcasting to (B, H, M, N)."""
+        """What a state's tokens add to the logits of self-attention, broadcasting to (B, H, M, N)."""
         return state.bias(proportional)
+
+    def block_bias(self, block: int, state: TokenState, proportional: bool) -> Tensor | None:
+        """`bias`, and what the block itself adds to each pair of tokens (relative positions)."""
+        return self.bias(state, proportional)
 
     def softmax_attention(
         self, block: int, q: Tensor, k: Tensor, v: Tensor, state: TokenState, proportional: bool = False
     ) -> Tensor:
         """The stack's own attention, heads' outputs (B, H, M, d); `proportional`: log sizes are added (ToMe)."""
-        return attention(q, k, v, self.bias(state, proportional), self.attention_dropout(block))
+        return attention(q, k, v, self.block_bias(block, state, proportional), self.attention_dropout(block))
 
     def cross(self, block: int, state: TokenState, hooks: BlockHooks | None) -> TokenState:
         """Read another stack's tokens, between self-attention and MLP; here: nothing."""
@@ -167,8 +178,9 @@ class Stack(ABC):
             q, k = self.query_and_keys(block, state.tokens, state.tokens.shape[1])
             v = k[:, :, :0]
         proportional = hooks is not None and hooks.proportional_attention
-        bias = self.bias(state, proportional) if wants else None
-        evidence = self._evidence((q, k, v), wants, state.prefix, bias)
+        bias = self.block_bias(block, state, proportional) if wants else None
+        content, (q, k) = k, self.placed(block, q, k, state)
+        evidence = self._evidence((q, k, v), wants, state.prefix, bias, content)
         if hooks is None:
             attended, left = self.softmax_attention(block, q, k, v, state), state
         else:
@@ -188,7 +200,8 @@ class Stack(ABC):
         else:
             queries = state.tokens.shape[1] if "attention_received" in wants else 1
             (q, k), v = self.query_and_keys(block, state.tokens, queries), None
-        return self._evidence((q, k, v), wants, state.prefix, self.bias(state, False))
+        content, (q, k) = k, self.placed(block, q, k, state)
+        return self._evidence((q, k, v), wants, state.prefix, self.block_bias(block, state, False), content)
 
     def step(
         self, block: int, state: TokenState, hooks: BlockHooks, guide: Guide | None, trace: Trace | None
@@ -210,9 +223,12 @@ class Stack(ABC):
             record(trace, entering, state)
         state = recompute.block(self.feed_forward, block, state)
         with phase("matching"):
-            return hooks.after_block(block, state, evidence)
+            state = hooks.after_block(block, state, evidence)
+        if trace is not None and trace.states is not None:
+            trace.states.append(state)
+        return state
 
-    def _evidence(self, qkv: QKV, wants: frozenset[str], prefix: int, bias: Tensor | None) -> Evidence:
+    def _evidence(self, qkv: QKV, wants: frozenset[str], prefix: int, bias: Tensor | None, content: Tensor) -> Evidence:
         if not wants:
             return Evidence()
         q, k, v = qkv
@@ -221,7 +237,7 @@ class Stack(ABC):
             if "cls_attention" in wants:
                 found["cls_attention"] = attention_map(q[:, :, :1], k, bias)[:, :, 0, prefix:].mean(1)
             if "keys" in wants:
-                found["keys"] = k.mean(1)
+                found["keys"] = content.mean(1)
             if "attention_received" in wants:
                 found["attention_received"] = attention_map(q, k, bias).mean((1, 2))
             if "value_norms" in wants and v is not None:

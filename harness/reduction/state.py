@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from harness.kit.errors import HarnessError
 from harness.reduction.indexing import add_to, moved, redirected, take
@@ -150,6 +151,13 @@ class TokenState:
         """The same state with another mask (B, P) behind the prefix, whatever it was before."""
         kept = mask.new_ones(mask.shape[0], self.prefix)
         return replace(self, mask=torch.cat([kept, mask], dim=1))
+
+    def full_without_data(self) -> TokenState:
+        """The same state, or one without a mask where tensors hold no data, as those that costs are counted with do:
+        they stand for inputs of the longest length, which have no padding.
+        """
+        without = self.mask is not None and (self.mask.is_meta or isinstance(self.mask, FakeTensor))
+        return replace(self, mask=None) if without else self
 
     def packed(self) -> TokenState:
         """Remove the tokens that are hidden: the others keep their order, rows are padded to the longest.

@@ -8,7 +8,7 @@ import pandas as pd
 
 from harness.cost.quantities import COSTS, MENTIONED, extra_costs
 from harness.report.frame import Frame
-from harness.report.layout import Column, plain
+from harness.report.layout import Column, plain, shortest
 from harness.train.quantities import TRAINED
 
 DIGITS = {"train_mib_per_image": 2}
@@ -34,7 +34,8 @@ def throughput(board: Frame) -> list[Column]:
         dense = rates[board.dense & rates.notna().all(axis=1)]
         if len(dense):
             ratios = _both(board, task, "throughput_ratio").fillna(rates / dense.iloc[0])
-            columns.append(plain(task, "% of dense (model)", _pairs(100 * ratios)))
+            said = spreads(board.column("throughput_ratio", [task]))
+            columns.append(plain(task, "% of dense (model)", _pairs(100 * ratios, said)))
     return columns
 
 
@@ -44,11 +45,29 @@ def _both(board: Frame, task: str, name: str) -> pd.DataFrame:
     return pd.DataFrame({side: board.column(one, [task])["value"].astype(float) for side, one in names.items()})
 
 
-def _pairs(rates: pd.DataFrame) -> list[str]:
+def _pairs(rates: pd.DataFrame, spread: Sequence[str] = ()) -> list[str]:
     digits = [1 if rates[name].max() < 100 else 0 for name in rates]
     return [
-        "-" if pd.isna(whole) else f"{whole:.{digits[0]}f} ({model:.{digits[1]}f})"
-        for whole, model in rates.itertuples(index=False)
+        "-" if pd.isna(whole) else f"{whole:.{digits[0]}f}{said} ({model:.{digits[1]}f})"
+        for (whole, model), said in zip(rates.itertuples(index=False), spread or [""] * len(rates), strict=True)
+    ]
+
+
+def beside_dense(board: Frame, tasks: Sequence[str] | None = None) -> list[str]:
+    """Latency as a share of dense's with its quartiles; dense, which is timed beside itself, is 100."""
+    rows = board.column("latency_ratio", tasks)
+    texts = ["-" if pd.isna(value) else f"{100 * value:.1f}" for value in rows["value"]]
+    return [
+        "100.0" if dense and text != "-" else text + said
+        for text, said, dense in zip(texts, spreads(rows), board.dense, strict=True)
+    ]
+
+
+def spreads(rows: pd.DataFrame) -> list[str]:
+    """' [93.1, 96.0]' of each row's bounds in percent; '' where it has none."""
+    return [
+        "" if pd.isna(low) else f" [{shortest(100 * low)}, {shortest(100 * high)}]"
+        for low, high in rows[["low", "high"]].itertuples(index=False)
     ]
 
 
@@ -63,6 +82,8 @@ def _costs(board: Frame, tasks: Sequence[str] | None = None) -> list[Column]:
         if quantity.unit == "GMACs" and not values.max() >= 10:
             digits = 4
         texts = ["-" if pd.isna(value) else f"{quantity.scale * value:.{digits}f}" for value in values]
+        if name == "latency_ratio":
+            texts = beside_dense(board, chosen)
         left_out = (name in optional or heading) and values.isna().all()
         return None if left_out else plain(heading or quantity.title, quantity.unit, texts)
 

@@ -28,7 +28,19 @@ def render_cost(report: Mapping[str, Any]) -> str:
         lines += ["", *_host(report["host"])]
     if report["latency"]:
         lines += ["", *_latency(report["latency"])]
+    if report.get("fvcore"):
+        lines += ["", *_opinion(report["fvcore"])]
     return "\n".join([*lines, *_extra(report)])
+
+
+def _opinion(found: Mapping[str, Any]) -> list[str]:
+    """fvcore's count beside ours, and the operations that only one of the two counts."""
+    unit, scale = ("GMACs", 1) if found["ours_gmacs"] >= 1 else ("MMACs", 1000)
+    rows = [("fvcore", found["total_gmacs"]), ("ours", found["ours_gmacs"])]
+    rows += [(f"fvcore alone: {name}", count) for name, count in found["counted_by_fvcore_alone"].items()]
+    rows += [(f"ours alone: {name}", count) for name, count in found["counted_by_us_alone"].items()]
+    rows.append(("unexplained", found["unexplained_gmacs"]))
+    return [f"forward {unit}, a second opinion", *(f"  {name:<42}{scale * count:>10.3f}" for name, count in rows)]
 
 
 def _extra(report: Mapping[str, Any]) -> list[str]:

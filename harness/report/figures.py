@@ -170,7 +170,7 @@ def spent(board: Frame, metric: str, cost: str) -> pd.Series:
     if board.sizes:
         own = board.column(cost, [task])["value"]
     values = board.column(cost)["value"] if own is None or own.isna().all() else own
-    if board.quantity(metric).with_text or not board.dense.any():
+    if not board.dense.any():
         return values
     return values.mask(board.column(metric)["unguided"], values[board.dense].iloc[0])
 

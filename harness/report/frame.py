@@ -24,6 +24,7 @@ from harness.report.settings import CONTEXT, DENSE, PER_BUDGET, Setting, setting
 NUMBERS = [name for name, kind in Value.__annotations__.items() if kind == "float"]
 EMPTY = frozenset({"not run", "no value"})
 SEVERAL = ("keys", "seeds")
+BASE_LETTERS = 16  # of a digest, or the end of a folder's path
 
 
 @dataclass(frozen=True)
@@ -127,17 +128,34 @@ def to_frame(records: Iterable[Mapping[str, Any]]) -> Frame:
 
 
 def boards(frame: Frame) -> list[tuple[str, Frame]]:
-    """The frame in parts whose settings may be compared (same model, data, protocol …), each with a title."""
-    parts = []
+    """The frame in parts whose settings may be compared (same model, data, machine …), each with a title.
+
+    The title names the machine, of which costs and times are; weights and device where nothing else tells two apart.
+    """
+    parts, apart = [], []
     for _, settings in frame.settings.groupby(list(CONTEXT), sort=False, dropna=False):
         first = settings.iloc[0]
         split = "" if pd.isna(first["split"]) else f", split {first['split']}"
         limit = "" if pd.isna(first["limit"]) else f", limit {int(first['limit'])}"
         sizes = ", ".join(str(first["image_size"]).split())
-        what = (first["model"], _protocol(settings), f"{first['data']}{split}{limit}", f"{sizes} px", first["dtype"])
+        set_and_size = (f"{first['data']}{split}{limit}", f"{sizes} px")
+        what = (first["model"], _protocol(settings), *set_and_size, first["dtype"], *_machine(first))
         values = frame.values[frame.values["setting"].isin(settings["setting"])]
         parts.append((" · ".join(map(str, what)), replace(frame, settings=settings, values=values)))
-    return parts
+        apart.append(f"weights {str(first['base'])[-BASE_LETTERS:]}, {first['device']}")
+    titles = [title for title, _ in parts]
+    return [
+        (f"{title} · {more}" if titles.count(title) > 1 else title, board)
+        for (title, board), more in zip(parts, apart, strict=True)
+    ]
+
+
+def _machine(settings: pd.Series) -> list[str]:
+    """What costs and times of a board are of; nothing where its records do not say it."""
+    if pd.isna(settings["hardware"]) or pd.isna(settings["threads"]):
+        return []
+    threads = int(settings["threads"])
+    return [f"{settings['hardware']}, {threads} thread{'s' * (threads > 1)}"]
 
 
 def study_frame(records: Iterable[Mapping[str, Any]], labels: Sequence[Mapping[str, Any]]) -> Frame:

@@ -8,6 +8,8 @@ from functools import cached_property
 from textwrap import wrap
 from typing import Any
 
+from harness.kit.shown import markdown_text, on_one_line
+
 WIDTH = 110
 # A page of LaTeX is scaled to the line, and a page of Markdown scrolls: both may be wider than a screen.
 LATEX_WIDTH = 140
@@ -32,8 +34,13 @@ class Column:
 
 def plain(heading: str, unit: str, cells: Iterable[Any], left: bool = False) -> Column:
     """A column of anything, nothing in it marked as best."""
-    texts = [str(cell) for cell in cells]
+    texts = [on_one_line(str(cell)) for cell in cells]
     return Column(heading, unit, texts, [False] * len(texts), left)
+
+
+def shortest(value: float) -> str:
+    """A bound of an interval, to one decimal: '94.8', and '100' for 100."""
+    return f"{round(value, 1) + 0.0:.1f}".removesuffix(".0")
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,9 @@ class Part:
     title: str
     names: list[Column]
     values: list[Column]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", on_one_line(self.title))
 
 
 def text(part: Part) -> str:
@@ -81,13 +91,16 @@ def _text_block(columns: Sequence[Column]) -> str:
 
 def markdown(part: Part) -> str:
     """A pipe table under its title in bold, or several where the columns would be too many."""
-    return f"**{part.title}**\n\n" + "\n".join(_markdown_table(columns) for columns in _pages(part, MARKDOWN_WIDTH))
+    return f"**{markdown_text(part.title)}**\n\n" + "\n".join(
+        _markdown_table(columns) for columns in _pages(part, MARKDOWN_WIDTH)
+    )
 
 
 def _markdown_table(columns: Sequence[Column]) -> str:
     heads = [f"{column.heading}, {column.unit}" if column.unit else column.heading for column in columns]
-    lines = [heads, [":--" if column.left else "--:" for column in columns], *_marked(columns, "**{}**")]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    escaped = [replace(column, cells=[markdown_text(cell) for cell in column.cells]) for column in columns]
+    lines = [[markdown_text(head) for head in heads], [":--" if column.left else "--:" for column in columns]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [*lines, *_marked(escaped, "**{}**")]) + "\n"
 
 
 def _marked(columns: Sequence[Column], mark: str) -> list[list[str]]:
@@ -136,8 +149,27 @@ TEX = {
     "·": r"$\cdot$",
     "…": r"\dots{}",
     "†": r"$\dagger$",
+    "−": r"$-$",
+    "→": r"$\to$",
+    "²": r"$^2$",
+    '"': r"\textquotedbl{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     **{letter: f"\\{letter}" for letter in "%_&#${}"},
 }
+
+
+def standalone(body: str) -> str:
+    """LaTeX with the preamble that it needs: a document that compiles as it is, with any of the TeX engines."""
+    packages = ["[T1]{fontenc}", "{textcomp}", "{booktabs}", "{graphicx}"]
+    preamble = ["\\documentclass{article}", *(f"\\usepackage{one}" for one in packages)]
+    return "\n".join([*preamble, "\\begin{document}", body, "\\end{document}"])
+
+
+def latex_note(line: str) -> str:
+    """A line under a table, in print."""
+    return f"\\par\\noindent{{\\footnotesize {_tex(line)}}}"
 
 
 def _tex(text: str) -> str:

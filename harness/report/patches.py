@@ -96,7 +96,7 @@ def _check(example: PatchExample) -> None:
 
 
 def _caption(example: PatchExample, width: float) -> list[str]:
-    return wrap(f"“{example.caption}”", int(width * 13.5))
+    return wrap(f"“{example.caption}”", int(width * 13.5)) if example.caption else []
 
 
 def _draw_scene(part: SubFigure, example: PatchExample, columns: int, width: float, height: float) -> None:

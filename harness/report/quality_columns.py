@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,16 +10,18 @@ from typing import Any
 import pandas as pd
 
 from harness.report.frame import Frame
-from harness.report.layout import Column
+from harness.report.layout import Column, shortest
 
 # Behind a value for which a method kept all tokens, as it had no text to go by.
 KEPT_ALL = "†"
+# Ends of an interval that differ by no more than this share, or by the last digit, are as far.
+ALIKE = 0.1
 
 
 def quality(board: Frame, metric: str, blind: bool = False) -> Column:
     """A metric's column; with `blind`, dense is followed by what it scores on blank images ('-': not measured)."""
     quantity, rows = board.quantity(metric), board.column(metric)
-    kept_all = rows["unguided"] & (not quantity.with_text) & ~board.dense
+    kept_all = rows["unguided"] & ~board.dense
     texts = [_value(row, quantity.scale, full) for row, full in zip(rows.itertuples(), kept_all, strict=True)]
     widths = [max(len(text[part]) for text in texts) for part in range(3)]
     cells = [_cell(parts, widths) for parts in texts]
@@ -27,7 +30,9 @@ def quality(board: Frame, metric: str, blind: bool = False) -> Column:
         place = _after_dense(board)
         cells.insert(place, _blind(board, metric, cells[place - 1]))
         best.insert(place, False)
-    return Column(quantity.title, f"{quantity.unit} (Δ dense)", cells, best)
+    task = board.metrics[metric]
+    of_task = "" if task.lower() in quantity.title.lower() else f"{task}, "
+    return Column(quantity.title, f"{of_task}{quantity.unit} (Δ dense)", cells, best)
 
 
 def shown_blind(board: Frame, metrics: Sequence[str]) -> bool:
@@ -63,7 +68,7 @@ def _blind(board: Frame, metric: str, dense: str) -> str:
     """The score alone, in line with dense's value in the cell above."""
     value = blind_value(board, metric)
     text = "-" if value is None else f"{value:.1f}"
-    return text + " " * (len(dense) - len(dense.split(" ±")[0]))
+    return text + " " * (len(dense) - len(re.split(r" [±\[]", dense)[0]))
 
 
 def _cell(parts: Sequence[str], widths: Sequence[int]) -> str:
@@ -72,20 +77,27 @@ def _cell(parts: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _value(row: Any, scale: float, kept_all: bool = False) -> tuple[str, str, str]:
-    """'93.1 ±1.2', 'sd 0.4' where there are several seeds, and '(-2.0 ±0.8)'; or why there is none.
+    """'93.1 ±1.2' or '99.0 [96.9, 100]', 'sd 0.4' of several seeds, and '(-2.0 ±0.8)'; or why there is none.
 
     `kept_all`: the value is of all tokens, which is marked.
     """
     if row.error:
         return row.error, "", ""
-    spread = max(row.value - row.low, row.high - row.value)
-    value = f"{scale * row.value:.1f}" + ("" if pd.isna(spread) else f" ±{scale * spread:.1f}") + KEPT_ALL * kept_all
+    value = f"{scale * row.value:.1f}{_interval(row.value, row.low, row.high, scale)}" + KEPT_ALL * kept_all
     over_seeds = "" if pd.isna(row.sd) else f"sd {scale * row.sd:.1f}"
     if pd.isna(row.delta):
         return value, over_seeds, ""
-    delta, low, high = row.delta, row.delta_low, row.delta_high
-    wide = "" if pd.isna(low) else f" ±{scale * max(delta - low, high - delta):.1f}"
-    return value, over_seeds, f"({round(scale * delta, 1) + 0.0:+.1f}{wide})"
+    wide = _interval(row.delta, row.delta_low, row.delta_high, scale)
+    return value, over_seeds, f"({round(scale * row.delta, 1) + 0.0:+.1f}{wide})"
+
+
+def _interval(value: float, low: float, high: float, scale: float) -> str:
+    """' ±1.2', the farther end, where both ends are about as far, else ' [94.8, 100]'; '' without an interval."""
+    if pd.isna(low):
+        return ""
+    below, above = (round(scale * part, 1) for part in (value - low, high - value))
+    alike = abs(below - above) <= max(0.1, ALIKE * max(below, above)) + 1e-9 and bool(below) == bool(above)
+    return f" ±{max(below, above):.1f}" if alike else f" [{shortest(scale * low)}, {shortest(scale * high)}]"
 
 
 def _best(board: Frame, values: pd.Series, better: str | None) -> list[bool]:

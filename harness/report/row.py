@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from harness.cost.quantities import costs_of, mentioned_of
-from harness.evaluate.quantities import throughput_of
+from harness.cost import quantities as of_cost
+from harness.evaluate import quantities as of_evaluation
 from harness.report.quantities import OF_THROUGHPUT, of_costs, quantity_of
 from harness.report.settings import Record, Setting, length_of_training
 from harness.train.quantities import trained_of
@@ -67,9 +67,11 @@ def values_of(number: int, setting: Setting, known: Mapping[str, Sequence[str]])
     """A setting's values; `known` has the metrics of each task."""
     for task, found in setting.records.items():
         records = list(found.values())
-        size, unguided = float(records[0]["spec"].get("image_size") or NAN), _unguided(records)
+        size, unguided, pairs = float(records[0]["spec"].get("image_size") or NAN), _unguided(records), _pairs(records)
         for metric in known.get(task, ()):
-            yield _metric(number, task, metric, records)._replace(image_size=size, unguided=unguided)
+            # A metric of images beside texts is of the pairs that were encoded, if any were.
+            alone = unguided and not (quantity_of(task, metric).with_text and pairs)
+            yield _metric(number, task, metric, records)._replace(image_size=size, unguided=alone)
         yield from _costs(number, task, records, unguided)
 
 
@@ -112,26 +114,34 @@ def _costs(number: int, task: str, records: Sequence[Record], unguided: bool) ->
     """Costs and throughput, from the first seed that has them."""
     cost: Mapping[str, Any] = next((record["cost"] for record in records if record.get("cost")), {})
     speed = next((record["throughput"] for record in records if record.get("throughput")), None)
-    mentioned = [mentioned_of(_diagnostics(record)) for record in records]
+    mentioned = [of_cost.mentioned_of(_diagnostics(record)) for record in records]
     fates = {name: next((one[name] for one in mentioned if one[name] is not None), None) for name in mentioned[0]}
     size = float(cost.get("image_size") or NAN)
-    declared = of_costs()
+    declared, spreads = of_costs(), of_cost.spreads_of(cost) | (of_evaluation.spreads_of(speed) if speed else {})
+
+    def row(name: str, kind: str, unit: str, value: float) -> Value:
+        low, high = spreads.get(name, (NAN, NAN))
+        return Value(number, task, name, kind, unit, float(value), low, high, image_size=size, unguided=unguided)
+
     training = next((record["trained"] for record in records if record.get("trained")), ())
-    for name, value in (costs_of(cost) | trained_of(training) | fates).items():
+    for name, value in (of_cost.costs_of(cost) | trained_of(training) | fates).items():
         if value is not None:
-            yield Value(
-                number, task, name, "cost", declared[name].unit, float(value), image_size=size, unguided=unguided
-            )
-    for name, value in (throughput_of(speed) if speed else {}).items():
+            yield row(name, "cost", declared[name].unit, value)
+    for name, value in (of_evaluation.throughput_of(speed) if speed else {}).items():
         if value is not None:
             unit = OF_THROUGHPUT[name].unit.replace("1/s", f"{speed['unit']}/s" if speed else "1/s")
-            yield Value(number, task, name, "throughput", unit, float(value), image_size=size, unguided=unguided)
+            yield row(name, "throughput", unit, value)
 
 
 def _unguided(records: Sequence[Record]) -> bool:
     """Whether a method that texts guide saw images without one too, with all their tokens."""
     made = ((record.get("cost") or {}).get("encodings") or {} for record in records)
-    return any(_diagnostics(record).get("fallback") for record in records) and any(one.get("images") for one in made)
+    return any(map(of_evaluation.images_kept_all, records)) and any(one.get("images") for one in made)
+
+
+def _pairs(records: Sequence[Record]) -> bool:
+    """Whether images were encoded anew for a text."""
+    return any(((record.get("cost") or {}).get("encodings") or {}).get("pairs") for record in records)
 
 
 def _mean(values: Sequence[float | None]) -> float:

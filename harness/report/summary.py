@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from harness.report.cost_columns import beside_dense
 from harness.report.frame import Frame
 from harness.report.layout import Column, plain
 
@@ -30,7 +31,8 @@ def summary(board: Frame) -> list[Column]:
         if name == "train_mib_per_image":
             values = values / values[board.dense].iloc[0] if board.dense.any() else values * float("nan")
         if values.notna().any():
-            columns.append(plain(title, "% of dense", _percent(values)))
+            texts = beside_dense(board) if name == "latency_ratio" else _percent(values)
+            columns.append(plain(title, "% of dense", texts))
     return columns
 
 
@@ -38,11 +40,11 @@ def quality_shares(board: Frame) -> pd.DataFrame:
     """Share of dense's quality, a row a setting and a column a task; NaN where there is none to compare with."""
     by_task: dict[str, list[pd.Series]] = {}
     for metric in board.headline():
-        rows, quantity = board.column(metric), board.quantity(metric)
+        rows = board.column(metric)
         dense = rows["value"][board.dense]
         if not len(dense) or pd.isna(dense.iloc[0]) or not dense.iloc[0]:
             continue
-        kept_all = rows["unguided"] & (not quantity.with_text) & ~board.dense
+        kept_all = rows["unguided"] & ~board.dense
         by_task.setdefault(board.metrics[metric], []).append((rows["value"] / dense.iloc[0]).where(~kept_all))
     means = {task: pd.concat(columns, axis=1).mean(axis=1) for task, columns in by_task.items()}
     return pd.DataFrame(means, index=board.settings.index)

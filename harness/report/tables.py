@@ -1,6 +1,6 @@
 """Tables of a frame as text (at most 110 columns), CSV, Markdown and LaTeX.
 
-Percent with one decimal; ± is the farther end of the 95 % interval, sd the standard deviation over seeds. Quality,
+Percent with one decimal; ± or brackets are the 95 % interval, sd the standard deviation over seeds. Quality,
 throughput and costs stand in parts below each other, so that a part fits a screen or a page. CSV is the long frame: a
 row per setting, task and quantity, with the exact numbers.
 """
@@ -13,14 +13,17 @@ from typing import Any
 import pandas as pd
 
 from harness.kit.registry import unknown
+from harness.kit.shown import csv_cell, markdown_text, on_one_line
 from harness.report.cost_columns import costs_by_size, throughput
 from harness.report.frame import Frame, boards, study_frame
-from harness.report.layout import Column, Part, latex, markdown, plain, text
+from harness.report.layout import Column, Part, latex, latex_note, markdown, plain, text
 from harness.report.notes import notes
 from harness.report.quality_columns import names_with_blind, quality, shown_blind
 from harness.report.summary import summary
 
 FORMATS = ("text", "csv", "md", "latex")
+# What a ratio is of, where it is not of tokens.
+MATCHED = {"macs": " MACs", "train-macs": " train MACs"}
 
 
 def render_table(frame: Frame, format: str = "text", metrics: Sequence[str] | None = None) -> str:
@@ -66,7 +69,7 @@ def _render(
     if format not in FORMATS:
         raise unknown("table format", format, FORMATS)
     if format == "csv":
-        return str(frame.long().to_csv(index=False, lineterminator="\n")).rstrip("\n")
+        return str(frame.long().map(csv_cell).to_csv(index=False, lineterminator="\n")).rstrip("\n")
     for metric in metrics or ():
         if metric not in frame.metrics:
             raise unknown("metric", metric, frame.metrics)
@@ -82,15 +85,13 @@ def _render(
         for size, columns in costs_by_size(board):
             parts.append(Part(f"Cost of the vision tower per image{size} · {title}", names, columns))
     draw = _writer(format)
-    said = [{"md": "- " + line, "latex": "% " + line}.get(format, line) for line in notes(frame)]
-    return "\n".join([*(draw(part) for part in parts), *said]).rstrip("\n")
+    write = {"md": lambda line: "- " + markdown_text(line), "latex": latex_note}.get(format, on_one_line)
+    return "\n".join([*(draw(part) for part in parts), *(write(line) for line in notes(frame))]).rstrip("\n")
 
 
 def _method_columns(settings: pd.DataFrame) -> list[Column]:
     ratios = ["paper" if pd.isna(ratio) else f"{ratio:g}" for ratio in settings["ratio"].astype(float)]
-    ratios = [
-        ratio + (" MACs" if match == "macs" else "") for ratio, match in zip(ratios, settings["match"], strict=True)
-    ]
+    ratios = [ratio + MATCHED.get(match, "") for ratio, match in zip(ratios, settings["match"], strict=True)]
     columns = [plain("method", "", settings["method"], left=True), plain("ratio", "", ratios)]
     return columns + ([plain("variant", "", settings["variant"], left=True)] if settings["variant"].any() else [])
 

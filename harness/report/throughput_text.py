@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from harness.kit.errors import HarnessError
+from harness.kit.reading import read_json
 
 
 def read_throughput(path: Path) -> dict[str, Any]:
     """A report that `throughput --json` printed to a file; HarnessError for another file."""
-    try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HarnessError(f"--show {path}: cannot be read as JSON ({str(error).splitlines()[0]})") from error
+    report: Any = read_json(path)
     if not isinstance(report, dict) or "train_step_gmacs" not in report:
         raise HarnessError(f"--show {path}: not what throughput --json prints; measure again")
-    return report
+    return dict(report)
 
 
 def render_throughput(report: dict[str, Any]) -> str:

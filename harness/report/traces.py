@@ -1,58 +1,97 @@
-"""Traces of a few scenes under several methods, as the picture of kept patches wants them."""
+"""Traces of images under several methods, as the picture of kept patches wants them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
+from harness.cost.adaptive import ratio_on
+from harness.data.images import read_image
 from harness.data.transforms import load_images
 from harness.data.world import BUILT_IN_WORLD
 from harness.evaluate.encoder import encode_texts, survival
+from harness.hosts.build import paper_settings
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.ready import load_host
+from harness.hosts.ready import Host, check_learned
+from harness.kit.errors import HarnessError
 from harness.kit.progress import Progress
 from harness.kit.registry import tasks
-from harness.reduction import Guide, Trace, encode
+from harness.reduction import TokenReducer, Trace, encode
 from harness.reduction.budget import make_reducer
+from harness.reduction.plan import Sample
 from harness.report.patches import PatchExample, Stage
 from harness.run.grid import data_folder
 
 SHOWN_STAGES = 4
 
 
-@torch.no_grad()
-def kept_examples(model: str, methods: Sequence[str], ratio: float, count: int) -> list[PatchExample]:
-    """Scenes with their first caption and, for each method at a token ratio, what became of every patch."""
-    host = load_host(model, None, "cpu", "float32")
+@dataclass(frozen=True)
+class Pictured:
+    """An image, the text that text-guided methods read with it, and the patches that the text is known to speak of."""
+
+    image: Path
+    text: str | None = None
+    mentioned: tuple[int, ...] = ()
+
+
+def pictured_scenes(count: int) -> list[Pictured]:
+    """Scenes of the built-in world, each with its first caption."""
     annotations = tasks.get("retrieval")().load(data_folder(BUILT_IN_WORLD, None, Progress()), count)
-    config = host.model.config
-    images = load_images(annotations.images, config.image_size, config.mean, config.std)
     first = {caption.image: caption for caption in reversed(annotations.captions)}
     captions = [first[image] for image in annotations.images]
-    texts = encode_texts(host, [caption.text for caption in captions], count)
-    tower = open_tower(host.model.vision)
-    side = config.image_size // config.patch_size
-    stages: list[dict[str, list[Stage]]] = [{} for _ in captions]
+    return [Pictured(one.image, one.text, one.patches or ()) for one in captions]
+
+
+@torch.no_grad()
+def kept_examples(host: Host, methods: Sequence[str], ratio: float, pictured: Sequence[Pictured]) -> list[PatchExample]:
+    """Images with their text and, for each method at a token ratio, what became of every patch.
+
+    HarnessError for images that cannot be read, budgets that a method has not, and one that learns without weights.
+    """
+    config, tower = host.model.config, open_tower(host.model.vision)
+    images = load_images([one.image for one in pictured], config.image_size, config.mean, config.std)
+    texts = [one.text for one in pictured if one.text is not None]
+    if len(texts) not in (0, len(pictured)):
+        raise HarnessError("a text for some of the images: name one for each, or for none")
+    guide = host.model.guide(encode_texts(host, texts, len(texts))) if texts else None
+    sample = Sample(images.to(host.device, host.dtype), guide)
+    stages: list[dict[str, list[Stage]]] = [{} for _ in pictured]
     for method in methods:
         trace = Trace(origins_wanted=True)
-        encode(tower, make_reducer(method, tower.shape, ratio=ratio).eval(), images, Guide(texts.states[:, 0]), trace)
+        encode(tower, _reducer(host, method, ratio, sample), sample.images, sample.guide, trace)
         for block in shown_blocks(trace):
-            own, merged = survival(trace.origins[block])
+            own, merged = survival(trace.origins[block].cpu())
             for row, kept in enumerate(stages):
                 kept.setdefault(method, []).append(Stage(f"block {block}", own[row].numpy(), merged[row].numpy()))
+        for kept in stages:
+            kept.setdefault(method, [])  # it kept every token as its own
+    side = config.image_size // config.patch_size
     return [
-        PatchExample(
-            np.asarray(Image.open(image).convert("RGB")),
-            caption.text,
-            (side, side),
-            caption.patches or (),
-            kept,
-        )
-        for image, caption, kept in zip(annotations.images, captions, stages)
+        PatchExample(read_image(one.image, config.image_size), one.text or "", (side, side), one.mentioned, kept)
+        for one, kept in zip(pictured, stages)
     ]
+
+
+def _reducer(host: Host, method: str, ratio: float, sample: Sample) -> TokenReducer[Any]:
+    """A method at a ratio, by the paper's settings for the host; an adaptive one is measured on these images."""
+    on_images, learned = ratio_on(open_tower(host.model.vision), sample), host.learned
+    settings, schedule = paper_settings(host.name, method)
+    reducer = make_reducer(
+        method,
+        host.model.shape,
+        ratio=ratio,
+        schedule=schedule,
+        settings=settings,
+        measured=lambda reducer: on_images(host.with_learned(reducer)),
+    )
+    if reducer.learns:
+        stated = None if learned is None else (learned.name, learned.config)
+        check_learned(method, reducer.config.model_dump(mode="json"), stated)
+    return host.with_learned(reducer)
 
 
 def shown_blocks(trace: Trace) -> list[int]:

@@ -22,12 +22,14 @@ from harness.run.request import RunRequest
 from harness.tasks.vqa import VQAOptions, answers
 
 
-def server_answers(cell: Cell, weights: Path | None, progress: Progress) -> list[dict[str, Any]]:
+def server_answers(
+    cell: Cell, weights: Path | None, progress: Progress, tokenizer: str | None = None
+) -> list[dict[str, Any]]:
     """[{"question_id", "answer"}] of a cell of task vqa in the order of the file, the same in every process.
 
     Raises HarnessError as `run` does, and where memory runs out.
     """
-    measurer = Measurer(weights, progress)
+    measurer = Measurer(weights, progress, tokenizer)
     config = run_together(partial(measurer.config, cell))
     asked = run_together(partial(_asked, cell, progress))
     ordered = asked.in_order()
@@ -43,7 +45,10 @@ def answering_cell(request: RunRequest, progress: Progress) -> Cell:
     (method,) = request.methods
     if method == "dense" and (request.ratios not in (None, (1.0,)) or request.schedule or request.settings):
         raise HarnessError("answer: dense keeps every token: it has no ratio, schedule or settings; name a --method")
-    return plan_cells(request, progress)[-1]  # dense comes before the method
+    cells = plan_cells(request, progress)  # dense comes before the method
+    if len(cells) > 2:
+        raise HarnessError("answer: --set names several values; answers are given under one setting at a time")
+    return cells[-1]
 
 
 def _given(cell: Cell, measurer: Measurer, data: TaskData) -> list[str]:

@@ -94,7 +94,7 @@ def _read(store: Store) -> dict[str, Deltas]:
         if first.decode() != hashlib.sha256(rest).hexdigest():
             return {}
         return dict(json.loads(b"[" + rest.strip().replace(b"\n", b",") + b"]"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

@@ -20,7 +20,7 @@ from harness.kit.provenance import versions
 from harness.kit.registry import methods
 from harness.reduction import StackShape
 from harness.reduction.budget import make_reducer
-from harness.reduction.method import VISION
+from harness.reduction.stack import VISION
 from harness.run.cell import cost_code
 
 # What a tower does not depend on.

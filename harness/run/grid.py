@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-from harness.cost.adaptive import ratio_on
+from harness.cost.adaptive import mean_macs, ratio_on
 from harness.cost.budget import reducer_at_macs
+from harness.cost.flops import Counts
 from harness.data.digest import data_digest
 from harness.data.scene_layout import IMAGE_SIZE as SCENE_SIZE
 from harness.data.scenes import scenes_folder
-from harness.data.world import BUILT_IN_WORLD, WORLD_SEED
+from harness.data.world import WORLD_SEED, WORLDS, world_of
 from harness.evaluate.sample import sample_of
 from harness.hosts.build import paper_settings
 from harness.hosts.facts import PACKAGES, HostFacts, host_facts
@@ -34,6 +35,7 @@ from harness.reduction.plan import Sample
 from harness.reduction.schedule import Schedule, parse_schedule
 from harness.run.cell import Cell, cell_code, cost_code, resolve_task_options, unique
 from harness.run.request import RunRequest
+from harness.run.settings import check_methods, variants
 from harness.train.protocol import Stage, evaluation_image_size, method_facts, plan_stages, with_method
 from harness.train.stage_options import check_stages
 
@@ -65,23 +67,27 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
     }
     budgets = Budgets(request, folder)
     ratios: Sequence[float | None] = request.ratios or (None,)
-    wanted = [("dense", 1.0), *((name, ratio) for ratio, name in product(ratios, request.methods) if name != "dense")]
+    check_methods(request.settings, request.methods)
+    own = {name: variants(request.settings, name) for name in request.methods if name != "dense"}
+    wanted: list[tuple[str, float | None, dict[str, Any]]] = [("dense", 1.0, {})]
+    wanted += [(name, ratio, settings) for ratio, name in product(ratios, own) for settings in own[name]]
     cells = []
     with progress.bar("settings", len(request.tasks) * len(request.seeds) * len(wanted)) as bar:
         for task, seed in product(request.tasks, request.seeds):
             if seed == request.seeds[0] or request.protocol != "inference":  # without training seeds share the rest
                 stages = stages_of(request, task, seed)
                 host = planned_host(request, task, stages)
+                weights = measured_weights(request, task) if request.starts else None
                 of_task = shared | {
                     "task": task,
                     "task_options": resolve_task_options(task, request.task_options),
-                    "weights": weights_digest(request.model, measured_weights(request, task)) if request.starts else "",
+                    "weights": "" if weights is None else weights_digest(request.model, weights, request.tokenizer),
                     "image_size": evaluated_size(request, host, stages),
                 }
             about = of_task | {"seed": seed}
-            for method, ratio in wanted:
-                if seed == request.seeds[0] or stages or draws(method, request.settings):
-                    cells.append(_cell(about, budgets, host, stages, method, ratio))
+            for method, ratio, settings in wanted:
+                if seed == request.seeds[0] or stages or draws(method, settings):
+                    cells.append(_cell(about, budgets, host, stages, method, ratio, settings))
                 bar.advance()
     return unique(cells)
 
@@ -120,7 +126,7 @@ def evaluated_size(request: RunRequest, host: HostFacts, stages: Sequence[Stage]
     built-in world has no such images.
     """
     size = evaluation_image_size(stages, request.image_size) if stages else host.image_size
-    if request.data == BUILT_IN_WORLD and size != SCENE_SIZE:
+    if world_of(request.data) is not None and size != SCENE_SIZE:
         raise HarnessError(f"image size {size}: scenes are drawn, and told of, at {SCENE_SIZE} pixels")
     return size
 
@@ -150,31 +156,46 @@ class Budgets:
             self._codes[model, method, task] = cell_code(model, method, task, stages, data, digest)
         return self._codes[model, method, task]
 
-    def config(self, host: HostFacts, method: str, ratio: float | None, task: str, seed: int) -> dict[str, Any]:
-        """A method's resolved config. HarnessError for budgets it has not, and for one that learns without weights."""
-        kind, request = methods.get(method), self.request
-        drawn = {"seed": seed} if draws(method, request.settings) else {}
+    def config(
+        self, host: HostFacts, method: str, ratio: float | None, task: str, seed: int, chosen: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A method's resolved config; `chosen`: its settings that were asked for.
+
+        HarnessError for budgets it has not, and for one that learns without weights.
+        """
+        adaptive = methods.get(method).adaptive
+        drawn = {"seed": seed} if draws(method, chosen) else {}
         # How many tokens a method with fixed counts keeps does not depend on what it draws.
-        own = (task, *drawn.values()) if kind.adaptive else ()
-        key = (method, ratio, str(host.shape), *own)
+        given, own = ({**chosen, **drawn}, (task,)) if adaptive else ({**chosen}, ())
+        key = (method, ratio, str(given), str(host.shape), *own)
         if key not in self._solved:
-            self._solved[key] = self._solve(host, method, ratio, task, seed)
+            self._solved[key] = self._solve(host, method, ratio, task, given, bool(chosen))
         return self._solved[key] | drawn
 
-    def _solve(self, host: HostFacts, method: str, ratio: float | None, task: str, seed: int) -> dict[str, Any]:
+    def _solve(
+        self, host: HostFacts, method: str, ratio: float | None, task: str, given: dict[str, Any], chosen: bool
+    ) -> dict[str, Any]:
         if method == "dense":
             return make_reducer("dense", host.shape).config.model_dump(mode="json")
-        request, learned = self.request, self._learned(task)
+        request = self.request
+        if methods.get(method).only_in_training and request.protocol == "inference":
+            raise HarnessError(
+                f"method {method} reduces in training alone, and inference would measure dense: take --protocol "
+                "finetune or pretrain"
+            )
+        learned = self._learned(task)
         own = learned is not None and learned[0] == method
-        if learned is not None and own and not (ratio or request.settings or request.schedule):
+        if learned is not None and own and not (ratio or chosen or request.schedule):
             return dict(learned[1])
         adaptive = methods.get(method).adaptive
-        given = request.settings | ({"seed": seed} if adaptive and draws(method, request.settings) else {})
         settings, schedule = paper_settings(request.model, method, request.schedule, given, host.paper)
 
         def solved() -> dict[str, Any]:
-            if request.match == "macs" and ratio is not None:
-                reducer = reducer_at_macs(method, host.vision, ratio, schedule, settings)
+            if request.match != "tokens" and ratio is not None:
+                counted = self._counted(task) if adaptive else None
+                reducer = reducer_at_macs(
+                    method, host.vision, ratio, schedule, settings, match=request.match, counted=counted
+                )
             else:
                 measured = self._measured(task) if adaptive and ratio is not None else None
                 reducer = make_reducer(
@@ -192,7 +213,7 @@ class Budgets:
         self, host: HostFacts, method: str, ratio: float | None, schedule: Any, settings: dict[str, Any]
     ) -> dict[str, Any]:
         """All that the setting of a method with fixed counts follows from."""
-        shape, macs = parse_schedule(schedule), self.request.match == "macs"
+        shape, macs = parse_schedule(schedule), self.request.match != "tokens"
         fields = methods.get(method).Config.model_fields
         compared = [settings.get("like", fields["like"].default)] if "like" in fields else []
         modules = [module_of(methods, name) for name in (method, *compared)]
@@ -224,6 +245,12 @@ class Budgets:
         on_images = ratio_on(open_tower(host.model.vision), sample)
         return lambda reducer: on_images(host.with_learned(reducer))
 
+    def _counted(self, task: str) -> Callable[[TokenReducer[Any]], Counts]:
+        """The MACs of a reducer on images of the set, in the host with its weights."""
+        host, sample = self.on_images(task)
+        train_step = self.request.match == "train-macs"
+        return lambda reducer: mean_macs(host.model.vision, host.with_learned(reducer), sample, train_step=train_step)
+
     def on_images(self, task: str) -> tuple[Host, Sample]:
         """The host with the weights of a task, and images of its set; HarnessError where there are no weights yet."""
         request = self.request
@@ -231,17 +258,24 @@ class Budgets:
             raise HarnessError("protocol pretrain: an adaptive method needs trained weights to be measured on")
         if task not in self._samples:
             weights = measured_weights(request, task)
-            host = load_host(request.model, weights, request.device, request.dtype, request.image_size)
+            where = request.device, request.dtype
+            host = load_host(request.model, weights, *where, request.image_size, request.tokenizer)
             annotations = tasks.get(task)().load(self.folder, request.limit, request.split).in_order()
             self._samples[task] = host, sample_of(host, annotations)
         return self._samples[task]
 
 
 def _cell(
-    about: dict[str, Any], budgets: Budgets, host: HostFacts, stages: Sequence[Stage], method: str, ratio: float | None
+    about: dict[str, Any],
+    budgets: Budgets,
+    host: HostFacts,
+    stages: Sequence[Stage],
+    method: str,
+    ratio: float | None,
+    settings: Mapping[str, Any],
 ) -> Cell:
     dense, request = method == "dense", budgets.request
-    config = budgets.config(host, method, ratio, about["task"], about["seed"])
+    config = budgets.config(host, method, ratio, about["task"], about["seed"], settings)
     whose = (about["model"], method, about["task"])
     trained = tuple(with_method(stages, method, config, ratio))
     return Cell(
@@ -264,9 +298,12 @@ def _spec(schedule: Any) -> str:
 
 def data_folder(data: str, limit: int | None, progress: Progress = SILENT) -> Path:
     """The folder of a data set, or one annotation file of it; the built-in world is made where it is not there yet."""
-    if data == BUILT_IN_WORLD:
-        return scenes_folder(max(WORLD_COUNT, limit or 0), WORLD_SEED, progress=progress)
+    world = world_of(data)
+    if world is not None:
+        return scenes_folder(max(WORLD_COUNT, limit or 0), WORLD_SEED, progress=progress, world=world)
     path = Path(data)
     if not path.exists():
-        raise HarnessError(f"data {data!r}: no such folder or file; name one, or 'scenes' for the built-in world")
+        raise HarnessError(
+            f"data {data!r}: no such folder or file; name one, or a built-in world, {' or '.join(WORLDS)}"
+        )
     return path

@@ -13,20 +13,23 @@ import pandas as pd
 import torch
 
 from harness.cost.report import cost_report
+from harness.data.annotations.records import ImageTextSet
 from harness.data.image_store import ImageStore, PixelBudget
 from harness.evaluate.encoder import VisionEncoder
+from harness.evaluate.quantities import images_kept_all
 from harness.evaluate.sample import sample_of
 from harness.evaluate.task import Outcome, TaskData
 from harness.evaluate.timing import Pass, settled, speeds
 from harness.hosts.host import HostConfig, HostModel
+from harness.hosts.parts.tokenizer import unknown_share
 from harness.hosts.ready import Host, load_host, pick_dtype
 from harness.hosts.weights.sets import task_weights
 from harness.kit.allocator import keep_freed_memory
-from harness.kit.distributed import on_main_process, run_together, world
+from harness.kit.distributed import is_main_process, on_main_process, run_together, world
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import cache_folder
 from harness.kit.progress import SILENT, Progress
-from harness.kit.provenance import environment
+from harness.kit.provenance import environment, load
 from harness.kit.registry import methods, tasks
 from harness.reduction import TokenReducer
 from harness.run.cell import Cell, cost_code
@@ -38,15 +41,24 @@ from harness.train.protocol import method_host
 BLANK = "blank_images"
 # Cells of one task follow each other; each may have weights of its own, which are too many to keep.
 HOSTS_KEPT = 2
+# A share of unknown words above which a host is not for a set.
+MANY_UNKNOWN = 0.1
 
 
 class Measurer:
-    """The hosts, sets and costs of one command's cells. `weights`: the file or folder named, None for those shipped."""
+    """The hosts, sets and costs of one command's cells.
 
-    def __init__(self, weights: Path | None, progress: Progress) -> None:
+    `weights`: the file or folder named, None for those shipped. `tokenizer`: the one named in place of the weights'.
+    `latency`: whether the tower is timed.
+    """
+
+    def __init__(
+        self, weights: Path | None, progress: Progress, tokenizer: str | None = None, *, latency: bool = True
+    ) -> None:
         keep_freed_memory()
-        self.weights, self.progress = weights, progress
-        self._load: Callable[..., Host] = lru_cache(HOSTS_KEPT)(partial(load_host, warn=cache(warn_on_stderr)))
+        self.weights, self.progress, self.tokenizer, self.latency = weights, progress, tokenizer, latency
+        self._warn = cache(warn_on_stderr)
+        self._load: Callable[..., Host] = lru_cache(HOSTS_KEPT)(partial(load_host, warn=self._warn))
         self._data: dict[tuple[Any, ...], TaskData] = {}
         self._images: dict[tuple[Any, ...], ImageStore] = {}
         self._pixels = PixelBudget()
@@ -57,7 +69,9 @@ class Measurer:
         """Load what the cell needs; HarnessError when the weights, the size or the data cannot be used for it."""
         try:
             config = run_together(partial(self.config, cell))
-            run_together(partial(self._set, cell, config)).images.ready(self.progress)
+            data = run_together(partial(self._set, cell, config))
+            run_together(partial(self._check, cell, data))
+            data.images.ready(self.progress)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise  # Memory that runs out here runs out in the cell too, and is recorded there.
@@ -67,7 +81,7 @@ class Measurer:
 
         Several processes share the samples and all have the outcomes; the first measures costs while the others wait.
         """
-        started, clock = datetime.now(UTC), time.perf_counter()
+        started, clock, busy = datetime.now(UTC), time.perf_counter(), load()
         host, reducer, training = self.subject(cell)
         data = run_together(partial(self._set, cell, host.model.config))
         encoder, outcome, first = run_together(partial(self._timed, cell, host, reducer, data, self.progress))
@@ -76,17 +90,22 @@ class Measurer:
         dense = host.method("dense", {})
         beside = None if cell.method == "dense" else partial(again, dense)
         passes, dense_passes = settled(first, partial(again, reducer), beside)
+        unknown = self._unknown_words(cell, host, data)
         blind = run_together(partial(self._blind, cell, host, reducer, data))
-        fallback = type(reducer).without_text if encoder.text_guided else None
+        unguided = encoder.unguided
         record = skeleton_record(cell) | {
             "status": "done",
-            "cost": on_main_process(partial(self._cost, cell, host, encoder)),
-            "diagnostics": {**outcome.diagnostics, "fallback": fallback},
+            "cost": on_main_process(partial(self._cost, cell, host, encoder, unguided == 1)),
+            "diagnostics": {
+                **outcome.diagnostics,
+                **fallback_of(reducer, encoder.text_guided, unguided),
+                "unknown_words": unknown,
+            },
             "throughput": speeds(passes, dense_passes),
             "blind": blind,
             "trained": training,
             "run": environment(cell.hardware, cell.dtype, cell.seed, started, time.perf_counter() - clock)
-            | {"processes": world()},
+            | {"load": busy, "processes": world()},
         }
         return record, outcome.frame()
 
@@ -103,7 +122,7 @@ class Measurer:
             return method_host(cell.training).config
         model = self._host(cell, self._shipped(cell)).model
         needs = tasks.get(cell.task).NEEDS
-        if not needs & model.abilities:
+        if needs and not needs & model.abilities:
             line = f"{cell.task}: {model.cannot(' or '.join(sorted(needs)))}"
             raise HarnessError(f"{line}; leave the task out, or name another --model or --weights")
         config: HostConfig = model.config
@@ -122,7 +141,9 @@ class Measurer:
         return trained(cell.training, folder, device=cell.device, quiet=self.progress.quiet)
 
     def _host(self, cell: Cell, weights: Path) -> Host:
-        return self._load(cell.model, weights, cell.device, cell.dtype, cell.image_size)
+        # What was trained here has its tokenizer beside it.
+        tokenizer = None if cell.training else self.tokenizer
+        return self._load(cell.model, weights, cell.device, cell.dtype, cell.image_size, tokenizer)
 
     def _set(self, cell: Cell, config: HostConfig) -> TaskData:
         """Annotations and images for a cell; tasks on the same images share those that are decoded."""
@@ -135,6 +156,12 @@ class Measurer:
                 self._images[seen] = ImageStore(*seen, budget=self._pixels)
             self._data[key] = TaskData(annotations, self._images[seen])
         return self._data[key]
+
+    def _check(self, cell: Cell, data: TaskData) -> None:
+        """HarnessError where weights that are not trained first cannot do the cell's task on its set."""
+        if not cell.training:
+            task, host = tasks.get(cell.task)(), self._host(cell, self._shipped(cell))
+            task.check(host, data.annotations, task.Options.model_validate(cell.task_options))
 
     def _timed(
         self,
@@ -153,6 +180,16 @@ class Measurer:
             outcome = task.evaluate(encoder, data, options)
         return encoder, outcome, Pass(outcome.throughput, time.perf_counter() - started)
 
+    def _unknown_words(self, cell: Cell, host: Host, data: TaskData) -> float | None:
+        """The share of the set's words that the host never read, which is warned of where they are many."""
+        share = unknown_share(host.tokenizer, texts_of(data.annotations, tasks.get(cell.task).READS))
+        if share is not None and share > MANY_UNKNOWN and is_main_process():
+            self._warn(
+                f"{cell.model} does not know {100 * share:.0f} % of the words of {cell.data} ({cell.task}): what it "
+                "scores there says little; name a host that was trained on such texts, with --model and --weights"
+            )
+        return None if share is None else round(share, 6)
+
     def _again(self, cell: Cell, host: Host, data: TaskData, reducer: TokenReducer[Any]) -> Pass:
         """The time of one more pass."""
         return run_together(partial(self._timed, cell, host, reducer, data, SILENT))[-1]
@@ -164,23 +201,23 @@ class Measurer:
         _, outcome, _ = self._timed(cell, host, reducer, data, self.progress, **{BLANK: True})
         return outcome.values()
 
-    def _cost(self, cell: Cell, host: Host, encoder: VisionEncoder) -> dict[str, Any]:
+    def _cost(self, cell: Cell, host: Host, encoder: VisionEncoder, kept_all: bool) -> dict[str, Any]:
         """The cost of the tower that the method works in, on the cell's device, with latency, and of the encodings.
 
         Under protocol pretrain that is the tower in pre-training, and the encodings are dense; what a tower costs does
         not depend on its values.
         """
         images, pairs = encoder.encoded_images, encoder.encoded_pairs
-        return self._counted(cell, host.model, images, pairs, len(encoder.images), encoder.text_guided)
+        return self._counted(cell, host.model, images, pairs, len(encoder.images), kept_all)
 
     def recount(self, cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
         """The cost of a cell that was measured before, counted by the present code; its encodings stay as they were."""
         made, host = record["cost"]["encodings"], self.subject(cell)[0]
-        guided = record["diagnostics"]["fallback"] is not None
-        return self._counted(cell, host.model, made["images"], made["pairs"], made["of_images"], guided)
+        kept_all = images_kept_all(record)
+        return self._counted(cell, host.model, made["images"], made["pairs"], made["of_images"], kept_all)
 
     def _counted(
-        self, cell: Cell, model: HostModel, images: int, pairs: int, of_images: int, text_guided: bool
+        self, cell: Cell, model: HostModel, images: int, pairs: int, of_images: int, kept_all: bool
     ) -> dict[str, Any]:
         if cell.protocol == "pretrain":
             planned = method_host(cell.training)
@@ -188,7 +225,7 @@ class Measurer:
             encoded, cost = self._report(cell, model, "dense", {}), self._report(cell, tower, cell.method, cell.config)
         else:
             encoded = cost = self._report(cell, model, cell.method, cell.config)
-        spent = encodings(images, pairs, of_images, text_guided, encoded)
+        spent = encodings(images, pairs, of_images, kept_all, encoded)
         return cost | {"encodings": spent, "code": cost_code(cell.model, cell.method)}
 
     def _on_images(self, cell: Cell, method: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -214,7 +251,7 @@ class Measurer:
                 settings=config,
                 **self._on_images(cell, method, config),
                 batch_size=cell.batch_size,
-                latency=True,
+                latency=self.latency,
                 device=cell.device,
                 dtype=pick_dtype(cell.dtype),
                 name=cell.model,
@@ -238,10 +275,29 @@ def evaluated_reducer(cell: Cell, host: Host) -> TokenReducer[Any]:
     return host.method("dense", {}) if cell.protocol == "pretrain" else host.method(cell.method, cell.config)
 
 
-def encodings(images: int, pairs: int, of_images: int, text_guided: bool, cost: dict[str, Any]) -> dict[str, Any]:
-    """How many images and image-text pairs the tower encoded, and what that cost beside dense's one pass per image."""
+def texts_of(annotations: ImageTextSet, field: str) -> list[str]:
+    """The texts that a field of a set brings: captions, questions, hypotheses, statements, or the names of classes."""
+    return list(annotations.classes) if field == "classified" else [one.text for one in getattr(annotations, field)]
+
+
+def fallback_of(reducer: TokenReducer[Any], text_guided: bool, unguided: float | None) -> dict[str, Any]:
+    """What a record says of images that a text-guided method saw without a text: its words, and what it really kept.
+
+    `unguided`: as of VisionEncoder.
+    """
+    if not text_guided or unguided is None:
+        return {"fallback": type(reducer).without_text if text_guided else None, "unguided_tokens": None}
+    kept = "all tokens" if unguided == 1 else f"{100 * unguided:.1f} % of the tokens"
+    return {"fallback": type(reducer).without_text or kept, "unguided_tokens": round(unguided, 6)}
+
+
+def encodings(images: int, pairs: int, of_images: int, kept_all: bool, cost: dict[str, Any]) -> dict[str, Any]:
+    """How many images and image-text pairs the tower encoded, and what that cost beside dense's one pass per image.
+
+    `kept_all`: whether images without a text kept all their tokens, as text-guided methods do.
+    """
     forward, dense = cost["forward"]["total_gmacs"], cost["dense"]["forward_gmacs"]
-    without_text = dense if text_guided else forward
+    without_text = dense if kept_all else forward
     return {
         "images": images,
         "pairs": pairs,

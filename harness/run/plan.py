@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.cost.report import cost_report
+from harness.cost.second_opinion import check_name, fvcore_opinion
+from harness.cost.vits import build_vit
 from harness.data.formats import load
 from harness.data.world import BUILT_IN_WORLD
 from harness.evaluate.sample import SAMPLED_IMAGES, sample_of
 from harness.hosts.build import paper_settings, skeleton
 from harness.hosts.facts import HostFacts
 from harness.hosts.host import HostModel
+from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import load_host, pick_device
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
@@ -25,6 +28,8 @@ from harness.run.costs import CountedCosts
 from harness.run.grid import Budgets, data_folder, plan_cells, planned_host
 from harness.run.request import RunRequest
 from harness.run.store import Store
+
+MOST_GIB = 100_000
 
 
 def plan_rows(
@@ -96,8 +101,15 @@ def cost_of(model: str, method: str, *, ratio: str | None, **options: Any) -> di
     budget = None if ratio is None else check_ratio(ratio)
     if options["batch_size"] < 1:
         raise HarnessError(f"batch size {options['batch_size']}: expected at least 1")
+    gib = options.get("gib")
+    if gib is not None and not 0 < gib < MOST_GIB:
+        raise HarnessError(f"--gib {gib}: expected the memory of a card, above 0 and below {MOST_GIB:,} GiB")
     options["device"] = str(pick_device(options["device"]))
-    image_size = options.pop("image_size")
+    image_size, check = options.pop("image_size"), options.pop("check", None)
+    if check is not None:
+        check_name(check)
+        found = cost_of(model, method, ratio=ratio, image_size=image_size, **options)
+        return found | {check: _second_opinion(model, method, image_size, found)}
     if model in models.names():
         host = skeleton(model, image_size)
         options["settings"], options["schedule"] = paper_settings(
@@ -115,6 +127,20 @@ def cost_of(model: str, method: str, *, ratio: str | None, **options: Any) -> di
             found["host"] = compare_memory(model, reducer, options["gib"], image_size)
         return found
     return cost_report(model, method, ratio=budget, image_size=image_size, **options)
+
+
+def _second_opinion(model: str, method: str, image_size: int | None, found: dict[str, Any]) -> dict[str, Any]:
+    """What fvcore counts in the forward pass of a report's tower, with random weights: counts do not depend on them."""
+    if methods.get(method).adaptive:
+        raise HarnessError(f"--check fvcore: {method} is adaptive, and fvcore counts one image; leave it out")
+    if model in models.names():
+        host = build(skeleton(model, image_size))
+        tower, shape = host.vision, host.shape
+    else:
+        tower = build_vit(model, image_size, "cpu")
+        shape = open_tower(tower).shape
+    reducer = make_reducer(method, shape, settings=found["config"])
+    return fvcore_opinion(tower, reducer, found["forward"]["total_gmacs"])
 
 
 def on_scenes(model: str, image_size: int | None) -> tuple[HostModel, Sample]:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, create_model, field_validator, model_validator
 
+from harness.data.world import BUILT_IN_WORLD, SMALL_WORLD, WORLDS
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods, models, tasks
 from harness.kit.settings import NO_FLAG, Flag, validated
@@ -60,7 +61,11 @@ class Measurement(BaseModel):
         Flag(read=_read_ratios),
         Field(description="Token ratios, as 0.5,0.7; left out: each method's paper setting"),
     ] = None
-    data: Annotated[str, Field(description="Folder or file of a data set, or 'scenes', the built-in world")] = "scenes"
+    data: Annotated[
+        str,
+        Flag(read=str, default=f"{BUILT_IN_WORLD}, for protocol pretrain {SMALL_WORLD}"),
+        Field(description=f"Folder or file of a data set, or a built-in world: {', '.join(WORLDS)}"),
+    ] = BUILT_IN_WORLD
     split: Annotated[str | None, Field(description="Of a set with splits; left out: test, else val, dev, train")] = None
     protocol: Annotated[str, Field(description="inference, finetune or pretrain")] = "inference"
     schedule: Annotated[
@@ -69,8 +74,10 @@ class Measurement(BaseModel):
         Field(description="'paper', 'begin=2,4,10 keep=.9,.65,.4 [lookahead=2,6,2]', or a YAML/JSON file"),
     ] = None
     match: Annotated[
-        Literal["tokens", "macs"],
-        Field(description="What --ratios sets: tokens, or forward MACs (macs) with all overhead"),
+        Literal["tokens", "macs", "train-macs"],
+        Field(
+            description="What --ratios sets: tokens, or MACs with all overhead, forward (macs) or a step's (train-macs)"
+        ),
     ] = "tokens"
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
     dtype: Annotated[str, Field(description="float32, float64 or bfloat16")] = "float32"
@@ -82,10 +89,26 @@ class Measurement(BaseModel):
         Field(description="Seed of everything random, or several, as 0,1,2: tables show mean and sd"),
     ] = (0,)
     weights: Annotated[
-        Path | None, Field(description="A file or folder of weights, instead of those that ship with the model")
+        Path | None,
+        Field(
+            description="A file or folder of weights, or a name in the Hugging Face cache, instead of those that ship "
+            "with the model"
+        ),
     ] = None
+    tokenizer: Annotated[
+        str | None,
+        Field(description="A vocabulary file, a folder, or a cached name; left out: that of the weights"),
+    ] = None
+    download: Annotated[
+        bool, Field(description="Fetch --weights from the Hugging Face hub where the cache does not have them")
+    ] = False
     settings: Annotated[
-        dict[str, Any], Flag("--set"), Field(description="A field of the method's config, as keep_rate=0.7")
+        dict[str, Any],
+        Flag("--set", metavar="[METHOD.]NAME=VALUE[,VALUE…]"),
+        Field(
+            description="A field of the method's config, as keep_rate=0.7; of one method of several as "
+            "elip.vision_weight=0.8; several values (0.2,0.5,0.8) are a cell each"
+        ),
     ] = {}
     task_options: Annotated[
         dict[str, dict[str, Any]],
@@ -97,7 +120,7 @@ class Measurement(BaseModel):
         Flag("--set-train", metavar="STAGE.option=value, as finetune.steps=300"),
         Field(description="Of a protocol's training"),
     ] = {}
-    image_size: Annotated[PositiveInt | None, Field(description="Image side in pixels")] = None
+    image_size: Annotated[PositiveInt | None, Field(le=8192, description="Image side in pixels")] = None
 
     @field_validator("task_options")
     @classmethod
@@ -105,6 +128,14 @@ class Measurement(BaseModel):
         for task in options:
             tasks.entry(task)
         return options
+
+    @model_validator(mode="before")
+    @classmethod
+    def _small_enough_to_pretrain_in(cls, given: Any) -> Any:
+        """Without data named, pre-training takes the world that the papers' own losses learn within a quarter hour."""
+        if isinstance(given, dict) and given.get("protocol") == "pretrain":
+            return {"data": SMALL_WORLD} | given
+        return given
 
     @property
     def starts(self) -> bool:
@@ -137,14 +168,48 @@ class _Names(BaseModel):
 class RunOptions(Measurement, _Names):
     """The options of `run` and `plan`: of several hosts, or of those that can do the tasks."""
 
-    def requests(self) -> list[RunRequest]:
-        """A request per host; HarnessError for names and values that cannot be."""
-        from harness.run.choose import chosen_hosts, default_tasks
+    answers: Annotated[
+        Path | None,
+        Field(description="JSON list of the answers that vqa ranks; left out: the data's own, or else the weights'"),
+    ] = None
 
-        names = self.tasks or default_tasks(self.hosts, self.weights, self.data)
-        hosts = chosen_hosts(self.hosts, names, self.weights, self.data, self.protocol)
-        shared = self.model_dump(exclude={"hosts", "tasks"})
+    def requests(self, chosen_on: str | None = None) -> list[RunRequest]:
+        """A request per host; HarnessError for names and values that cannot be, and for options of other tasks.
+
+        `chosen_on`: the data that hosts are chosen by, in place of those that are measured on.
+        """
+        from harness.run.choose import brings_answers, chosen_hosts, default_tasks
+
+        if self.download:
+            from harness.hosts.weights.hub import fetch
+
+            fetch(self.weights)
+        data = chosen_on or self.data
+        listed = self.answers is not None or brings_answers(self.data)
+        names = self.tasks or default_tasks(self.hosts, self.weights, data)
+        hosts = chosen_hosts(self.hosts, names, self.weights, data, self.protocol, listed=listed)
+        self._check_options({task for _, names in hosts for task in names})
+        shared = self.model_dump(exclude={"hosts", "tasks", "answers"}) | self._with_answers()
         return [validated(RunRequest, shared | {"model": model, "tasks": names}, "options") for model, names in hosts]
+
+    def _check_options(self, measured: set[str]) -> None:
+        """HarnessError for options of tasks that are not measured: they would say nothing."""
+        other = sorted(self.task_options.keys() - measured)
+        flag = f"--set-task {other[0]}.{next(iter(self.task_options[other[0]]))}" if other else ""
+        if not other and self.answers is not None and "vqa" not in measured:
+            flag, other = "--answers", ["vqa"]
+        if other:
+            tasks = ", ".join(sorted(measured))
+            raise HarnessError(f"{flag}: {other[0]} is not measured here ({tasks}); leave it out, or name the task")
+
+    def _with_answers(self) -> dict[str, Any]:
+        """The list of answers as an option of the task, and of its fine-tuning where the protocol has one."""
+        if self.answers is None:
+            return {}
+        named = {"answers": str(self.answers)}
+        options = self.task_options | {"vqa": self.task_options.get("vqa", {}) | named}
+        stage = {"finetune": named | self.training.get("finetune", {})} if self.protocol != "inference" else {}
+        return {"task_options": options, "training": self.training | stage}
 
 
 class EvaluateOptions(RunOptions):
@@ -185,13 +250,11 @@ class AnswerOptions(RunOptions):
 
     def request(self) -> RunRequest:
         """The one request; HarnessError for several models, methods, ratios or seeds."""
-        from harness.data.world import BUILT_IN_WORLD
-
         # Which hosts can answer: a set without annotations says nothing of it.
-        found = self.model_copy(update={"data": BUILT_IN_WORLD}).requests()
+        found = self.requests(chosen_on=BUILT_IN_WORLD)
         if len(found) > 1 or max(len(self.methods), len(self.ratios or ()), len(self.seeds)) > 1:
             raise HarnessError("answer: answers of one model under one method at a time; name one of each")
-        return found[0].model_copy(update={"data": self.data})
+        return found[0]
 
 
 def overrides(names: Sequence[str]) -> type[BaseModel]:

@@ -32,8 +32,11 @@ def measured(cell: Cell, measurer: Measurer) -> tuple[Record, pd.DataFrame | Non
 
 
 def recounted(cell: Cell, record: Record, store: Store, measurer: Measurer) -> Record:
-    """A kept record, its costs counted anew and saved where other code counted them; all processes call this."""
-    if not costs_are_old(cell, record):
+    """A kept record, its costs counted anew and saved where other code counted them, or nothing was timed; all
+    processes call this.
+    """
+    untimed = measurer.latency and record["cost"] is not None and record["cost"]["latency"] is None
+    if not untimed and not costs_are_old(cell, record):
         return record
     cost = on_main_process(partial(measurer.recount, cell, record))
     return store.save({**record, "cost": cost}, store.samples(record)) if rank() == 0 else record

@@ -37,14 +37,14 @@ def stem_of(record: Mapping[str, Any]) -> str:
     return f"{spec['method']}-{ratio}-{spec['task']}-{record['key'][:KEY_LETTERS]}"
 
 
-def superseded(records: Iterable[Record]) -> list[Record]:
-    """Those of cells that a newer, done record measured again with other code: what --force leaves behind."""
-    known = [(_without_code(record), (record.get("run") or {}).get("started") or "", record) for record in records]
-    newest: dict[bytes, str] = {}
-    for cell, started, record in known:
-        if record["status"] == "done":
-            newest[cell] = max(started, newest.get(cell, ""))
-    return [record for cell, started, record in known if started < newest.get(cell, "")]
+def superseded(records: Iterable[Record], current: Callable[[Record], bool]) -> list[Record]:
+    """Those of cells that a done record of the `current` code measured again; clocks, which may be wrong, say nothing.
+
+    A cell that none of the current code measured keeps all its records.
+    """
+    known = [(_without_code(record), current(record), record) for record in records]
+    measured = {cell for cell, now, record in known if now and record["status"] == "done"}
+    return [record for cell, now, record in known if cell in measured and not now]
 
 
 def _without_code(record: Record) -> bytes:
@@ -183,7 +183,7 @@ def _checked(path: Path) -> Record:
     try:
         text = path.read_bytes()
         record = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"not whole JSON ({_first_line(error)})") from error
     if not isinstance(record, dict) or "digest" not in record:
         raise Damaged("not a record")

@@ -5,17 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
-from harness.kit.registry import methods, studies, tasks
+from harness.kit.reading import read_yaml
+from harness.kit.registry import NAME, methods, studies, tasks
 from harness.kit.settings import validated
 from harness.run.cell import Cell, unique
-from harness.run.choose import measurable_tasks
+from harness.run.choose import brings_answers, measurable_tasks
 from harness.run.grid import plan_cells
 from harness.run.request import RunRequest
+from harness.run.settings import check_methods, settings_for
+
+SUFFIXES = (".yaml", ".yml")
 
 
 class StudyCells(BaseModel):
@@ -42,14 +45,20 @@ class Study(BaseModel):
     cells: list[StudyCells] = Field(min_length=1)
 
 
-def read_study(name: str) -> Study:
-    """A registered study by name; HarnessError when it does not exist or is malformed."""
-    path: Path = studies.get(name)
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise HarnessError(f"study {path}: {str(error).splitlines()[0]}") from error
-    return validated(Study, fields or {}, f"study {name}")
+def study_name(named: str) -> str:
+    """The name that a study's records are kept under: its own, or that of its file."""
+    if not named.endswith(SUFFIXES):
+        return named
+    name = Path(named).stem
+    if not NAME.fullmatch(name):
+        raise HarnessError(f"study {named}: its records are kept under its name; call it by a-z, 0-9, - and _")
+    return name
+
+
+def read_study(named: str) -> Study:
+    """A registered study by name, or one's own by its file; HarnessError when it does not exist or is malformed."""
+    path: Path = Path(named) if named.endswith(SUFFIXES) else studies.get(named)
+    return validated(Study, read_yaml(path) or {}, f"study {named}")
 
 
 def plan_study(
@@ -64,18 +73,25 @@ def plan_study(
     shared = {**study.run, **options}
     wanted = str(shared.pop("tasks", "all"))
     plain = validated(RunRequest, {**shared, "methods": (), "tasks": ()}, "study")
-    every = measurable_tasks(plain.model, plain.weights, plain.data, plain.protocol) if wanted.strip() == "all" else ()
+    listed = brings_answers(plain.data)
+    every = (
+        measurable_tasks(plain.model, plain.weights, plain.data, plain.protocol, listed=listed)
+        if wanted.strip() == "all"
+        else ()
+    )
     names = every or tasks.expand(wanted)
     for entry in study.cells:
         fields = {
             "tasks": names,
             "ratios": entry.ratios,
             "schedule": entry.schedule,
-            "settings": entry.settings,
             **shared,
         }
-        for method in methods.expand(entry.methods, without=("dense",)):
-            planned = plan_cells(validated(RunRequest, {**fields, "methods": (method,)}, "study"), progress)
+        measured = methods.expand(entry.methods, without=("dense",))
+        check_methods(entry.settings, measured)
+        for method in measured:
+            own = {"methods": (method,), "settings": settings_for(entry.settings, method)}
+            planned = plan_cells(validated(RunRequest, fields | own, "study"), progress)
             cells += planned
             labels = entry.model_dump(include={"label", "placement", "stages"}, exclude_none=True)
             index.append({"method": method, **labels, "keys": [cell.key for cell in planned if cell.method != "dense"]})

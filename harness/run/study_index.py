@@ -28,6 +28,6 @@ def read_index(folder: Path, name: str) -> dict[str, Any]:
         raise HarnessError(
             f"{path}: study {name} has not been run here; run: python -m harness ablate {name}"
         ) from error
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HarnessError(f"{path}: not a study's index ({error}); run the study again") from error
     return index

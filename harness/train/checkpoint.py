@@ -112,7 +112,7 @@ def _noted(note: Path) -> Checkpoint:
     try:
         facts = json.loads(note.read_text(encoding="utf-8"))
         return Checkpoint(state, facts.pop("sha256"), step, facts)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Checkpoint(state, "", step, {})
 
 

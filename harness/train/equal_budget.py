@@ -156,11 +156,11 @@ def _memory(*named: Any) -> MemoryFit:
 def _objective(
     model: str, sizes: str, objective: str | None, settings: str, method: str, config: str, recipe: str
 ) -> Objective[Any]:
-    """What is trained, on the meta device."""
+    """What is trained, on the meta device; what processes tell each other is left out."""
     from harness.cost.host import NO_WORDS
     from harness.objectives import choose
 
-    kind, numbers = methods.get(method), Recipe.model_validate_json(recipe)
+    kind, numbers = methods.get(method), Recipe.model_validate_json(recipe).model_copy(update={"negatives": "local"})
     with torch.device("meta"):
         host = build_host(model, **json.loads(sizes))
         reducer = kind(validated(kind.Config, json.loads(config), f"method {method}"), host.shape)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from harness.data.annotations.answer_list import read_answer_list
 from harness.hosts.build import build_host
 from harness.hosts.host import HostModel
 from harness.hosts.weights.own import LoadedModel, load_model
@@ -17,8 +16,7 @@ from harness.kit.progress import Progress
 from harness.objectives import Choice, choose_downstream
 from harness.objectives.parts.answer_list import frequent_answers
 from harness.objectives.parts.batches import with_scenes
-from harness.objectives.parts.recipe import finetune_recipe
-from harness.train.pretrain import untouched
+from harness.objectives.parts.recipe import finetune_recipe, on_data
 from harness.train.request import FinetuneRequest
 from harness.train.session import Prepared, Session
 from harness.train.task_data import TaskData, task_data
@@ -31,7 +29,8 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     config.json holds the closed list of answers, or a captioner's prompt, too. Raises HarnessError for anything the run
     cannot go on with.
     """
-    recipe = finetune_recipe(request.model, request.task, untouched(request.data) | request.recipe)
+    changes = on_data(request.model, request.task, request.data, request.recipe)
+    recipe = finetune_recipe(request.model, request.task, changes)
     choice = choose_downstream(request.model, request.task)
     if request.answers is not None and not takes_answers(choice):
         raise HarnessError(f"--answers {request.answers}: is for --task vqa, not {request.task}; leave it out")
@@ -85,6 +84,8 @@ def task_host(loaded: LoadedModel, task: str, answers: tuple[str, ...] = (), dro
         host.load_state_dict(host.started_from(state))
     else:
         host.load_state_dict(state if start.config.task == task else host.started_from(state))
+    # What fine-tuning adds is trained by it; what was as drawn before stays so unless it is trained now.
+    host.untrained = start.absent & frozenset(host.state_dict())
     return host
 
 
@@ -94,16 +95,3 @@ def _answers(request: FinetuneRequest, most: int, start: LoadedModel, data: Task
         return read_answer_list(request.answers)
     listed = data.answers or (start.answers if start.model.config.task == "vqa" else ())
     return listed or frequent_answers([ref.target for ref in data.refs if isinstance(ref.target, tuple)], most)
-
-
-def read_answer_list(path: Path) -> tuple[str, ...]:
-    """A closed list of answers, as ALBEF's answer_list.json: a JSON list of different texts."""
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HarnessError(f"--answers {path}: cannot be read as JSON ({str(error).splitlines()[0]})") from error
-    if not isinstance(listed, list) or not listed or not all(isinstance(answer, str) for answer in listed):
-        raise HarnessError(f"--answers {path}: expected a JSON list of answers")
-    if len(set(listed)) < len(listed):
-        raise HarnessError(f"--answers {path}: holds an answer twice")
-    return tuple(listed)

@@ -154,5 +154,5 @@ def memory_mib() -> float:
 def _step(line: str, path: Path) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise HarnessError(f"{path}: not a training log ({line[:40]!r}); move it away") from error

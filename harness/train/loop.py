@@ -98,6 +98,7 @@ class Run:
         if self.phase != (phase := self.objective.phase(max(0, step - 1))):
             self._enter(phase)
         self.accelerator.unwrap_model(self.model).load_state_dict(state["objective"])
+        self.objective.host.untrained = frozenset(state.get("untrained", ()))
         self.optimizer.load_state_dict(state["optimizer"])
         scaler = getattr(self.accelerator, "scaler", None)
         if scaler is not None:
@@ -116,6 +117,7 @@ class Run:
         if self.position.step >= self.steps:
             return
         self.model.train()
+        self.objective.begin(self.batches)
         self.log.open(self.position.step)
         began, before = time.perf_counter(), self.position.seconds
         try:
@@ -146,6 +148,7 @@ class Run:
             scaler = getattr(self.accelerator, "scaler", None)
             state = {
                 "objective": self.accelerator.unwrap_model(self.model).state_dict(),
+                "untrained": sorted(self.objective.host.untrained),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": None if scaler is None else scaler.state_dict(),
                 "position": vars(position),
@@ -177,10 +180,12 @@ class Run:
         if self.phase != (phase := self.objective.phase(position.step)):
             self._enter(phase)
         epochs_done = position.epoch + position.in_epoch / self.batches.steps_per_epoch
-        moment = Moment(self.seed, position.epoch, position.batches, recipe.alpha_at(epochs_done))
+        alpha, done = recipe.alpha_at(epochs_done), position.step / self.steps
+        moment = Moment(self.seed, position.epoch, position.batches, alpha, done)
         with self.accelerator.accumulate(self.model), recompute.recomputing(self.recompute):
             losses = self.model(pairs, moment)
             self.accelerator.backward(torch.stack([loss.view(()) for loss in losses.values()]).sum())
+            self.objective.host.trained_now()
             if self.accelerator.sync_gradients:
                 set_rate(self.optimizer, self.objective.rate(position.step, self.steps, self.steps_per_epoch))
                 if recipe.clip_norm is not None:

@@ -3,44 +3,32 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from harness.data.world import BUILT_IN_WORLD
-from harness.hosts.build import build_host, host_class, host_config, skeleton
+import torch
+
+from harness.data.world import are_worlds
+from harness.hosts.build import build_host, host_class, host_config, skeleton, split_name
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, HubTokenizer, TextTokenizer, Tokenizer, open_tokenizer
-from harness.hosts.weights.own import (
-    LearnedMethod,
-    assets_of,
-    find_weights,
-    load_model,
-    read_weights,
-    split_method,
-    stated_sizes,
-    weights_file,
-)
-from harness.hosts.weights.released import LoadReport, load_parts
-from harness.hosts.weights.released_files import is_released, read_released
+from harness.hosts.weights.own import LearnedMethod, find_weights, load_model, stated_sizes
 from harness.kit import distributed
 from harness.kit.distributed import main_process_first, run_together
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
-from harness.kit.registry import models
 from harness.objectives import Choice, choose
 from harness.objectives.parts.batches import Batches
 from harness.objectives.parts.objective import Objective
-from harness.objectives.parts.recipe import Recipe, recipe_of
+from harness.objectives.parts.recipe import PRETRAIN, Recipe, on_data, recipe_of
 from harness.reduction import TokenReducer
 from harness.train.equal_budget import Trained, budget_of
 from harness.train.request import PretrainRequest
 from harness.train.session import Prepared, Session, method_for
+from harness.train.starts import check_starts, start_sides, world_words
 from harness.train.vocabulary import build_vocabulary
 
 VOCABULARY_CAPTIONS = 200_000
 DEFAULT_VOCABULARY = 2000
-# The built-in world's texts speak of places and colours, which crops, flips and RandAugment make untrue.
-SCENES_UNTOUCHED: dict[str, Any] = {"crop": None, "flip": False, "randaugment": False}
 
 
 def pretrain(request: PretrainRequest) -> dict[str, Any]:
@@ -50,7 +38,7 @@ def pretrain(request: PretrainRequest) -> dict[str, Any]:
     checkpoints/ to the request's folder. Raises HarnessError for anything the run cannot go on with.
     """
     choice = choose(request.model, request.objective, request.objective_settings)
-    recipe = recipe_of(request.model, untouched(request.data) | request.recipe)
+    recipe = recipe_of(request.model, on_data(request.model, PRETRAIN, request.data, request.recipe))
     request, recipe = within_budget(request, recipe)
     session = Session(request, recipe, unused_parameters=choice.leaves_unused)
     session.facts |= {"objective": choice.name, "objective_settings": choice.settings()}
@@ -78,7 +66,10 @@ def _trained(request: PretrainRequest, host: HostModel, reducer: TokenReducer[An
 
 def prepare(session: Session, request: PretrainRequest, choice: Choice) -> Prepared:
     """All that a pre-training begins with."""
-    config = host_config(request.model, **request.sizes | {"image_size": session.recipe.image_size})
+    changes = request.sizes | {"image_size": session.recipe.image_size}
+    config = host_config(request.model, **changes)
+    choice.check_host(skeleton(request.model))  # before any data are read
+    check_starts(request.model, changes, request)
     batches = session.batches(choice, config, request.data)
     host, tokenizer, start, learned = _start(session, request, batches)
     objective = choice.make(host, session.reducer(host, learned), tokenizer.specials, session.recipe)
@@ -86,11 +77,6 @@ def prepare(session: Session, request: PretrainRequest, choice: Choice) -> Prepa
     if choice.terms[0].kind.same_batches(Objective):
         counted = _trained(request, host, objective.reducer).gmacs_per_pair(session.recipe)
     return Prepared(choice, objective, batches, tokenizer, start, counted)
-
-
-def untouched(sources: tuple[str, ...]) -> dict[str, Any]:
-    """What is changed in a recipe for the built-in world alone."""
-    return SCENES_UNTOUCHED if sources == (BUILT_IN_WORLD,) else {}
 
 
 Start = tuple[HostModel, Tokenizer, list[str], LearnedMethod | None]
@@ -101,9 +87,11 @@ def _start(session: Session, request: PretrainRequest, batches: Batches) -> Star
     method has learned with them.
     """
     host, tokenizer, lines, learned = (_afresh if request.init is None else _from_weights)(session, request, batches)
-    for part, source in (("vision", request.init_vision), ("text", request.init_text)):
-        if source is not None:
-            lines += [f"{part}: {line}" for line in _start_part(host, tokenizer, part, source).lines()]
+    words = list(tokenizer.vocabulary) if isinstance(tokenizer, TextTokenizer) else ()
+    before = {name: tensor.clone() for name, tensor in host.state_dict().items() if name in host.untrained}
+    lines += start_sides(host, split_name(request.model)[0], request, words)
+    now = host.state_dict()
+    host.untrained -= {name for name, tensor in before.items() if not torch.equal(tensor, now[name])}
     return host.train(), tokenizer, lines, learned
 
 
@@ -113,6 +101,8 @@ def _from_weights(session: Session, request: PretrainRequest, batches: Batches) 
     if request.sizes or request.vocabulary or session.recipe.dropout is not None:
         raise HarnessError("--init: the weights decide sizes, vocabulary and dropout; leave them out")
     lines = [] if loaded.report is None else loaded.report.lines()
+    # What they did not hold may be trained now.
+    loaded.model.untrained, loaded.model.absent = loaded.model.absent, frozenset()
     return loaded.model, loaded.tokenizer, lines, loaded.learned
 
 
@@ -125,56 +115,27 @@ def _afresh(session: Session, request: PretrainRequest, batches: Batches) -> Sta
     tokenizer = _tokenizer(request, host_config(request.model, **changes).text_length, batches)
     if isinstance(tokenizer, TextTokenizer):
         changes |= host_class(request.model).vocabulary_sizes(tokenizer.vocabulary)
-    return build_host(request.model, **changes), tokenizer, [], None
-
-
-def _start_part(host: HostModel, tokenizer: Tokenizer, part: str, source: str) -> LoadReport:
-    """Fill one side of a host from another model's weights, or from another host of ours, by name or folder."""
-    path = weights_file(source) if source in models.entries() else find_weights(source)
-    if is_released(path):
-        return load_parts(host, read_released(path), str(path), part)
-    stored, metadata = read_weights(path)
-    tensors, _ = split_method(stored, metadata, path)
-    tower = {name: tensor.float() for name, tensor in tensors.items() if name.startswith("vision.")}
-    if part == "vision":
-        return load_parts(host, {name.removeprefix("vision."): tower[name] for name in tower}, str(path), part)
-    rest = {name: tensor.float() for name, tensor in tensors.items() if name not in tower}
-    family = metadata.get("architecture")
-    if family not in host.TEXT_FROM:
-        raise HarnessError(f"weights {path}: {type(host).__name__} cannot take its text side from a host of {family}")
-    _check_words(tokenizer, path.parent)
-    return host.start_text(family, rest, str(path))
-
-
-def _check_words(tokenizer: Tokenizer, folder: Path) -> None:
-    """HarnessError where a host's words do not begin with those of the weights in a folder, which it takes over."""
-    theirs = open_tokenizer(None, folder / VOCABULARY_FILE, tokenizer.max_length)
-    if isinstance(tokenizer, TextTokenizer) and isinstance(theirs, TextTokenizer):
-        words, known = list(theirs.vocabulary), list(tokenizer.vocabulary)
-        if known[: len(words)] == words:
-            return
-    raise HarnessError(
-        f"--init-text: the vocabulary is not that of {folder}; name its {VOCABULARY_FILE} with --tokenizer"
-    )
+    host = build_host(request.model, **changes)
+    host.untrained = frozenset(name for name, _ in host.named_parameters(remove_duplicate=False))
+    return host, tokenizer, [], None
 
 
 def _tokenizer(request: PretrainRequest, length: int, batches: Batches) -> Tokenizer:
     """The one named; else the host's own; else the built-in world's words, or on other data a vocabulary built anew."""
     config = host_config(request.model)
-    shipped = assets_of("albef-tiny") / VOCABULARY_FILE
-    builds = request.vocabulary is not None or (config.tokenizer is None and request.data != (BUILT_IN_WORLD,))
-    extra = host_class(request.model).EXTRA_WORDS
+    builds = request.vocabulary is not None or (config.tokenizer is None and not are_worlds(request.data))
     if request.tokenizer is not None:
-        return open_tokenizer(None, shipped, length, request.tokenizer)
+        return open_tokenizer(None, request.out / VOCABULARY_FILE, length, request.tokenizer)
     if config.tokenizer is not None and not builds:
         return HubTokenizer(config.tokenizer, length)
     if builds:
         captions = batches.some_captions(VOCABULARY_CAPTIONS)
         if not captions:
             raise HarnessError("no captions to build a vocabulary from; name one with --tokenizer")
+        extra = host_class(request.model).EXTRA_WORDS
         words = build_vocabulary(captions, request.vocabulary or DEFAULT_VOCABULARY, extra)
     else:
-        words = [*shipped.read_text(encoding="utf-8").split(), *extra]
+        words = world_words(request.model)
     path = request.out / VOCABULARY_FILE
     with main_process_first():
         if distributed.is_main_process():

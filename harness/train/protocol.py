@@ -6,7 +6,6 @@ with the method, then fine-tuned on the task and evaluated with all tokens. `inf
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,24 +13,27 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from harness.data.digest import data_digest, reader_modules
+from harness.data.digest import reader_modules
 from harness.data.formats import OpenedSource
-from harness.data.shards import expand_shards, is_shards
-from harness.data.world import BUILT_IN_WORLD, TRAINING_SCENES
-from harness.hosts.build import host_config, skeleton
+from harness.data.shards import is_shards
+from harness.data.world import BUILT_IN_WORLD, world_of
+from harness.hosts.build import host_class, host_config, skeleton, split_name
 from harness.hosts.facts import HostFacts, host_facts
 from harness.hosts.host import HostModel
 from harness.hosts.weights.own import find_weights, stated_sizes
-from harness.hosts.weights.sets import start_weights, weights_digest
+from harness.hosts.weights.released_files import content_digest
+from harness.hosts.weights.sets import start_weights, tokenizer_digest, weights_digest
 from harness.kit.digest import key_of
 from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest
 from harness.kit.registry import methods, models, module_of, tasks
 from harness.kit.sources import code_parts
-from harness.objectives.parts.recipe import Recipe, finetune_recipe, finetuned_tasks, recipe_of
+from harness.objectives.parts.recipe import PRETRAIN, Recipe, finetune_recipe, finetuned_tasks, on_data, recipe_of
 from harness.train.equal_budget import Budget, Trained, budget_of
 from harness.train.request import FinetuneSpec, PretrainSpec, TrainSpec
+from harness.train.source_digest import source_digest
 from harness.train.stage_options import check_stages, read_options
+from harness.train.starts import RANDOM, SIDES, check_starts, start_digest
 from harness.train.task_data import training_split
 
 if TYPE_CHECKING:
@@ -125,7 +127,7 @@ def plan_stages(
         raise HarnessError(
             f"--weights {weights}: pre-training starts afresh; to go on from some, --set-train pretrain.init=PATH"
         )
-    first = _pretraining(shared, given.get("pretrain", {}), device)
+    first = _pretraining(shared, given.get("pretrain", {}), data, device)
     return [first] if task == NOT_FINETUNED else [first, _finetuning(shared, task, finetune, data, device, None)]
 
 
@@ -211,22 +213,39 @@ def stage_name(stages: Sequence[Stage]) -> str:
     return "-".join([*named, stage_key(stages)[:12]])
 
 
-def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], device: str) -> Stage:
+def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], evaluated: str, device: str) -> Stage:
+    """Pre-training on the built-in world that is evaluated, or else on the full one."""
     from harness.objectives import choose
-    from harness.train.pretrain import untouched
 
     options, numbers = read_options("pretrain", given)
     assert isinstance(options, PretrainSpec)
-    data = options.data or (BUILT_IN_WORLD,)
+    data = options.data or ((evaluated,) if world_of(evaluated) is not None else (BUILT_IN_WORLD,))
     choice = choose(shared["model"], options.objective, options.objective_settings)
-    recipe, budget = recipe_of(shared["model"], untouched(data) | numbers), budget_of(options)
+    recipe = recipe_of(shared["model"], on_data(shared["model"], PRETRAIN, data, numbers))
+    budget = budget_of(options)
     if isinstance(budget.batch_size, int):
         recipe = recipe.model_copy(update={"batch_size": budget.batch_size})
     host_config(shared["model"], image_size=recipe.image_size)
-    files = {name: getattr(options, name) for name in ("init", "init_vision", "init_text", "tokenizer")}
+    options = options.model_copy(update={"data": data} | _starts(shared["model"], options, choice, data))
+    check_starts(shared["model"], {"image_size": recipe.image_size}, options)
+    files = {name: getattr(options, name) for name in ("init", *SIDES.values(), "tokenizer")}
     own = {"objective": choice.name, "objective_settings": choice.settings(), "vocabulary": options.vocabulary}
     said = {"budget": budget.asked, "asked": budget}
-    return _stage("pretrain", shared, options, recipe, data, files, device, **own, **said)
+    stage = _stage("pretrain", shared, options, recipe, data, files, device, **own, **said)
+    named = {
+        f"{term.name}.{field}": getattr(term.config, field) for term in choice.terms for field in term.config.FILES
+    }
+    digests = {name: _objective_file_digest(str(place)) for name, place in named.items() if place is not None}
+    return stage.model_copy(update={"digests": stage.digests | digests})
+
+
+def _starts(model: str, options: PretrainSpec, choice: Choice, data: tuple[str, ...]) -> dict[str, str]:
+    """The starts that ship for a host and a world, where it learns that one in its words and nothing else is named."""
+    named = (options.init, options.tokenizer, options.vocabulary)
+    if choice.from_random or len(data) > 1 or any(one is not None for one in named):
+        return {}
+    shipped = host_class(model).STARTS.get(split_name(model)[1], {}).get(data[0], {})
+    return {option: start for option, start in shipped.items() if getattr(options, option) is None}
 
 
 def _finetuning(
@@ -235,12 +254,11 @@ def _finetuning(
     """Fine-tuning on a task; `start`: weights, None for those of the stage before."""
     from harness.objectives import choose_downstream
     from harness.train.finetune import takes_answers
-    from harness.train.pretrain import untouched
 
     options, numbers = read_options("finetune", given)
     assert isinstance(options, FinetuneSpec)
     data = options.data or (evaluated,)
-    recipe = finetune_recipe(shared["model"], task, untouched(data) | numbers)
+    recipe = finetune_recipe(shared["model"], task, on_data(shared["model"], task, data, numbers))
     sizes = {} if start is None else stated_sizes(shared["model"], start)
     if sizes.get("task") not in (None, task):
         raise HarnessError(
@@ -275,7 +293,7 @@ def _stage(
 
     check_precision(options.precision, device)
     named = {name: str(place) for name, place in files.items() if place is not None}
-    digests = {f"data.{number}": _source_digest(source) for number, source in enumerate(data)}
+    digests = {f"data.{number}": source_digest(source) for number, source in enumerate(data)}
     digests |= {name: _named_digest(name, place, shared["model"]) for name, place in named.items()}
     chosen = options.model_dump(include=set(TrainSpec.model_fields)) | {"data": data}
     numbers = recipe.model_dump(mode="json")
@@ -285,7 +303,7 @@ def _stage(
 def _check_splits(task: str, data: tuple[str, ...], *, asked_for: bool) -> None:
     """HarnessError for sets with splits but none for training, and for training unasked on what is evaluated."""
     for source in data:
-        if source == BUILT_IN_WORLD or is_shards(source):
+        if world_of(source) is not None or is_shards(source):
             continue
         try:
             split = training_split(OpenedSource(source), task)
@@ -298,16 +316,12 @@ def _check_splits(task: str, data: tuple[str, ...], *, asked_for: bool) -> None:
             )
 
 
-def _source_digest(source: str) -> str:
-    """What a source of training data holds: annotations by content, shards by name and size, scenes by their name."""
-    if source == BUILT_IN_WORLD:
-        return f"scenes-train-{TRAINING_SCENES}"  # the generator's source is part of the program's digest
-    if is_shards(source):
-        sizes = "".join(f"{path.name}\0{path.stat().st_size}\0" for path in expand_shards(source))
-        return hashlib.sha256(sizes.encode()).hexdigest()[:16]
-    if not Path(source).exists():
-        raise HarnessError(f"data {source}: no such file or folder; name what to train on, or scenes")
-    return data_digest(Path(source))
+def _objective_file_digest(place: str) -> str:
+    """The content of the file or weights that an objective's settings name."""
+    path = Path(place)
+    if place in models.entries():
+        return file_digest(start_weights(place, None))
+    return file_digest(path if path.is_file() else find_weights(place))
 
 
 def _named_digest(option: str, place: str, model: str) -> str:
@@ -318,8 +332,8 @@ def _named_digest(option: str, place: str, model: str) -> str:
     path = Path(place)
     if option == "init":
         return weights_digest(model, find_weights(place))
-    if option == "tokenizer" and not path.is_file():
-        return data_digest(path) if path.is_dir() else place
-    if option in ("init_vision", "init_text") and place in models.entries():
-        return file_digest(start_weights(place, None))
-    return file_digest(path if option in ("tokenizer", "answers") else find_weights(place))
+    if option == "tokenizer":
+        return tokenizer_digest(place)
+    if option in SIDES.values():
+        return RANDOM if place == RANDOM else start_digest(model, option, place)
+    return file_digest(path) if option == "answers" else content_digest(find_weights(place))

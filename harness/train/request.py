@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator
 
-from harness.data.world import BUILT_IN_WORLD
+from harness.data.world import BUILT_IN_WORLD, WORLDS
 from harness.kit.settings import NO_FLAG, Flag
 
+_WORLDS = " or ".join(WORLDS)
 Weights = Annotated[
     str | None,
     Field(description="Weights to start from: a folder of pretrain or finetune, or a released file."),
@@ -24,7 +25,7 @@ class TrainSpec(BaseModel):
 
     data: Annotated[
         tuple[str, ...] | None,
-        Field(description="What to train on: annotation files, their folders, patterns of tars, or scenes"),
+        Field(description=f"What to train on: annotation files, their folders, patterns of tars, or {_WORLDS}"),
     ] = None
     root: Annotated[Path | None, Field(description="Folder of the images that a JSON names.")] = None
     steps: Annotated[PositiveInt | None, Field(description="Optimizer steps in all, in place of the epochs.")] = None
@@ -81,10 +82,12 @@ class PretrainSpec(TrainSpec):
     ] = {}
     init: Weights = None
     init_vision: Annotated[
-        str | None, Field(description="The tower's: a file of a timm ViT, DeiT or CLIP, or a host's name.")
+        str | None,
+        Field(description="The tower's: scenes-vit, a file of a timm ViT, DeiT or CLIP, or a host's name; or none."),
     ] = None
     init_text: Annotated[
-        str | None, Field(description="The text side's: a file or folder of BERT or RoBERTa, or another host's.")
+        str | None,
+        Field(description="The text side's: scenes-bert, a file or folder of BERT or RoBERTa, or a host's; or none."),
     ] = None
     vocabulary: Annotated[
         int | None, Field(ge=60, description="Build a vocabulary of so many words from the captions.")
@@ -125,7 +128,7 @@ class TrainRequest(TrainSpec):
 
     model: Annotated[str, Field(description="Host model (see: list models).")] = "albef-tiny"
     data: Annotated[
-        tuple[str, ...], Field(description="Annotation files, their folders, patterns of tars, or scenes")
+        tuple[str, ...], Field(description=f"Annotation files, their folders, patterns of tars, or {_WORLDS}")
     ] = (BUILT_IN_WORLD,)
     out: Annotated[Path, Field(description="Folder of the weights, log and checkpoints.")]
     method: Annotated[str, Field(description="Token reduction in the vision tower.")] = "dense"
@@ -148,11 +151,13 @@ class TrainRequest(TrainSpec):
         ),
     ] = {}
     init: Weights = None
-    seed: Annotated[int, Field(description="Seed of everything random.")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of everything random.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N.")] = "auto"
     dtype: Annotated[str, Field(description="float32, float64 or bfloat16.")] = "float32"
     log_every: Annotated[PositiveInt, Field(description="Steps between log entries.")] = 10
-    max_bad_share: Annotated[float, Field(description="Share of an epoch's pairs that may be unreadable.")] = 0.01
+    max_bad_share: Annotated[
+        float, Field(ge=0, le=1, description="Share of an epoch's pairs that may be unreadable.")
+    ] = 0.01
     store: Annotated[Literal["float32", "float16", "bfloat16"], Field(description="Dtype of the weights left.")] = (
         "float32"
     )
@@ -163,7 +168,7 @@ class TrainRequest(TrainSpec):
 class PretrainRequest(TrainRequest, PretrainSpec):
     """The options of `pretrain`; `sizes` holds what is changed in the model's sizes."""
 
-    out: Annotated[Path, Field(description="Folder of the weights, log and checkpoints.")] = Path("results/pretrain")
+    out: Annotated[Path, Field(description="Folder of the weights, log and checkpoints.")] = Path("runs/pretrain")
     sizes: Annotated[dict[str, Any], Flag("--size"), Field(description="A size of the host, as depth=6")] = {}
 
 
@@ -171,7 +176,7 @@ class FinetuneRequest(TrainRequest, FinetuneSpec):
     """The options of `finetune`."""
 
     task: Annotated[str, Field(description="retrieval, vqa, entailment, nlvr2 or captioning.")]
-    out: Annotated[Path, Field(description="Folder of the weights, log and checkpoints.")] = Path("results/finetune")
+    out: Annotated[Path, Field(description="Folder of the weights, log and checkpoints.")] = Path("runs/finetune")
     only: Annotated[
         str | None, Field(description="Train only on texts that contain a match of this regular expression.")
     ] = None

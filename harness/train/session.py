@@ -24,7 +24,8 @@ from harness.hosts.build import paper_settings, split_name
 from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.ready import fill_method, pick_device, pick_dtype
-from harness.hosts.weights.own import CONFIG_FILE, WEIGHTS_FILE, LearnedMethod, save_weights
+from harness.hosts.weights.facts import CONFIG_FILE
+from harness.hosts.weights.own import WEIGHTS_FILE, LearnedMethod, save_weights
 from harness.kit import distributed
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
@@ -43,6 +44,7 @@ from harness.train.checkpoint import difference
 from harness.train.log import TrainLog
 from harness.train.loop import Run
 from harness.train.request import TrainRequest
+from harness.train.source_digest import source_digest
 
 DONE_FILE = "recipe.json"
 WHOLE = (1.0, 1.0)
@@ -105,7 +107,7 @@ class Session:
             return None
         try:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HarnessError(f"{path}: not a JSON file; delete the folder or name another --out") from error
         different = difference(record.get("facts", {}), self.facts)
         if different:
@@ -202,7 +204,8 @@ class Session:
         """Write the weights, the tokenizer, config.json and recipe.json; returns what the last of them holds."""
         request, out, host = self.request, self.request.out, run.objective.host
         method = request.method, run.objective.reducer
-        digest = save_weights(host, out / WEIGHTS_FILE, request.model, STORED[request.store], method)
+        stored, leaves = STORED[request.store], run.objective.leaves
+        digest = save_weights(host, out / WEIGHTS_FILE, request.model, stored, method, leaves)
         run.tokenizer.save(out)
         family, preset = split_name(request.model)
         config = {"architecture": family, "preset": preset, **host.config.model_dump(mode="json")}
@@ -276,4 +279,6 @@ def _accelerator(request: TrainRequest, recipe: Recipe, unused_parameters: bool)
 def _facts(request: TrainRequest, recipe: Recipe) -> dict[str, Any]:
     left_out = _FREE if request.stage is None else _FREE | _PLACES
     asked = request.model_dump(mode="json", exclude=left_out)
-    return {"processes": distributed.world(), **asked, **recipe.model_dump(mode="json")}
+    # The key of a stage covers the content of its data; of other runs a path may hold other data than when they began.
+    held = {} if request.stage else {"data_digests": [source_digest(source) for source in request.data]}
+    return {"processes": distributed.world(), **asked, **held, **recipe.model_dump(mode="json")}

@@ -119,7 +119,7 @@ def _stage_record(stage: Stage, out: Path) -> dict[str, Any]:
         raise HarnessError(f"{out}: finished, but its {WEIGHTS_FILE} is gone; delete the folder to train again")
     try:
         record = json.loads((out / DONE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HarnessError(f"{out / DONE_FILE}: not a JSON file; delete the folder to train again") from error
     seconds, pairs = record["seconds"], record["pairs"]
     return {

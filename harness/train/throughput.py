@@ -30,10 +30,10 @@ from harness.kit.progress import SILENT, Progress
 from harness.kit.provenance import provenance
 from harness.objectives import choose
 from harness.objectives.parts.objective import Objective, Pairs
-from harness.objectives.parts.recipe import recipe_of
+from harness.objectives.parts.recipe import PRETRAIN, on_data, recipe_of
 from harness.train.log import TrainLog
 from harness.train.loop import Run
-from harness.train.pretrain import untouched, within_budget
+from harness.train.pretrain import within_budget
 from harness.train.request import PretrainRequest
 from harness.train.session import Session
 
@@ -84,7 +84,7 @@ def measure_throughput(
     request's data, where it names any, are only loaded, for about `loader_seconds`. Raises HarnessError for what cannot
     be built, and for a batch that the GPU's memory does not hold.
     """
-    recipe = recipe_of(request.model, untouched(request.data) | request.recipe)
+    recipe = recipe_of(request.model, on_data(request.model, PRETRAIN, request.data, request.recipe))
     request, recipe = within_budget(request, recipe)
     session = Session(request, recipe)
     run = _run(session, request)

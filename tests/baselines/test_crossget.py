@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from harness.check.method import small_vit
-from harness.cost.budget import tower_macs
 from harness.hosts.build import build_host
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
@@ -26,14 +25,6 @@ def made(shape, **settings):
 def small(name="clip-tiny"):
     torch.manual_seed(0)
     return build_host(name, depth=4, width=24, heads=3, image_size=32).double().eval()
-
-
-def test_the_published_cost_of_clip():
-    """9.011 GMACs of 17.582 in CLIP's ViT-B/16 with r = 16, fvcore (published_figures.yaml, crossget_clip_b16)."""
-    with torch.device("meta"):
-        host = build_host("clip-base")
-    cost = tower_macs(host.vision, make_reducer("crossget", host.shape), train_step=False)
-    assert cost.forward_total / 1e9 == pytest.approx(9.011, rel=0.005)
 
 
 def test_every_block_merges_r_and_the_cross_token_counts():

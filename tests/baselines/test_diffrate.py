@@ -10,61 +10,21 @@ from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
 from harness.reduction import Evidence, StackShape, TokenState, encode
 from harness.reduction.budget import make_reducer, realised_ratio
-from harness.reduction.plan import token_counts
 
 SHAPE = StackShape(depth=12, patches=196, prefix=1, width=384, class_token=True)
-# OpenGVLab/DiffRate, compression_rate.json; exact GMACs as in its log (more-methods.md).
-LISTS = {
-    ("deit_tiny_patch16_224", 0.655): (
-        (197, 196, 180, 157, 130, 107, 86, 73, 63, 51, 40, 3),
-        (197, 187, 167, 139, 114, 90, 76, 66, 57, 45, 37, 3),
-    ),
-    ("deit_tiny_patch16_224", 1.003): (
-        (197, 197, 196, 194, 188, 184, 178, 164, 156, 137, 129, 21),
-        (197, 197, 196, 190, 186, 154, 148, 156, 145, 135, 125, 21),
-    ),
-    ("deit_small_patch16_224", 2.327): (
-        (197, 192, 168, 143, 121, 105, 92, 74, 62, 45, 33, 3),
-        (197, 180, 156, 127, 109, 98, 80, 66, 52, 37, 31, 3),
-    ),
-    ("deit_small_patch16_224", 2.905): (
-        (197, 196, 190, 168, 150, 139, 129, 117, 99, 78, 58, 3),
-        (197, 194, 176, 156, 141, 133, 121, 107, 88, 64, 56, 3),
-    ),
-    ("deit_base_patch16_224", 8.730): (
-        (197, 192, 172, 156, 131, 107, 90, 72, 56, 33, 17, 3),
-        (197, 178, 162, 141, 115, 96, 78, 60, 47, 21, 13, 3),
-    ),
-    ("deit_base_patch16_224", 12.522): (
-        (197, 197, 196, 192, 184, 170, 154, 139, 129, 94, 58, 3),
-        (197, 196, 194, 190, 176, 160, 145, 131, 115, 68, 47, 3),
-    ),
-}
+# OpenGVLab/DiffRate, compression_rate.json, DeiT-S at 2.3 GMACs.
+PRUNED = (197, 192, 168, 143, 121, 105, 92, 74, 62, 45, 33, 3)
+MERGED = (197, 180, 156, 127, 109, 98, 80, 66, 52, 37, 31, 3)
 
 
 def made(shape=SHAPE, **settings):
     return make_reducer("diffrate", shape, settings=settings)
 
 
-@pytest.mark.parametrize(("name", "gmacs"), LISTS)
-def test_published_lists(name, gmacs):
-    pruned, merged = LISTS[name, gmacs]
-    model = build_vit(name)
-    settings = {"prune_kept": pruned, "merge_kept": merged}
-    found = tower_macs(model, made(open_tower(model).shape, **settings), train_step=False).forward["main"]
-    assert found / 1e9 == pytest.approx(gmacs, rel=0.001)
-    counts, now = [], 197
-    for least in map(min, pruned, merged):
-        now = min(now, least)
-        counts.append(now)
-    assert token_counts(made(**settings)).mlp == counts
-
-
 def test_its_own_count_of_multiply_adds_is_the_counted_one():
-    pruned, merged = LISTS["deit_small_patch16_224", 2.327]
     model = build_vit("deit_small_patch16_224")
     other = 197 * 384 * 768 + 384 * 1000
-    reducer = made(open_tower(model).shape, prune_kept=pruned, merge_kept=merged, other_flops=other)
+    reducer = made(open_tower(model).shape, prune_kept=PRUNED, merge_kept=MERGED, other_flops=other)
     found = tower_macs(model, reducer, train_step=False).forward["main"]
     assert float(reducer.flops()) == pytest.approx(found + 384 * 768, rel=1e-6)  # the program counts CLS as a patch
 

@@ -4,8 +4,6 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from harness.cost.budget import tower_macs
-from harness.cost.vits import build_vit
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
 from harness.reduction import StackShape, Tokens, encode
@@ -13,8 +11,6 @@ from harness.reduction.budget import make_reducer
 from harness.reduction.plan import token_counts
 
 SHAPE = StackShape(depth=12, patches=196, prefix=1, width=8, class_token=True)
-# published_figures.yaml, dynamicvit.exact_with_predictors; deit_256 is DeiT with 256 channels.
-PUBLISHED = {"deit_256": 1.375, "deit_small_patch16_224": 2.981, "deit_base_patch16_224": 11.476}
 
 
 def made(shape=SHAPE, **settings):
@@ -32,13 +28,6 @@ def small():
 def test_counts_are_shares_of_the_input():
     counts = token_counts(made())
     assert counts.attention == [197] * 3 + [138] * 3 + [97] * 3 + [68] * 3
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_costs(name):
-    model = VisionTransformer(embed_dim=256, num_heads=4) if name == "deit_256" else build_vit(name)
-    found = tower_macs(model, made(open_tower(model).shape), train_step=False).forward
-    assert (found["main"] + found["predictor"]) / 1e9 == pytest.approx(PUBLISHED[name], rel=0.005)
 
 
 def test_in_training_all_tokens_stay_and_masks_only_fall():

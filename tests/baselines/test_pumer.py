@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from harness.cost.host import host_parts
 from harness.hosts.build import build_host
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
@@ -108,3 +109,13 @@ def test_bad_settings_are_refused_in_one_line(meter, settings):
     with pytest.raises(HarnessError, match=next(iter(settings))) as refusal:
         make_reducer("pumer", meter.shape, settings=settings)
     assert "\n" not in str(refusal.value)
+
+
+def test_costs_of_the_fusion_encoder_are_of_texts_without_padding():
+    with torch.device("meta"):
+        host = build_host("meter-tiny")
+    words, pixels = (
+        host_parts("meter-tiny", make_reducer("pumer", host.shape, settings=settings))["fusion"]["forward_gmacs"]
+        for settings in ({"merge_text": 0.4}, {"merge_text": 0})
+    )
+    assert words < pixels < host_parts("meter-tiny", make_reducer("dense", host.shape))["fusion"]["forward_gmacs"]

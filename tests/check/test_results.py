@@ -1,13 +1,17 @@
-"""`check results`: what it says of failures and of records that newer ones supersede, and what --prune deletes."""
+"""`check results`: what it says of failures and of cells that this code measured again, and what --prune deletes."""
 
 import pandas as pd
 import pytest
 
 from harness.check.results import lines
 from harness.kit.digest import key_of
+from harness.run.cell import cell_code
 from harness.run.store import Store
 
 SAMPLES = pd.DataFrame({"task": ["vqa"], "metric": ["vqa_accuracy"], "sample": ["0"], "cluster": ["0"], "value": [1.0]})
+
+# What the program at hand would write into a record.
+CURRENT = cell_code("albef-tiny", "random", "vqa", [], "scenes", "d")
 
 
 @pytest.fixture
@@ -20,7 +24,7 @@ def store(tmp_path):
 def save(store, *, code="c", started="2026-01-01T00:00:00+00:00", status="done", **spec):
     plain = {"model": "albef-tiny", "method": "random", "ratio": 0.5, "task": "vqa", "seed": 2, "training": []}
     plain |= {"data": "scenes", "data_digest": "d"}
-    spec = plain | {"code": {"harness/tasks/vqa.py": code}} | spec
+    spec = plain | {"code": CURRENT if code is None else {"harness/tasks/vqa.py": code}} | spec
     done = status == "done"
     record = {"format": 2, "key": key_of(spec), "spec": spec, "status": status, "error": None if done else "no image"}
     record |= {"quality": {}, "cost": None, "diagnostics": {}, "run": {"started": started}, "samples": None}
@@ -36,31 +40,45 @@ def test_a_failed_seed_is_named(store):
     assert ("failed  albef-tiny random 0.5 vqa seed 2: no image", False) in lines(store.folder)
 
 
-def test_records_that_newer_code_measured_again_are_counted_and_deleted_only_on_demand(store):
+def test_cells_that_this_code_measured_again_are_counted_and_deleted_only_on_demand(store):
     save(store, code="a", started="2026-01-01T00:00:00+00:00")
     save(store, code="b", started="2026-01-02T00:00:00+00:00", status="failed")
-    newest = save(store, code="c", started="2026-01-03T00:00:00+00:00")
+    current = save(store, code=None, started="2026-01-03T00:00:00+00:00")
     other = save(store, code="a", seed=3)
-    assert ("2 older records of cells that were measured again: --prune deletes them", True) in lines(store.folder)
+    said = "2 records of cells that this very code measured again"
+    assert (f"{said}: --prune deletes them", True) in lines(store.folder)
     assert len(keys(store)) == 4
     pruned = lines(store.folder, prune=True)
-    assert ("2 older records of cells that were measured again: deleted", True) in pruned
+    assert (f"{said}: deleted", True) in pruned
     assert ("2 records: 2 done", True) in pruned
-    assert keys(store) == {newest, other}
+    assert keys(store) == {current, other}
     assert len(list(store.folder.iterdir())) == 4
-    assert not any("older" in line for line, _ in lines(store.folder))
+    assert not any("measured again" in line for line, _ in lines(store.folder))
 
 
-def test_a_newer_failure_supersedes_nothing(store):
-    kept = {save(store, code="a"), save(store, code="b", started="2026-01-02T00:00:00+00:00", status="failed")}
+def test_a_clock_that_runs_ahead_does_not_delete_what_this_code_measured(store):
+    current = save(store, code=None, started="2026-01-01T00:00:00+00:00")
+    save(store, code="a", started="2031-01-01T00:00:00+00:00")
+    lines(store.folder, prune=True)
+    assert keys(store) == {current}
+
+
+def test_records_of_other_code_supersede_nothing_whatever_their_time(store):
+    kept = {save(store, code="a"), save(store, code="b", started="2026-01-02T00:00:00+00:00")}
+    lines(store.folder, prune=True)
+    assert keys(store) == kept
+
+
+def test_a_failure_of_this_code_supersedes_nothing(store):
+    kept = {save(store, code="a"), save(store, code=None, status="failed")}
     lines(store.folder, prune=True)
     assert keys(store) == kept
 
 
 def test_damaged_records_are_left_where_they_are(store):
     save(store, code="a")
-    save(store, code="b", started="2026-01-02T00:00:00+00:00")
-    newest = max(store.folder.glob("*.json"), key=lambda path: path.read_text().count('vqa.py": "b"'))
+    current = save(store, code=None)
+    newest = next(path for path in store.folder.glob("*.json") if current[:12] in path.name)
     newest.write_text(newest.read_text()[:-20])
     found = lines(store.folder, prune=True)
     assert sum(line.startswith("damaged") for line, _ in found) == 1

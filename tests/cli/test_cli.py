@@ -488,7 +488,6 @@ def test_a_study_runs_resumes_and_is_drawn(harness, world, tmp_path, monkeypatch
     )
     entry = Entry("mini", "Mini", "mini.yaml", tmp_path / "mini.yaml")
     monkeypatch.setattr("harness.run.study.studies", Registry("study", lambda: [entry], lambda found: found.path))
-    monkeypatch.setattr("harness.cli.results.STUDIES_FOLDER", tmp_path / "studies")
     words = ("ablate", "mini", "--data", world, "--out", tmp_path / "studies")
     status, first, _ = harness(*words)
     assert status == 0
@@ -498,13 +497,14 @@ def test_a_study_runs_resumes_and_is_drawn(harness, world, tmp_path, monkeypatch
     assert len(stamps) == 3
     assert harness(*words)[1] == first
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    assert harness("table", "--study", "mini")[1] == first
-    status, out, _ = harness("plot", "--study", "mini", "--out", tmp_path / "figures")
+    named = ("--study", "mini", "--runs", tmp_path / "studies")
+    assert harness("table", *named)[1] == first
+    status, out, _ = harness("plot", *named, "--out", tmp_path / "figures")
     assert (status, all(Path(line).is_file() for line in out.split())) == (0, True)
 
 
 def test_a_study_that_was_not_run_or_is_malformed(harness, tmp_path, monkeypatch):
-    monkeypatch.setattr("harness.cli.results.STUDIES_FOLDER", tmp_path)
+    monkeypatch.chdir(tmp_path)
     status, _, err = harness("table", "--study", "keep-ratio")
     assert (status, "python -m harness ablate keep-ratio" in err, err.count("\n")) == (2, True, 1)
     assert harness("ablate", "keep_ratio")[0] == 2

@@ -20,13 +20,15 @@ def timed(**options):
 def test_a_record_names_what_was_timed(path, backend):
     model, record = timed(batch_size=2, runs=6, attention=path)
     assert set(record) == {
-        *("median_ms", "iqr_ms", "dense_median_ms", "ratio", "runs"),
+        *("median_ms", "iqr_ms", "dense_median_ms", "ratio", "ratio_iqr", "runs"),
         *("batch_size", "threads", "attention_backend", "device"),
     }
     assert record["attention_backend"] == backend
     assert (record["batch_size"], record["runs"], record["device"]) == (2, 6, "cpu")
     assert record["threads"] == torch.get_num_threads()
     assert min(record["median_ms"], record["dense_median_ms"], record["ratio"]) > 0 <= record["iqr_ms"]
+    low, high = record["ratio_iqr"]
+    assert 0 < low <= record["ratio"] <= high
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 

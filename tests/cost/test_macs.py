@@ -1,5 +1,7 @@
 """The MAC counter against closed forms, a second counter, a second rule for gradients, and other paths."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -9,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CLIPVisionModel
 
-from harness.cost.budget import macs_ratio, module_macs, reducer_at_macs, tower_macs
+from harness.cost.adaptive import mean_macs
+from harness.cost.budget import macs_ratio, module_macs, reducer_at_macs, spent, tower_macs
 from harness.cost.flops import RULES, MacCounter, count, operator_name
 from harness.cost.probe import skeleton, tower_call, tower_inputs
 from harness.hosts.parts.towers import open_tower
@@ -18,6 +21,7 @@ from harness.kit.errors import HarnessError
 from harness.reduction import Trace, phase
 from harness.reduction.budget import make_reducer, realised_ratio
 from harness.reduction.kernels import attention_path
+from harness.reduction.plan import Sample
 
 METHODS = {
     "dense": ("dense", {}),
@@ -221,6 +225,30 @@ def test_a_budget_in_macs_is_met(method):
     assert macs_ratio(model, reducer) == pytest.approx(0.8, abs=0.01)
     # ELIP pays for its scoring with tokens.
     assert (realised_ratio(reducer) < 0.65) == (method == "elip")
+
+
+@pytest.mark.parametrize("method", ["elip", "evit", "random", "tome"])
+def test_a_budget_in_macs_of_a_training_step_is_met(method):
+    model = small_vit()
+    name, options = METHODS[method]
+    reducer = reducer_at_macs(name, model, 0.8, **options, match="train-macs")
+    step = tower_macs(model, reducer).train_step_total / tower_macs(model, reducer_for("dense", model)).train_step_total
+    assert step == pytest.approx(0.8, abs=0.01)
+    # Scoring has no backward pass: compared with dense, a step of ELIP's costs less than its forward pass.
+    assert (macs_ratio(model, reducer) > 0.85) == (method == "elip")
+
+
+def test_a_budget_in_macs_of_an_adaptive_method_is_of_images():
+    model = small_vit().eval()
+    with pytest.raises(HarnessError, match="adaptive: its MACs are measured on images"):
+        reducer_at_macs("ats", model, 0.8, "begin=1,2 keep=.8,.5")
+    torch.manual_seed(0)
+    sample = Sample(torch.randn(4, 3, 32, 32))
+    for match in ("macs", "train-macs"):
+        counted = partial(mean_macs, model, sample=sample, train_step=True)
+        reducer = reducer_at_macs("ats", model, 0.8, "begin=1,2 keep=.8,.5", match=match, counted=counted)
+        dense = spent(tower_macs(model, reducer_for("dense", model)), match)
+        assert spent(counted(reducer), match) / dense == pytest.approx(0.95, abs=type(reducer).tolerance)
 
 
 def test_a_budget_out_of_reach_names_the_range():

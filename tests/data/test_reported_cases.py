@@ -297,3 +297,18 @@ def test_blips_reference_captions_are_one_thing_for_check_and_for_run(tmp_path: 
     put(tmp_path / "gt.json", {"annotations": [{"image_id": 7, "id": 1, "caption": "A"}], "images": [{"id": 7}]})
     assert len(load("captions", tmp_path).captions) == 1
     assert "--tasks retrieval" in check(tmp_path)[0]
+
+
+def test_a_split_whose_entries_are_of_another_form_lets_no_other_be_read(tmp_path: Path) -> None:
+    save(tmp_path / "0.jpg", 0)
+    put(tmp_path / "mine_val.json", [{"image": "0.jpg", "caption": "a", "image_id": 1}])
+    put(tmp_path / "mine_test.json", [{"img": "0.jpg", "text": "a"}])
+    put(tmp_path / "instances_test.json", {"info": 1})
+    with pytest.raises(HarnessError, match=r"mine_test\.json: named as test, but its entries are of another form"):
+        load_captions(tmp_path)
+    text, good = check(tmp_path)
+    assert not good
+    assert "mine_test.json: named as test" in text
+    assert len(load_captions(tmp_path / "mine_val.json").captions) == 1
+    (tmp_path / "mine_test.json").unlink()
+    assert len(load_captions(tmp_path).captions) == 1

@@ -92,3 +92,12 @@ def test_speeds_are_of_the_median_of_each_kind_of_seconds() -> None:
     assert speeds(passes) == found
     dense = {"end_to_end_per_second": 2, "model_per_second": 6}
     assert speeds(passes, [one_pass(22, model=6)]) == found | {"dense": dense}
+
+
+def test_several_passes_beside_dense_have_the_extremes_of_their_quotients() -> None:
+    """End to end 18, 12 and 10 s beside dense's 18, 24 and 20; in the model 4, 3 and 9 s beside 6."""
+    passes = [one_pass(22, model=4), one_pass(16, model=3), one_pass(14, model=9)]
+    beside = [one_pass(22, model=6), one_pass(28, model=6), one_pass(24, model=6)]
+    dense = speeds(passes, beside)["dense"]
+    assert dense is not None
+    assert (dense["end_to_end_ratio"], dense["model_ratio"]) == ([1.0, 2.0], [0.6667, 2.0])

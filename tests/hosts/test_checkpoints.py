@@ -16,6 +16,7 @@ from transformers import BlipForImageTextRetrieval, CLIPConfig, CLIPModel, PreTr
 from harness.data.scene_text import ANSWERS
 from harness.hosts.albef.model import Albef
 from harness.hosts.build import build_host
+from harness.hosts.ready import account
 from harness.hosts.weights.own import (
     assets_of,
     find_weights,
@@ -26,6 +27,7 @@ from harness.hosts.weights.own import (
     tensors_digest,
     weights_file,
 )
+from harness.hosts.weights.sets import weights_digest
 from harness.kit.errors import HarnessError
 
 
@@ -100,9 +102,12 @@ def test_weights_of_another_model_are_named_by_their_first_differences(
 
 
 def test_many_differences_are_counted(tmp_path: Path) -> None:
-    save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    save_file({"vision.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(HarnessError, match=r"of another model: .* and \d+ more$"):
         load_model("albef-tiny", tmp_path / "other.safetensors")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(HarnessError, match=r"not of Albef of this size: it holds weight; name weights of this model"):
+        load_model("albef-tiny", tmp_path / "foreign.safetensors")
 
 
 def test_an_unknown_model_is_refused() -> None:
@@ -147,7 +152,7 @@ def test_a_resolution_that_the_patches_do_not_divide_is_refused(saved: tuple[Alb
 
 
 def test_sizes_stated_in_the_metadata_are_used(tmp_path: Path) -> None:
-    model = build_host("albef-tiny", image_size=32, depth=3, vocab_size=31, projection=8)
+    model = build_host("albef-tiny", image_size=32, depth=3, projection=8)
     save_weights(model, tmp_path / "small.safetensors", "albef-tiny", torch.float32)
     loaded = load_model("albef-tiny", tmp_path / "small.safetensors")
     assert loaded.model.config == model.config
@@ -198,7 +203,7 @@ def test_a_folder_that_training_wrote_is_loaded(tmp_path: Path, saved: tuple[Alb
 def test_a_config_that_is_no_object_is_named(tmp_path: Path, saved: tuple[Albef, Path, str], content: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(saved[1].read_bytes())
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(HarnessError, match=r"config.json: expected a JSON object"):
+    with pytest.raises(HarnessError, match=r"config.json: (expected a JSON object|not valid JSON)"):
         load_model("albef-tiny", tmp_path)
 
 
@@ -279,6 +284,35 @@ def test_the_activation_is_the_one_that_their_config_states(tmp_path: Path, any_
         assert loaded.model.config.activation == activation
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_the_activation_is_the_one_that_open_clip_s_config_states(
+    tmp_path: Path, any_tokenizer: str, activation: str
+) -> None:
+    """LAION's folders say nothing where they were trained with GELU; OpenAI's weights say quick_gelu."""
+    theirs = their_clip(activation)
+    file, config = tmp_path / "open_clip_pytorch_model.bin", tmp_path / "open_clip_config.json"
+    torch.save(theirs.state_dict(), file)
+    before = weights_digest("clip-tiny", file)
+    said = {"quick_gelu": True} if activation == "quick_gelu" else {}
+    config.write_text(json.dumps({"model_cfg": {"embed_dim": 96, **said}}))
+    assert weights_digest("clip-tiny", file) != before
+    loaded = load_model("clip-tiny", tmp_path, tokenizer=any_tokenizer)
+    assert loaded.report is not None
+    assert not loaded.report.taken
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = F.normalize(theirs.get_image_features(pixel_values=images).pooler_output, dim=-1)
+    ours: Any = loaded.model
+    torch.testing.assert_close(ours.embed_image(ours.encode_image(images)), expected, rtol=0, atol=1e-5)
+
+
+def test_an_activation_that_nothing_states_is_said_to_be_the_host_s(tmp_path: Path, any_tokenizer: str) -> None:
+    torch.save(their_clip().state_dict(), tmp_path / "alone.pt")
+    report = load_model("clip-tiny", tmp_path / "alone.pt", tokenizer=any_tokenizer).report
+    assert report is not None
+    assert "activation gelu: the host's, as no config beside the file says it" in account(report)
+
+
 @pytest.mark.parametrize("form", ["safetensors", "bin"])
 def test_a_folder_of_transformers_blip_loads(tmp_path: Path, any_tokenizer: str, form: str) -> None:
     theirs = their_blip()
@@ -286,7 +320,11 @@ def test_a_folder_of_transformers_blip_loads(tmp_path: Path, any_tokenizer: str,
         write_bin(theirs, tmp_path)
     else:
         theirs.save_pretrained(tmp_path)
-    loaded = load_model("blip-tiny", tmp_path, 96, any_tokenizer)
+    with pytest.raises(HarnessError, match="vocabulary of 157 words, but the weights' table has 41: name the weights'"):
+        load_model("blip-tiny", tmp_path, 96, any_tokenizer)
+    words = Path(any_tokenizer).read_text(encoding="utf-8").splitlines()[:41]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    loaded = load_model("blip-tiny", tmp_path, 96)
     assert loaded.report is not None
     assert loaded.model.config.vocab_size == 41
     assert loaded.report.resized == ["vision.pos_embed (1, 65, 96) -> (1, 145, 96)"]
@@ -340,7 +378,9 @@ def test_a_name_in_the_cache_is_loaded_from_it(cache: Path, any_tokenizer: str, 
 
 def test_a_name_absent_from_the_cache_says_how_to_get_it(cache: Path) -> None:
     expected = r"weights Salesforce/blip-itm-base-coco: no such file or folder, and not in the Hugging Face cache; "
-    expected += r"run `hf download Salesforce/blip-itm-base-coco` .*, or name a local file or folder"
+    expected += (
+        r"add --download, or run `hf download Salesforce/blip-itm-base-coco`, .*, or name a local file or folder"
+    )
     with pytest.raises(HarnessError, match=expected) as caught:
         load_model("blip-base", "Salesforce/blip-itm-base-coco")
     assert "\n" not in str(caught.value)

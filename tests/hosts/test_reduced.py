@@ -1,12 +1,16 @@
 """`harness.reduce`: other image sizes, gradient checkpointing, guides, and one budget only."""
 
+import copy
+
 import pytest
 import timm
 import torch
 
 import harness
+from harness.hosts.parts.towers import open_tower
+from harness.hosts.reduced import ReducedModel
 from harness.kit.errors import HarnessError
-from harness.reduction import Trace, encode
+from harness.reduction import MethodConfig, TokenReducer, Trace, bipartite, encode
 
 
 def vit(**options):
@@ -29,7 +33,7 @@ def test_the_ratio_is_of_the_tokens_that_are_there(method, size):
             reduced(images, guide)
         return
     trace = Trace()
-    reducer = reduced._fitting(count)
+    reducer = reduced._fitting(reduced.tower.sized_for(images))
     with torch.no_grad():
         reduced(images, guide)
         encode(reduced.tower, reducer, images, guide, trace)
@@ -66,9 +70,82 @@ def test_a_missing_guide_is_said_once_and_strict_refuses_it(capsys):
     with torch.no_grad():
         reduced(images)
         reduced(images)
-    assert capsys.readouterr().err.count("without a guide keeps all tokens") == 1
-    with pytest.raises(HarnessError, match="without a guide keeps all tokens"):
+    assert capsys.readouterr().err.count("ELIP, which a text guides, without one kept all tokens") == 1
+    with pytest.raises(HarnessError, match=r"without one is refused \(strict\): call with guide=harness.Guide"):
         harness.reduce(vit(), "elip", schedule=SCHEDULES["elip"], strict=True)(images)
+
+
+@pytest.mark.parametrize(("keeps", "said"), [(True, "kept all tokens:"), (False, "kept at most 33 of 37 tokens:")])
+def test_a_guided_method_that_says_nothing_of_its_fallback_is_told_by_what_it_kept(keeps, said, capsys):
+    class Quiet(TokenReducer[MethodConfig]):
+        needs_text = True
+
+        def before_block(self, block, state, stack, guide):
+            if block or (keeps and guide is None):
+                return state
+            return state.keep(torch.arange(32).expand(len(state.tokens), -1))
+
+    model = vit()
+    reduced = ReducedModel(model, Quiet(MethodConfig(), open_tower(model).shape))
+    with torch.no_grad():
+        reduced(torch.randn(1, 3, 96, 96))
+    assert said in capsys.readouterr().err
+
+
+def test_a_method_that_learns_is_said_to_be_as_it_was_drawn(capsys):
+    harness.reduce(vit(), "dynamicvit", schedule="begin=1,3 keep=.8,.6")
+    assert "method dynamicvit learns, and is as it was drawn: train it, or load what it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["downsample", "pool", "resize"])
+@pytest.mark.parametrize("size", [(160, 160), (64, 144)])
+def test_methods_that_go_by_rows_and_columns_take_those_of_the_images(method, size):
+    """64 x 144 pixels have as many patches as the model's own 96 x 96, in another grid."""
+    reduced = harness.reduce(vit(dynamic_img_size=True), method, ratio=0.25)
+    images = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        left = reduced.forward_features(images).shape[1]
+    assert reduced._fitting(reduced.tower.sized_for(images)).shape.grid == (size[0] // 16, size[1] // 16)
+    assert left - 1 == pytest.approx(size[0] * size[1] / 256 / 4, abs=3)
+
+
+def test_few_tokens_are_too_few_to_match_and_none_is_merged():
+    found = bipartite(torch.randn(2, 1, 4), 0, 0)
+    assert [part.shape for part in found] == [(2, 0), (2, 0), (2, 1)]
+    deep = timm.create_model("vit_tiny_patch16_224", img_size=96).eval()
+    with pytest.raises(HarnessError, match=r"ratio 0\.7 is not reachable: the nearest is"):
+        harness.reduce(deep, "bat", ratio=0.7)
+
+
+def test_evit_compiles_once_for_all_batch_sizes():
+    graphs = []
+
+    def counted(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    reduced = harness.reduce(vit(), "evit", ratio=0.7, schedule=SCHEDULES["evit"])
+    compiled = torch.compile(reduced, backend=counted, dynamic=True, fullgraph=True)
+    with torch.no_grad():
+        for count in (2, 3, 7):
+            images = torch.randn(count, 3, 96, 96)
+            assert torch.allclose(compiled(images), reduced(images), atol=1e-5)
+    assert len(graphs) == 1
+
+
+def test_another_model_in_its_place_and_copies_are_opened_anew():
+    reduced = harness.reduce(vit(), "tome", r=2)
+    images = torch.randn(1, 3, 96, 96)
+    twin = copy.deepcopy(reduced)
+    with torch.no_grad():
+        before = reduced(images)
+        for parameter in reduced.model.parameters():
+            parameter.zero_()
+        assert torch.equal(twin(images), before)
+        assert not torch.equal(reduced(images), before)
+        reduced.model = twin.model
+        assert torch.equal(reduced(images), before)
 
 
 def test_a_guide_of_another_width_is_one_line():

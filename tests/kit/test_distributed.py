@@ -74,6 +74,7 @@ def test_outcomes_of_two_processes_are_those_of_one(both: list[dict[str, Any]], 
 def test_diagnostics_of_two_processes_are_those_of_one(both: list[dict[str, Any]]) -> None:
     expected = evaluated("vqa", method="elip")[0].diagnostics
     assert expected["mentioned_pairs"] > 2
+    assert 0 < expected["token_damage"] < 1
     found = both[1]["vqa"]["diagnostics"]
     assert found.keys() == expected.keys()
     for name, values in expected.items():

@@ -1,5 +1,6 @@
 """Names: listed without imports, suggested when misspelt, refused when doubled; files and entry points both count."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -67,12 +68,58 @@ def test_a_dropped_in_file_is_a_method(monkeypatch, tmp_path):
     assert registry.methods.entry("fresh").summary == "Outside."
 
 
-def test_a_name_taken_twice_is_refused(monkeypatch):
+def test_a_name_taken_twice_is_refused_alone(monkeypatch, capsys):
     monkeypatch.setattr(
         registry, "entry_points", lambda group: [EntryPoint("elip", "elsewhere:Elip", "harness.methods")]
     )
+    assert "elip" not in registry.methods.names()
+    assert "tome" in registry.methods.names()
+    assert capsys.readouterr().err.count("registered twice, by baselines.elip and elsewhere:Elip: rename one") == 1
     with pytest.raises(HarnessError, match=r"registered twice, by baselines\.elip and elsewhere:Elip"):
-        registry.methods.names()
+        registry.methods.get("elip")
+
+
+def test_one_bad_file_is_reported_and_skipped(monkeypatch, tmp_path, capsys):
+    """Misnamed, broken, and ended at import: the others go on, and `all` leaves them out."""
+    folder = tmp_path / "baselines"
+    folder.mkdir()
+    bad = {"Two Words": "", "broken": "def", "nulls": "\0", "ends": "raise SystemExit(3)", "none": ""}
+    for name, source in {"fresh": OUTSIDE, **bad}.items():
+        (folder / f"{name}.py").write_text(source)
+    (folder / "__init__.py").write_text("")
+    monkeypatch.setattr(registry, "package_folder", lambda package: folder)
+    kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "baselines"}
+    assert registry.methods.names() == ["broken", "ends", "fresh", "none", "nulls"]
+    assert "cannot be read" in registry.methods.entry("broken").summary
+    assert registry.methods.expand("all") == ("fresh",)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 5
+    assert all(line.startswith("warning: method ") and line.endswith("; left out") for line in told)
+    with pytest.raises(HarnessError, match=r"'ends' \(baselines\.ends\) cannot be imported: SystemExit: 3"):
+        registry.methods.get("ends")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "baselines" and name not in kept]:
+        del sys.modules[name]
+
+
+def test_a_folder_called_baselines_does_not_hide_the_methods(tmp_path):
+    """Another program's folder of that name in the working folder, which `python -m` looks in first."""
+    for package in ("baselines", "ablations"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("OTHER = True\n")
+    (tmp_path / "baselines" / "elip.py").write_text("raise SystemExit('the other one was imported')\n")
+    code = (
+        "import baselines; from harness.kit.registry import methods, studies; kind = methods.get('elip'); "
+        "print(baselines.OTHER, kind.__name__, len(methods.names()) > 20, 'keep-ratio' in studies.names())"
+    )
+    root = str(registry.package_folder("harness").parent)
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.split() == ["True", "ELIP", "True", "True"], found.stderr
 
 
 def test_an_entry_point_that_cannot_be_imported_says_so(monkeypatch):
@@ -112,5 +159,6 @@ def test_presets_are_read_by_their_keys_alone(monkeypatch, tmp_path):
     assert registry.models.names() == ["one-base", "one-tiny"]
     for value in ("dict(tiny={})", "{TINY: {}}", "{**TINY}"):
         file.write_text(f'"""One."""\nPRESETS = {value}\n')
+        assert registry.models.names() == []
         with pytest.raises(HarnessError, match=r"model\.py, line 2: PRESETS: expected a dict with literal strings"):
-            registry.models.names()
+            registry.models.get("one")

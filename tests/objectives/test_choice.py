@@ -146,6 +146,27 @@ def test_objectives_of_other_views_are_not_summed() -> None:
         choose("albef-tiny", "albef+centroids")
 
 
+@pytest.mark.parametrize("words", ["albef+0*uta", "albef+-1*uta", "albef+nan*uta", "albef+inf*uta", "albef+half*uta"])
+def test_a_weight_is_a_number_above_zero(words: str) -> None:
+    with pytest.raises(HarnessError, match=r"is no weight; write one above 0, as 0.5\*uta"):
+        choose("albef-tiny", words)
+
+
+def test_several_objectives_of_one_batch_train_together() -> None:
+    together, pairs = made("albef+0.5*uta+2*epic", uta={"mask_ratio": 0.25})
+    losses = together(pairs, Moment())
+    alone = made("uta", uta={"mask_ratio": 0.25})[0]
+    assert set(losses) == {
+        *(f"albef.{name}" for name in ("contrast", "matching", "masked_words")),
+        "uta.alignment",
+        "epic.consistency",
+        "epic.language",
+    }
+    alone.load_state_dict(together.get_submodule("members.1").state_dict())
+    torch.testing.assert_close(losses["uta.alignment"], alone(pairs, Moment())["alignment"] / 2)
+    torch.stack(list(losses.values())).sum().backward()
+
+
 def test_a_host_that_lacks_what_an_objective_asks_is_refused_in_one_line() -> None:
     host: HostModel = build_host("clip-tiny")
     reducer = make_reducer("dense", open_tower(host.vision).shape)

@@ -8,7 +8,7 @@ import pytest
 
 from harness.kit.errors import HarnessError
 from harness.kit.registry import models
-from harness.objectives.parts.recipe import recipe_of
+from harness.objectives.parts.recipe import PRETRAIN, on_data, recipe_of
 
 PAPERS: dict[str, dict[str, Any]] = {
     "albef-base": {
@@ -87,3 +87,22 @@ def test_what_cannot_be_is_refused_in_one_line(model: str, changes: dict[str, An
     with pytest.raises(HarnessError, match=message) as caught:
         recipe_of(model, changes)
     assert "\n" not in str(caught.value)
+
+
+def test_a_built_in_world_changes_a_recipe_and_what_is_given_comes_last() -> None:
+    assert on_data("albef-tiny", PRETRAIN, ("coco",), {"epochs": 2}) == {"epochs": 2}
+    full = on_data("albef-tiny", PRETRAIN, ("scenes",), {})
+    assert full == {"crop": None, "flip": False, "randaugment": False}
+    small = on_data("albef-tiny", PRETRAIN, ("scenes-small",), {"mask_rate": 0.2})
+    assert small == full | {"max_steps": 900, "momentum": 0.98, "mask_rate": 0.2}
+    assert on_data("albef-tiny", "vqa", ("scenes-small",), {}) == full | {"max_steps": 400}
+    assert on_data("albef-tiny", PRETRAIN, ("scenes-small", "scenes"), {}) == full
+    assert on_data("albef-base", PRETRAIN, ("scenes-small",), {}) == full
+
+
+def test_steps_are_those_of_the_epochs_unless_that_is_too_many() -> None:
+    small = recipe_of("albef-tiny", on_data("albef-tiny", PRETRAIN, ("scenes-small",), {}))
+    assert [small.steps(468), small.steps(50)] == [900, 500]
+    longer = recipe_of("albef-tiny", on_data("albef-tiny", PRETRAIN, ("scenes-small",), {"epochs": 4}))
+    assert longer.steps(468) == 4 * 468
+    assert recipe_of("albef-tiny", {}).steps(468) == 10 * 468

@@ -113,7 +113,8 @@ def test_slow_rates_keep_a_digit():
 def test_cider_is_printed_times_100_and_not_called_percent():
     lines = lines_of(pair("captioning", {"cider": 1.173, "bleu_4": 0.381}))
     assert lines[1].split() == ["method", "ratio", "BLEU-4", "CIDEr"]
-    assert lines[2].split() == ["%", "(Δ", "dense)", "×", "100", "(Δ", "dense)"]
+    unit = ["captioning,", "%", "(Δ", "dense)"]
+    assert lines[2].split() == [*unit, unit[0], "×", "100", *unit[2:]]
     assert lines[5].split() == ["elip", "0.5", "28.1", "±2.0", "(-10.0", "±1.0)", "107.3", "±2.0", "(-10.0", "±1.0)"]
 
 
@@ -214,3 +215,23 @@ def test_a_method_that_fell_back_is_drawn_at_dense_s_cost_where_there_was_no_tex
     # Against MACs, then against the token ratio in %.
     assert drawn == {"cider": [dense, 100.0], "vqa_accuracy": [elip, 50.0]}
     assert dense != elip
+
+
+@pytest.mark.parametrize("format", ["text", "md", "latex"])
+@pytest.mark.parametrize(
+    ("fallback", "share", "marked"),
+    [("all tokens", None, True), ("all tokens", 1.0, True), ("by their norm", 0.5, False)],
+)
+def test_what_was_really_kept_decides_the_mark_not_what_a_method_says(format, fallback, share, marked):
+    """A user's task that encodes images alone, but does not say so of its metric, is marked all the same."""
+    records = pair("vqa", {"vqa_accuracy": 0.9}) + [full_record("evit", 0.5, "vqa", {"vqa_accuracy": (0.7, -0.2)})]
+    for record in records:
+        record["cost"]["encodings"] = {"images": 5, "pairs": 0}
+    records[1]["diagnostics"] |= {"fallback": fallback} | ({} if share is None else {"unguided_tokens": share})
+    table = render_table(to_frame(records), format)
+    sign = "$\\dagger$" if format == "latex" else "†"
+    best = {"text": "", "md": "**80.0", "latex": "\\textbf{80.0"}[format]
+    assert (sign in table) == marked
+    assert f"where no text is given: {fallback}" in table
+    assert not (best and marked and best in table)
+    assert not best or marked or best in table

@@ -60,11 +60,19 @@ def test_tasks_with_weights_recipes_and_sizes_of_their_own_are_one_row():
     assert list(frame.settings["method"]) == ["dense", "elip"]
     assert list(frame.settings["variant"]) == ["", ""]
     assert {task: number(frame, METRIC[task], "elip")["image_size"] for task in SIZES} == SIZES
-    assert titles(grid()) == ["albef-tiny · finetune, 300 steps · scenes, limit 1000 · 288, 384, 480 px · float32"]
+    what = "albef-tiny · finetune, 300 steps · scenes, limit 1000 · 288, 384, 480 px · float32 · cpu, 1 thread"
+    assert titles(grid()) == [what]
 
 
 def test_weights_of_another_set_are_another_board():
-    assert len(titles([*grid(), *grid(base="set2")])) == 2
+    first, second = titles([*grid(), *grid(base="set2")])
+    assert (first.split(" · ")[-1], second.split(" · ")[-1]) == ("weights set1, cpu", "weights set2, cpu")
+
+
+def test_two_machines_have_two_boards_that_name_them():
+    """What was measured on one machine is never read as another's: latencies, throughput, and what they are beside."""
+    found = titles([*grid(), *grid(hardware="AMD EPYC 7763, 15 GiB", threads=2)])
+    assert {title.split(" · ")[-1] for title in found} == {"cpu, 1 thread", "AMD EPYC 7763, 15 GiB, 2 threads"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from harness.kit.errors import HarnessError
 from harness.report.frame import study_frame, to_frame
 from harness.report.layout import WIDTH
 from harness.report.quantities import of_metrics
-from harness.report.tables import FORMATS, render_study_table, render_table
+from harness.report.tables import FORMATS, render_study_table, render_summary, render_table
 
 from .conftest import make_record, make_records, number
 
@@ -175,3 +175,52 @@ def test_a_study_names_its_rows(records):
 def test_a_study_without_records_is_an_error():
     with pytest.raises(HarnessError, match="ablate"):
         study_frame(make_records(), [{"keys": ["0" * 64], "label": "x"}])
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "said"),
+    [
+        (1.0, 0.948, 1.0, "100.0 [94.8, 100]"),
+        (0.5, 0.4, 0.6, "50.0 ±10.0"),
+        (0.5, 0.41, 0.592, "50.0 ±9.2"),
+        (0.5, 0.4, 0.55, "50.0 [40, 55]"),
+        (0.9996, 0.9988, 1.0, "100.0 [99.9, 100]"),
+        (0.9996, 0.995, 1.0, "100.0 [99.5, 100]"),
+        (0.0, 0.0, 0.07, "0.0 [0, 7]"),
+    ],
+)
+def test_an_interval_that_is_not_symmetric_is_printed_as_one(value, low, high, said):
+    record = make_record("dense", 1.0, "vqa")
+    record["quality"]["vqa"]["vqa_accuracy"] |= {"value": value, "ci95": [low, high]}
+    (row,) = (line for line in render_table(to_frame([record])).splitlines() if said in line)
+    assert row.split("  ")[-1].strip() == said
+
+
+def timed(ratio, quartiles=None):
+    return {"ratio": ratio, "ratio_iqr": quartiles, "median_ms": 2.0}
+
+
+def test_latency_has_its_spread_dense_is_100_and_an_unsteady_machine_is_said():
+    records = make_records((0.5,), ("elip",))
+    for record, latency in zip(records, (timed(1.05, [1.02, 1.08]), timed(1.0), timed(0.6, [0.55, 0.7]), timed(0.6))):
+        record["cost"]["latency"] = latency
+    for table in (render_table(to_frame(records)), render_summary(to_frame(records))):
+        assert "60.0 [55, 70]" in table
+        assert "105.0" not in table.partition("latency of dense beside itself")[0]
+    said = "latency of dense beside itself is 105.0 % [102, 108], not 100: the machine was not steady"
+    assert said in render_table(to_frame(records))
+    records[0]["cost"]["latency"] = timed(1.01, [0.99, 1.03])
+    assert "beside itself" not in render_table(to_frame(records))
+
+
+def test_a_metric_names_its_task_once():
+    table = render_table(to_frame(make_records((0.5,), ("elip",))), "md")
+    assert "| t2i R@1, retrieval, % (Δ dense) |" in table
+    assert "| VQA accuracy, % (Δ dense) |" in table
+
+
+def test_one_sequence_of_random_draws_is_said_to_be_one():
+    records = make_records((0.5,), ("elip", "random"))
+    for record in records:
+        record["spec"]["config"] = {"seed": 0} if record["spec"]["method"] == "random" else {}
+    assert "one sequence of random draws: random; --seed 0,1,2 measures several" in render_table(to_frame(records))

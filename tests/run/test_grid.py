@@ -16,6 +16,7 @@ from harness.run.cell import Cell
 from harness.run.grid import plan_cells
 from harness.run.plan import plan_rows, render_plan
 from harness.run.request import RunRequest
+from harness.run.settings import variants
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +159,45 @@ def test_a_plan_tells_tokens_and_training_of_every_cell(worlds: Path, tmp_path: 
     told = render_plan(rows).splitlines()
     assert told[2].endswith("; pretrain evit; finetune dense")
     assert told[-1] == "8 cells, 8 to run"
+
+
+@pytest.mark.parametrize("method", ["flip", "resize"])
+def test_what_reduces_in_training_alone_is_refused_where_nothing_is_trained(worlds: Path, method: str) -> None:
+    with pytest.raises(
+        HarnessError, match=rf"method {method} reduces in training alone.*--protocol finetune or pretrain"
+    ):
+        planned(worlds, methods=(method,))
+    assert [cell.method for cell in planned(worlds, methods=(method,), protocol="finetune")] == ["dense", method]
+
+
+def test_a_setting_of_one_method_reaches_it_alone(worlds: Path) -> None:
+    cells = planned(worlds, methods=("elip", "evit"), settings={"elip.vision_weight": 0.3, "evit.fuse": False})
+    by_method = {cell.method: cell.config for cell in cells}
+    assert by_method["elip"]["vision_weight"] == 0.3
+    assert by_method["evit"]["fuse"] is False
+    with pytest.raises(HarnessError, match=r"--set tome.r: tome is not measured here \(elip, evit\)"):
+        planned(worlds, methods=("elip", "evit"), settings={"tome.r": 8})
+    with pytest.raises(HarnessError, match="nope: unknown setting; ELIPConfig has"):
+        planned(worlds, methods=("elip", "evit"), settings={"elip.nope": 8})
+
+
+def test_values_that_are_swept_are_a_cell_each(worlds: Path) -> None:
+    cells = planned(worlds, methods=("elip", "evit"), settings={"elip.vision_weight": [0.2, 0.5, 0.8]})
+    assert [cell.config["vision_weight"] for cell in cells if cell.method == "elip"] == [0.2, 0.5, 0.8]
+    assert [cell.method for cell in cells] == ["dense", "elip", "elip", "elip", "evit"]
+    assert len({cell.key for cell in cells}) == 5
+
+
+def test_a_field_that_takes_a_list_is_swept_by_a_list_of_lists() -> None:
+    assert variants({"blocks": [1, 2]}, "bat") == [{"blocks": [1, 2]}]
+    assert variants({"bat.blocks": [[1, 2], [3]]}, "bat") == [{"blocks": [1, 2]}, {"blocks": [3]}]
+    assert variants({"vision_weight": 0.1, "elip.vision_weight": [0.2, 0.3]}, "elip") == [
+        {"vision_weight": 0.2},
+        {"vision_weight": 0.3},
+    ]
+    assert variants({"vision_weight": [1, 2], "count_class_token": [True, False]}, "elip")[1] == {
+        "vision_weight": 1,
+        "count_class_token": False,
+    }
+    with pytest.raises(HarnessError, match="combinations for elip; expected 1,000 at most"):
+        variants({"vision_weight": list(range(2000))}, "elip")

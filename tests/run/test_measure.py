@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -235,3 +236,19 @@ def test_two_processes_have_the_quality_of_one_save_each_record_once_and_end_tho
     assert sorted(record["key"] for record in saved) == sorted(record["key"] for record in printed)
     assert {path.suffix for path in (tmp_path / "runs").glob("*-*")} == {".json", ".parquet"}
     assert len(list((tmp_path / "runs").iterdir())) == 6 + 4 + (tmp_path / "runs" / NAME).exists()
+
+
+def test_words_that_a_host_never_read_are_counted_and_warned_of(
+    measure: Measure, worlds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(worlds / "val", folder)
+    known = measure(tmp_path / "known", tasks=("vqa",), methods=("dense",), data=str(folder))
+    assert known[0]["diagnostics"]["unknown_words"] == 0
+    assert "does not know" not in capsys.readouterr().err
+    for path in folder.glob("*.json"):
+        content = path.read_text()
+        path.write_text(content.replace('"question": "', '"question": "zebras graze beneath enormous clouds '))
+    (record,) = measure(tmp_path / "unknown", tasks=("vqa",), methods=("dense",), data=str(folder))
+    assert record["diagnostics"]["unknown_words"] > 0.2
+    assert "does not know" in capsys.readouterr().err

@@ -56,8 +56,8 @@ class Scripted:
 
     progress = SILENT
 
-    def __init__(self, score: Callable[[Cell], float]) -> None:
-        self.score = score
+    def __init__(self, score: Callable[[Cell], float], *, latency: bool = True) -> None:
+        self.score, self.latency = score, latency
         self.prepared: list[Cell] = []
         self.ran: list[Cell] = []
         self.recounted: list[Cell] = []
@@ -69,12 +69,15 @@ class Scripted:
     def run(self, cell: Cell) -> tuple[dict[str, Any], pd.DataFrame]:
         self.ran.append(cell)
         samples = {"task": cell.task, "metric": "accuracy", "sample": list("abc"), "cluster": list("abc")}
-        record = skeleton_record(cell) | {"status": "done", "throughput": SPEED, "cost": {"code": self.code(cell)}}
+        record = skeleton_record(cell) | {"status": "done", "throughput": SPEED, "cost": self.cost(cell)}
         return record, pd.DataFrame(samples | {"value": self.score(cell)})
+
+    def cost(self, cell: Cell) -> dict[str, Any]:
+        return {"code": self.code(cell), "latency": {"ratio": 1.0} if self.latency else None}
 
     def recount(self, cell: Cell, record: dict[str, Any]) -> dict[str, Any]:
         self.recounted.append(cell)
-        return {"code": self.code(cell), "before": record["cost"]["code"]}
+        return self.cost(cell) | {"before": record["cost"]["code"]}
 
 
 def run(cells: list[Cell], folder: Path, score: Callable[[Cell], float], **options: Any) -> list[dict[str, Any]]:
@@ -177,11 +180,26 @@ def test_costs_that_other_code_counted_are_counted_again_and_nothing_else(tmp_pa
     again = list(Here().run(cells, Store(tmp_path), later))
     assert (later.ran, later.prepared, later.recounted) == ([], [], cells)
     for one, before, after in zip(cells, first, again, strict=True):
-        assert after["cost"] == {"code": cost_code(one.model, one.method), "before": {"harness/cost": "before"}}
+        code = {"code": cost_code(one.model, one.method), "before": {"harness/cost": "before"}}
+        assert after["cost"] == code | {"latency": {"ratio": 1.0}}
         assert {**after, "cost": before["cost"], "digest": before["digest"]} == before
         assert Store(tmp_path).samples(after).equals(Store(tmp_path).samples(before))
     assert list(Here().run(cells, Store(tmp_path), later)) == again
     assert later.recounted == cells
+
+
+def test_what_was_measured_without_latency_is_timed_by_a_run_that_asks_for_it_and_kept_by_one_that_does_not(
+    tmp_path: Path,
+) -> None:
+    without: Any = Scripted(lambda _: 0.5, latency=False)
+    (first,) = Here().run([cell()], Store(tmp_path), without)
+    assert first["cost"]["latency"] is None
+    assert list(Here().run([cell()], Store(tmp_path), without)) == [first]
+    timed: Any = Scripted(lambda _: 1 / 0)
+    (again,) = Here().run([cell()], Store(tmp_path), timed)
+    assert (timed.ran, again["cost"]["latency"], again["quality"]) == ([], {"ratio": 1.0}, first["quality"])
+    assert list(Here().run([cell()], Store(tmp_path), without)) == [again]
+    assert without.recounted == []
 
 
 def test_a_failed_cell_has_no_costs_to_count_again(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.own import load_model
+from harness.hosts.weights.own import abilities_in, load_model
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.objective import Pairs
 from harness.reduction import encode
@@ -38,6 +38,31 @@ def finished(request: pytest.FixtureRequest, ask: Any, tmp_path_factory: pytest.
     """A finished run of each host: its family, request and record."""
     asked = ask(request.param, tmp_path_factory.mktemp(request.param), steps=16)
     return request.param, asked, pretrain(asked)
+
+
+def test_every_head_of_a_host_is_trained_by_its_own_objective(
+    finished: tuple[str, PretrainRequest, dict[str, Any]],
+) -> None:
+    _, asked, _ = finished
+    model = load_model(asked.model, asked.out).model
+    assert model.abilities == set(model.heads()) == abilities_in(asked.model, asked.out / "model.safetensors")
+
+
+def test_what_nothing_trained_is_no_ability_of_what_is_saved(ask: Any, tmp_path: Path) -> None:
+    """A matching head that was frozen as it was drawn is not to re-rank anything; trained later, it is."""
+    asked = ask("albef", tmp_path, recipe={"multipliers": {"match_head": 0}}, steps=2)
+    pretrain(asked)
+    model = load_model(asked.model, asked.out).model
+    assert (
+        model.abilities == set(model.heads()) - {"match"} == abilities_in(asked.model, asked.out / "model.safetensors")
+    )
+    with pytest.raises(HarnessError, match=r"cannot match: its weights hold no match_head\.bias and 1 more tensors"):
+        raise model.cannot("match")
+    recipe = {**asked.recipe, "multipliers": {}}
+    on = {"out": tmp_path / "on", "init": str(asked.out), "recipe": recipe, "sizes": {}, "vocabulary": None}
+    again = asked.model_copy(update=on)
+    pretrain(again)
+    assert load_model(again.model, again.out).model.abilities == set(model.heads())
 
 
 def test_the_losses_are_finite_and_fall(finished: tuple[str, PretrainRequest, dict[str, Any]]) -> None:
@@ -191,7 +216,7 @@ def test_a_tower_is_taken_from_another_host_and_a_text_side_by_a_blip_alone(ask:
     pretrain(taken)
     one, other = (load_model(f"{name}-tiny", tmp_path / name).model.vision.state_dict() for name in ("albef", "blip"))
     assert max((one[name] - other[name]).abs().max().item() for name in one) < 1e-6
-    other = {"text_layers": 1, "projection": 12}
+    other = {"text_layers": 2, "projection": 12}
     with pytest.raises(HarnessError, match="the vocabulary is not that of"):
         pretrain(ask("blip", tmp_path / "words", sizes=other, steps=1, vocabulary=70, init_text=str(first.out)))
     with pytest.raises(HarnessError, match="--init: the weights decide sizes, vocabulary and dropout"):

@@ -158,6 +158,29 @@ def test_the_words_and_answers_of_the_weights_to_start_from_are_part_of_the_key(
     assert len(set(keys)) == 3
 
 
+def test_content_of_what_an_objective_names_is_part_of_the_key(
+    plan: Plan, start: Callable[[str], str], tmp_path: Path
+) -> None:
+    labels, teacher = tmp_path / "labels.json", tmp_path / "teacher"
+    shutil.copytree(start("clip"), teacher)
+    labels.write_text(json.dumps({"classes": ["ring"]}))
+    chosen = {"uta": {"teacher": str(teacher)}, "semantic": {"labels": str(labels)}}
+
+    def now() -> str:
+        asked = {"objective": "albef+uta+semantic", "objective_settings": chosen}
+        return key(plan("pretrain", "vqa", pretrain=asked)[:1])
+
+    found = [now(), now()]
+    labels.write_text(json.dumps({"classes": ["moon"]}))
+    found.append(now())
+    tensors = bytearray((teacher / "model.safetensors").read_bytes())
+    tensors[-1] ^= 1
+    (teacher / "model.safetensors").write_bytes(tensors)
+    found.append(now())
+    assert found[0] == found[1]
+    assert len(set(found)) == 3
+
+
 def test_content_of_data_and_of_weights_is_part_of_the_key(
     plan: Plan, scenes: str, start: Callable[[str], str], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,3 +147,16 @@ def test_a_damaged_newest_checkpoint_is_told_even_where_progress_is_not(
     assert f"warning: {newest} is damaged (its digest differs); going back to the one before it\n" in err
     pretrain(asked.model_copy(update={"out": tmp_path / "whole"}))
     assert_same_end(asked.out, tmp_path / "whole", last_state, 6)
+
+
+def test_other_data_at_the_same_path_are_not_gone_on_with(ask: Any, pairs: str, tmp_path: Path) -> None:
+    shutil.copytree(Path(pairs).parent, tmp_path / "data")
+    listed = tmp_path / "data" / "pairs.json"
+    asked = ask("clip", tmp_path / "out", steps=2, data=(str(listed),))
+    pretrain(asked)
+    listed.write_text(listed.read_text().replace("red", "blue"))
+    with pytest.raises(HarnessError, match="holds a finished run with data_digests"):
+        pretrain(asked)
+    (asked.out / "recipe.json").unlink()
+    with pytest.raises(HarnessError, match="data_digests"):
+        pretrain(asked)

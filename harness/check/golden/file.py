@@ -39,7 +39,7 @@ def read_golden(path: Path) -> Golden:
         return Golden(path, json.loads(metadata["config"]), tensors)
     except FileNotFoundError as error:
         raise HarnessError(f"{path}: no such golden file") from error
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise HarnessError(
             f"{path}: not a golden file (safetensors with a JSON config in its metadata): {error}"
         ) from error

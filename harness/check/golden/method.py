@@ -13,16 +13,16 @@ from harness.kit.errors import HarnessError
 from harness.kit.registry import package_files
 
 TOLERANCE = 1e-8
+PACKAGES = ("harness.check.golden.methods", "harness.check.golden.objectives")
 
 
 def check_method(golden: Golden) -> dict[str, float]:
-    """Largest absolute error by output, as the method's file in harness/check/golden/methods/ reads it."""
+    """Largest absolute error by output, as the method's or the objective's file in harness/check/golden/ reads it."""
     name = golden.config["method"]
-    module_name = f"harness.check.golden.methods.{name}"
-    known = sorted(path.stem for path in package_files("harness.check.golden.methods", "*.py"))
+    known = {path.stem: package for package in PACKAGES for path in package_files(package, "*.py")}
     if name not in known:
-        raise HarnessError(f"golden of method {name!r}: expected {', '.join(known)}")
-    module = importlib.import_module(module_name)
+        raise HarnessError(f"golden of method {name!r}: expected {', '.join(sorted(known))}")
+    module = importlib.import_module(f"{known[name]}.{name}")
     if hasattr(module, "check"):
         found: dict[str, float] = module.check(golden)
         return found

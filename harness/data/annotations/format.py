@@ -218,6 +218,11 @@ def split_named(name: str) -> str | None:
     return "val" if word in _VALIDATION else word
 
 
+def without_split(name: str) -> str:
+    """A name without the word that `split_named` finds in it."""
+    return _SPLIT_WORD.sub("", name, count=1)
+
+
 def _entry(content: Any, key: str, fields: frozenset[str]) -> Json | None:
     """The first entry of a content's list that has the fields."""
     # JSON lines of which there is only one are an object.

@@ -20,7 +20,7 @@ class ImageMissing(HarnessError):
 
 
 class Listing:
-    """The files below `root`, in order; links to folders are followed, each folder once.
+    """The files below `root`, in order; links to folders are followed, each folder once, but none to those above.
 
     Left out: hidden files and folders, what editors and archives leave (~$x.json, __MACOSX), and what is neither file
     nor folder: pipes, devices, links to nothing.
@@ -84,7 +84,8 @@ class Listing:
         return found[0]
 
     def _walk(self) -> None:
-        waiting, seen = [self.root], set[tuple[int, int]]()
+        # Links back to the folders above would take in all that lies beside the data.
+        waiting, seen = [self.root], {_identity(above) for above in self.root.resolve().parents}
         while waiting:
             folder = waiting.pop()
             identity = _identity(folder)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from harness.data.annotations.answer_list import ANSWER_LIST, answer_list_of
 from harness.data.annotations.findings import Findings, report_repeated
-from harness.data.annotations.format import FileKind, Format, Found, Source
+from harness.data.annotations.format import Format, Found, Source
 from harness.data.annotations.records import ImageTextSet, Question
 from harness.data.annotations.report import Examination, Report, counted, spread
 from harness.data.annotations.rows import rows_with, shown, text_fault
@@ -19,16 +19,6 @@ from harness.kit.errors import HarnessError
 from harness.kit.reading import read_json
 
 ANSWERS_PER_QUESTION = 10
-
-
-def _is_answers(content: Any) -> bool:
-    """Whether a content is a list of texts, which null or a number may have got into."""
-    texts = [one for one in content if isinstance(one, str)] if isinstance(content, list) else []
-    flat = bool(texts) and not any(isinstance(one, (list, dict)) for one in content)
-    return flat and not all("{}" in one for one in texts)
-
-
-ANSWER_LIST = FileKind("answer list", test=_is_answers)
 
 
 @dataclass(frozen=True)
@@ -48,6 +38,10 @@ class QuestionFormat(Format):
 
     fills: ClassVar[str] = "questions"
     noun: ClassVar[str] = "questions with answers"
+
+    def beside(self, source: Source, found: Found) -> list[Path]:
+        """The closed list that is ranked."""
+        return [one.path for one in source.of(ANSWER_LIST)]
 
     @abstractmethod
     def asked(self, source: Source, found: Found, findings: Findings, *, answered: bool) -> list[Asked]:
@@ -73,7 +67,7 @@ class QuestionFormat(Format):
         answers = [(one.id, answer) for one in data.questions for answer in one.answers]
         each = spread((key for key, _ in answers), "answers")
         different = counted(len({answer for _, answer in answers}), "different answer")
-        closed = f"a list of {counted(len(data.answers), 'answer')}" if data.answers else ""
+        closed = f"a list of {counted(len(data.answers), 'answer')}, which are ranked" if data.answers else ""
         return [f"{counted(len(data.questions), 'question')}, {each}, {different}", closed]
 
     def describe(self, source: Source, examination: Examination) -> list[Report]:
@@ -109,7 +103,7 @@ class QuestionFormat(Format):
         return ImageTextSet(
             tuple(path for path in dict.fromkeys(images.values()) if path in used),
             questions=tuple(kept),
-            answers=_answer_list(source, findings),
+            answers=answer_list_of(source, findings),
         )
 
 
@@ -147,28 +141,6 @@ def _is_whole(path: Path, question: Asked, findings: Findings, *, answered: bool
             findings.odd("questions with fewer than 10 answers", f"{path}: question {question.id} has {count} answers")
         return True
     return False
-
-
-def _answer_list(source: Source, findings: Findings) -> tuple[str, ...]:
-    lists = source.of(ANSWER_LIST)
-    if len(lists) > 1:
-        names = ", ".join(str(one.path.relative_to(source.root)) for one in lists)
-        raise HarnessError(f"data {source.where}: several lists of answers ({names}); keep one of them in the folder")
-    return tuple(_closed(lists[0].path, read_json(lists[0].path), findings)) if lists else ()
-
-
-def _closed(path: Path, answers: Sequence[Any], findings: Findings) -> list[str]:
-    """The answers of a list that are texts, each once."""
-    kept = dict[str, None]()
-    for number, answer in enumerate(answers):
-        fault = text_fault(answer)
-        if fault is not None:
-            findings.fault(f"{fault[0]} answers of the list", f"{path}: answer {number} {fault[1]}; leave it out")
-        elif answer in kept:
-            findings.odd("answers listed twice", f"{path}: {answer!r} stands there twice, and counts once")
-        else:
-            kept[answer] = None
-    return list(kept)
 
 
 def listed_questions(path: Path, needed: set[str], answers: set[str]) -> list[Asked]:

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.data.annotations.format import UNKNOWN, UNREADABLE, Format, Found, known_formats, split_named
+from harness.data.annotations.format import (
+    UNKNOWN,
+    UNREADABLE,
+    Format,
+    Found,
+    known_formats,
+    split_named,
+    without_split,
+)
 from harness.data.annotations.listing import Listing
 from harness.kit.errors import HarnessError
 from harness.kit.reading import file_size, read_json
@@ -27,7 +35,31 @@ def recognise(listing: Listing) -> list[Found]:
         for one in known:
             if one.last is last:
                 found |= {other.path: other for other in one.find(listing, list(found.values()))}
-    return list(found.values())
+    return _with_odd_splits(list(found.values()))
+
+
+def _with_odd_splits(found: Sequence[Found]) -> list[Found]:
+    """The files, those that are named as a split of a set beside them but hold something else made unreadable.
+
+    Passed over, such a file would let another split be read in its place.
+    """
+    sets = {_without_split(one.path) for one in found if one.is_set and split_named(one.path.stem)}
+    checked = []
+    for one in found:
+        split = split_named(one.path.stem) if one.kind is UNKNOWN else None
+        if split is not None and _without_split(one.path) in sets:
+            line = (
+                f"{one.path}: named as {split}, but its entries are of another form than those of the files beside it"
+            )
+            checked.append(Found(one.path, UNREADABLE, reason=f"{line}; correct it, or move it away"))
+        else:
+            checked.append(one)
+    return checked
+
+
+def _without_split(path: Path) -> tuple[Path, str]:
+    """A file's folder and name without the split it tells of: alike for all splits of one set."""
+    return path.parent, without_split(path.name)
 
 
 def recognised(path: Path, known: Sequence[Format]) -> Found:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from shlex import join
 from typing import Protocol, TypeVar
 
 from harness.data.annotations.findings import Finding, Findings, Tally
@@ -16,6 +15,7 @@ from harness.data.annotations.records import ImageTextSet
 from harness.data.images import faults_of
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
+from harness.kit.shown import shell_words
 
 IMAGES_AT_ONCE = 256
 # Images of a set that are decoded; of the others the headers are read.
@@ -54,7 +54,7 @@ class Report:
             word = "unusable" if one.fault else "odd"
             text = f"{one.label}: {one.count:,} (first: {one.first})" if one.label else one.first
             found.append((f"  {word}: {text}", not one.fault))
-        return found + [(f"  {join([*PROGRAM, *command])}", True) for command in self.commands if self.usable]
+        return found + [(f"  {shell_words([*PROGRAM, *command])}", True) for command in self.commands if self.usable]
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.data.annotations.answer_list import ANSWER_LIST
 from harness.data.annotations.findings import Findings, report_repeated
 from harness.data.annotations.format import FileKind, Found, Source, split_named
-from harness.data.annotations.questions import ANSWER_LIST, Asked, QuestionFormat
+from harness.data.annotations.questions import Asked, QuestionFormat
 from harness.data.annotations.rows import lacking_key, patches_of, rows_with
 from harness.kit.errors import HarnessError
 from harness.kit.reading import read_json
@@ -39,7 +40,7 @@ class VQAv2(QuestionFormat):
 
     def beside(self, source: Source, found: Found) -> list[Path]:
         partner = partner_of(source, found)
-        return [] if partner is None else [partner.path]
+        return super().beside(source, found) + ([] if partner is None else [partner.path])
 
     def asked(self, source: Source, found: Found, findings: Findings, *, answered: bool) -> list[Asked]:
         rows = rows_with(found.path, read_json(found.path)["questions"], {"question_id", "image_id", "question"})

@@ -12,7 +12,7 @@ D width of both sides, P size of the shared space, V vocabulary, A answers of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -26,6 +26,7 @@ from harness.hosts.host import AnswerTargets, HostConfig, HostModel, TextBatch, 
 from harness.hosts.parts.answers import answer_word_losses
 from harness.hosts.parts.bert import TextEmbeddings, bert_layers, word_transform
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
+from harness.hosts.parts.recipes import SMALL_WORLD_STARTS, Starts
 from harness.hosts.parts.text_stacks import BertStack, through
 from harness.hosts.parts.tokenizer import MASK, TextTokenizer, Tokenizer
 from harness.hosts.weights.released import Part, Translation, of_bert
@@ -100,8 +101,11 @@ class Albef(HostModel):
 
     Config = AlbefConfig
     RECIPES = RECIPES
-    vision: VisionTransformer
+    STARTS: ClassVar[Starts] = {"tiny": {"scenes-small": SMALL_WORLD_STARTS}}
+    TEXT_SIDE = r"(embeddings|text)\..+"
     OPTIONAL = OPTIONAL
+    VISION_FROM = frozenset({"blip"})
+    vision: VisionTransformer
 
     def __init__(self, config: AlbefConfig) -> None:
         super().__init__()
@@ -285,6 +289,12 @@ class Albef(HostModel):
         if not isinstance(tokenizer, TextTokenizer) or tokenizer.specials.mask != MASK:
             raise HarnessError(f"answers are ranked at [MASK], expected as token {MASK} of a vocabulary file")
         return tokenizer.answer_ids(answers)
+
+    def sayable(self, tokenizer: Tokenizer, answers: Sequence[str]) -> tuple[str, ...]:
+        """All with the decoder of task "vqa"; without it the single words of the vocabulary, as [MASK] is one word."""
+        if self.decoder is not None or not isinstance(tokenizer, TextTokenizer):
+            return tuple(answers)
+        return tuple(answer for answer in answers if answer in tokenizer.vocabulary)
 
     def answer_scores(self, texts: TextBatch, image: Tokens, answers: Any) -> Tensor:
         """Score (B, A) of each answer by the decoder of task "vqa" (`AnswerDecoder.scores`).

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.hosts.parts.recipes import TINY_FINETUNE, TINY_PRETRAIN, TINY_SHARP, Recipes
+from harness.hosts.parts.recipes import (
+    SMALL_WORLD_FINETUNE,
+    SMALL_WORLD_PRETRAIN,
+    TINY_FINETUNE,
+    TINY_PRETRAIN,
+    TINY_SHARP,
+    Recipes,
+)
 
 _FINETUNE: dict[str, Any] = {
     "image_size": 384,
@@ -42,5 +49,9 @@ RECIPES: Recipes = {
         "pretrain": TINY_PRETRAIN,
         **dict.fromkeys(("retrieval", "entailment", "nlvr2"), TINY_FINETUNE),
         "vqa": TINY_SHARP,
+    },
+    "tiny in scenes-small": {
+        "pretrain": SMALL_WORLD_PRETRAIN,
+        **dict.fromkeys(("retrieval", "vqa", "entailment", "nlvr2"), SMALL_WORLD_FINETUNE),
     },
 }

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -34,6 +34,7 @@ from harness.hosts.host import AnswerTargets, TextBatch, timm_vision, vision_tra
 from harness.hosts.parts.answers import CANDIDATES, answer_word_losses, rank_answers
 from harness.hosts.parts.generation import generate
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
+from harness.hosts.parts.recipes import SMALL_WORLD_TOWER, Starts
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.weights.released import Lacking, LoadReport, Part, Translation
 from harness.kit.errors import HarnessError
@@ -90,9 +91,12 @@ class Blip(BlipText):
 
     Config = BlipConfig
     RECIPES = RECIPES
+    STARTS: ClassVar[Starts] = {"tiny": {"scenes-small": SMALL_WORLD_TOWER}}
+    TEXT_SIDE = r"embeddings\..+|encoder\.\d+\.(?!crossattention\.).+"
     EXTRA_WORDS = ("[DEC]", "[ENC]")
     OPTIONAL = OPTIONAL
     TEXT_FROM = frozenset({"albef"})
+    VISION_FROM = frozenset({"albef"})
     vision: VisionTransformer
 
     def __init__(self, config: BlipConfig) -> None:
@@ -141,6 +145,11 @@ class Blip(BlipText):
 
     def start_text(self, family: str, tensors: dict[str, Tensor], source: str) -> LoadReport:
         from harness.hosts.blip.from_albef import start_text_from_albef
+
+        if family not in self.TEXT_FROM:
+            report = super().start_text(family, tensors, source)
+            self.begin_readers_alike()
+            return report
 
         return start_text_from_albef(self, tensors, source)
 

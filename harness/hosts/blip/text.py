@@ -100,6 +100,14 @@ class BlipText(HostModel):
             std=config.init_std,
         )
 
+    @torch.no_grad()
+    def begin_readers_alike(self) -> None:
+        """Begin every reader as the text encoder: the decoder with its self-attention, [ENC] and [DEC] as [CLS]."""
+        words = self.embeddings.words.weight
+        words[[self.config.enc_id, self.config.dec_id]] = words[self.config.cls_id].clone()
+        for mine, lender in zip(self.decoder, self.encoder, strict=True):
+            mine.get_submodule("attention").load_state_dict(lender.get_submodule("attention").state_dict())
+
     def encode_text(self, ids_BL: Tensor, mask_BL: Tensor) -> Tokens:
         """Text tokens of ids (B, L) that begin with [CLS]; the layers' cross-attention is skipped."""
         return through(BertStack(self.encoder), Tokens(self.embeddings(ids_BL), mask_BL.bool()))

@@ -8,7 +8,7 @@ D vision width, T text width, P size of the shared space.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,12 +18,14 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+from harness.hosts.clip.facts import facts_beside
 from harness.hosts.clip.recipes import RECIPES
 from harness.hosts.host import HostConfig, HostModel, TextBatch
 from harness.hosts.parts.attention import TRANSFORMERS_NAME
 from harness.hosts.parts.clip_vision import block_names, clip_vision, core, draw_blocks, post_norm, visual_names
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.text_stacks import ClipTextStack, through
+from harness.hosts.weights.facts import Facts
 from harness.hosts.weights.released import Lacking, NotAWeight, Part, Split, Table, Translation, Transposed, translate
 from harness.reduction import Guide, Stack, Tokens
 
@@ -130,6 +132,7 @@ class Clip(HostModel):
 
     Config = ClipConfig
     RECIPES = RECIPES
+    TEXT_SIDE = r"(words|positions|text|text_norm)\..+"
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {"elip": {"count_class_token": True}}
 
     def __init__(self, config: ClipConfig) -> None:
@@ -154,6 +157,10 @@ class Clip(HostModel):
     @classmethod
     def vocabulary_sizes(cls, vocabulary: dict[str, int]) -> dict[str, int]:
         return {"vocab_size": len(vocabulary), "end_id": vocabulary["[SEP]"]}
+
+    @classmethod
+    def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:
+        return facts_beside(configs, cls.preset(name))
 
     def released(self, name: str) -> Translation:
         return translate(name, RELEASED)
@@ -199,10 +206,14 @@ class Clip(HostModel):
 
     def text_feature(self, texts: TextBatch) -> Tensor:
         """The text's place in the shared space, (B, P), of any length, from its first end-of-text token."""
+        feature_BP: Tensor = self.text_projection(self.text_state(texts))
+        return feature_BP
+
+    def text_state(self, texts: TextBatch) -> Tensor:
+        """That of the first end-of-text token."""
         end_B = (texts.ids == self.config.end_id).int().argmax(1)
         rows = torch.arange(len(end_B), device=end_B.device)
-        feature_BP: Tensor = self.text_projection(texts.tokens.at_inputs()[rows, end_B])
-        return feature_BP
+        return texts.tokens.at_inputs()[rows, end_B]
 
     def embed_image(self, image: Tokens) -> Tensor:
         return F.normalize(self.image_feature(image), dim=-1)

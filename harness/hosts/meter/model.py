@@ -26,7 +26,7 @@ from harness.hosts.parts.clip_vision import clip_vision, post_norm
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.text_stacks import BertStack, CoAttentionStack, through
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.hosts.weights.released import NotAWeight, Part, Translation, of_bert, translate
+from harness.hosts.weights.released import LoadReport, NotAWeight, Part, Translation, of_bert, translate
 from harness.kit.errors import HarnessError
 from harness.reduction import Stack, Tokens
 
@@ -123,6 +123,8 @@ class Meter(HostModel):
 
     Config = MeterConfig
     RECIPES = RECIPES
+    TEXT_SIDE = r"(embeddings|text)\..+"
+    VISION_FROM = frozenset({"clip"})
     OPTIONAL = OPTIONAL
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {
         "elip": {"schedule": {"begin": [2, 4, 9], "keep": [0.9, 0.7, 0.45], "lookahead": [2, 5, 2]}},
@@ -206,6 +208,11 @@ class Meter(HostModel):
 
     def filled(self, missing: Sequence[str]) -> None:
         self.inherit(missing)
+
+    def start_vision(self, tensors: dict[str, Tensor], source: str) -> LoadReport:
+        """As the base class; of a CLIP's tower the last block stays out, as in the paper."""
+        last = f"vision.encoder.layers.{self.config.depth}."
+        return super().start_vision({key: value for key, value in tensors.items() if not key.startswith(last)}, source)
 
     def part(self, name: str) -> Part:
         if name == "vision":

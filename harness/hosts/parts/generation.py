@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.kit.errors import HarnessError
+from harness.metrics.ranking import require_numbers
 
 Step = Callable[[Tensor], Tensor]
 
@@ -76,9 +77,11 @@ def generate(
 def next_log_probs(step: Step, ids_BL: Tensor, eos_id: int, too_short: bool, repetition_penalty: float) -> Tensor:
     """Log-probabilities (B, V) of the next token under a penalty on tokens that stand in ids (B, L) already.
 
-    In float32 at least. `too_short`: eos_id is impossible. The penalised figures are not normalised again.
+    In float32 at least. `too_short`: eos_id is impossible. The penalised figures are not normalised again. HarnessError
+    where a logit is NaN.
     """
     logits_BV = step(ids_BL)
+    require_numbers(logits_BV)
     log_probs = logits_BV.to(torch.promote_types(logits_BV.dtype, torch.float32)).log_softmax(-1)
     if repetition_penalty != 1:
         log_probs = log_probs.scatter(1, ids_BL, log_probs.gather(1, ids_BL) * repetition_penalty)

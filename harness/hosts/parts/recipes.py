@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 # A host's recipes: preset -> "pretrain" or a task's name -> numbers of harness.objectives.parts.recipe.Recipe.
+# "PRESET in WORLD" -> the same, what is changed in them where a built-in world is trained on.
 Recipes = dict[str, dict[str, dict[str, Any]]]
+
+# By preset and built-in world, the starts that ship: by option of pre-training, folders of harness/assets.
+Starts = dict[str, dict[str, dict[str, str]]]
+SMALL_WORLD_TOWER = {"init_vision": "scenes-small-vit"}
+SMALL_WORLD_STARTS = SMALL_WORLD_TOWER | {"init_text": "scenes-small-bert"}
 
 TINY_PRETRAIN: dict[str, Any] = {
     "image_size": 64,
@@ -30,5 +36,9 @@ TINY_FINETUNE: dict[str, Any] = {
     "queue_size": 1024,
     "alpha": 0.0,
 }
+# Numbers under which the small world is learnt from its starts, and then asked about, within a quarter of an hour.
+# The twin has fewer steps to follow in, and more words are hidden, since images are read for them.
+SMALL_WORLD_PRETRAIN: dict[str, Any] = {"max_steps": 900, "momentum": 0.98, "mask_rate": 0.3}
+SMALL_WORLD_FINETUNE: dict[str, Any] = {"max_steps": 400}
 # The words of ALBEF's answers are not smoothed, METER's answers are classes.
 TINY_SHARP = TINY_FINETUNE | {"label_smoothing": 0.0}

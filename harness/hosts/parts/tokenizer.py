@@ -64,6 +64,11 @@ class TextTokenizer:
 
         self._bert = BertTokenizer(vocab=dict(self.vocabulary))
 
+    @property
+    def words_known(self) -> int:
+        """How many rows of a table its ids reach."""
+        return len(self.vocabulary)
+
     def words(self, texts: Sequence[str]) -> list[list[int]]:
         """Word-piece ids of each text, without special tokens."""
         pieces: list[list[int]] = self._bert(list(texts), add_special_tokens=False)["input_ids"] if texts else []
@@ -128,6 +133,11 @@ class Tokenizer(Protocol):
     max_length: int
     truncated: int
 
+    @property
+    def words_known(self) -> int:
+        """How many rows of a table its ids reach."""
+        ...
+
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]: ...
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids up to the one that ends it."""
@@ -143,7 +153,7 @@ class HubTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            self._inner = AutoTokenizer.from_pretrained(source, local_files_only=True)
+            self._inner = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             if Path(source).is_dir():
                 reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -164,6 +174,11 @@ class HubTokenizer:
         self.specials = Specials(inner.pad_token_id, begin, end, inner.mask_token_id, inner.unk_token_id)
         self.max_length, self.truncated = max_length, 0
 
+    @property
+    def words_known(self) -> int:
+        """How many rows of a table its ids reach."""
+        return max(self._inner.get_vocab().values()) + 1
+
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """ids (B, L) int64 and mask (B, L) bool with the tokenizer's own special tokens."""
         rows: list[list[int]] = self._inner(list(texts))["input_ids"] if texts else []
@@ -178,6 +193,39 @@ class HubTokenizer:
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files to folder/tokenizer."""
         self._inner.save_pretrained(folder / TOKENIZER_FOLDER)
+
+
+def unknown_share(tokenizer: Tokenizer, texts: Sequence[str]) -> float | None:
+    """The share of the pieces of texts that a vocabulary of words does not hold, 0..1; None for no texts, and for
+    tokenizers that can spell whatever is written.
+    """
+    if not isinstance(tokenizer, TextTokenizer):
+        return None
+    pieces = [piece for row in tokenizer.words(texts) for piece in row]
+    return sum(piece == tokenizer.specials.unknown for piece in pieces) / len(pieces) if pieces else None
+
+
+class MissingTokenizer:
+    """In place of one that could not be opened: says why when a text is to be read."""
+
+    truncated = 0
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise HarnessError(self.reason)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        raise HarnessError(self.reason)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        raise HarnessError(self.reason)
+
+    def save(self, folder: Path) -> None:
+        raise HarnessError(self.reason)
 
 
 def holds_tokenizer(folder: Path) -> bool:

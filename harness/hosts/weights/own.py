@@ -12,26 +12,35 @@ from typing import Any
 
 import safetensors
 import torch
-from huggingface_hub import try_to_load_from_cache
 from safetensors.torch import save
 from torch import Tensor
 
-from harness.hosts.build import build_host, host_class, skeleton, split_name
-from harness.hosts.host import HostModel
-from harness.hosts.parts.tokenizer import VOCABULARY_FILE, Tokenizer, holds_tokenizer, open_tokenizer
+from harness.hosts.build import build_host, host_class, host_config, skeleton, split_name
+from harness.hosts.host import HostConfig, HostModel
+from harness.hosts.parts.tokenizer import (
+    VOCABULARY_FILE,
+    MissingTokenizer,
+    Tokenizer,
+    holds_tokenizer,
+    open_tokenizer,
+)
+from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE, Facts, check_sizes, config_beside
+from harness.hosts.weights.hub import HUB_NAME, in_hub_cache
 from harness.hosts.weights.released import POSITION_TABLES, LoadReport, interpolate_positions, load_released
-from harness.hosts.weights.released_files import TORCH_SUFFIXES, is_released, read_released
+from harness.hosts.weights.released_files import INDEX_SUFFIX, TORCH_SUFFIXES, is_released
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
 from harness.reduction import TokenReducer
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 WEIGHTS_FILE = "model.safetensors"
-CONFIG_FILE = "config.json"
+OF_A_FOLDER = "transformers/"
 METHOD = "method."  # before the names of a method's tensors in a file of its host's weights
 # In folders and in the Hugging Face cache: ours, transformers', timm's and open_clip's.
-WEIGHTS_FILES = (WEIGHTS_FILE, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+WEIGHTS_FILES = (
+    *(WEIGHTS_FILE, "pytorch_model.bin", "open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
+    *(f"{WEIGHTS_FILE}{INDEX_SUFFIX}", f"pytorch_model.bin{INDEX_SUFFIX}"),
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,11 @@ def assets_of(name: str) -> Path:
 
 
 def weights_file(name: str) -> Path:
-    """The weights that ship with a host model; HarnessError for a host without."""
+    """The weights that ship with a host model, or lie in the folder it is named after; HarnessError for neither."""
+    if "/" in name:
+        host_config(name)  # says what is wrong with the name of a ViT
+    if name.startswith(OF_A_FOLDER):
+        return find_weights(name.removeprefix(OF_A_FOLDER))
     path = assets_of(name) / WEIGHTS_FILE
     if not path.is_file():
         split_name(name)
@@ -80,41 +93,30 @@ def find_weights(source: Path | str) -> Path:
         if not found:
             raise HarnessError(f"weights {path}: no {' or '.join(WEIGHTS_FILES[:2])} in this folder; name a file")
         return found[0]
-    if path.exists() or path.suffix in (*TORCH_SUFFIXES, ".safetensors") or not HUB_NAME.fullmatch(name):
+    named = path.suffix in (*TORCH_SUFFIXES, ".safetensors") or name.endswith(INDEX_SUFFIX)
+    if path.exists() or named or not HUB_NAME.fullmatch(name):
         return path
     for file in WEIGHTS_FILES:
-        cached = try_to_load_from_cache(name, file)
-        if isinstance(cached, str):
-            return Path(cached)
+        cached = in_hub_cache(name, file)
+        if cached is not None:
+            return cached
     raise HarnessError(
-        f"weights {name}: no such file or folder, and not in the Hugging Face cache; run `hf download {name}` where "
-        "there is a network, or name a local file or folder"
+        f"weights {name}: no such file or folder, and not in the Hugging Face cache; add --download, or run "
+        f"`hf download {name}`, where there is a network, or name a local file or folder"
     )
 
 
 def read_answers(folder: Path) -> tuple[str, ...]:
     """The closed answer list in a folder of weights, from its config.json; empty where there is none."""
-    listed = _read_config(folder).get("answers", ())
+    listed = config_beside(folder).get("answers", ())
     return tuple(listed) if isinstance(listed, list) else ()
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    """A folder's config.json, ours or transformers'; empty where there is none."""
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise HarnessError(f"{path}: expected a JSON object; save or fetch the weights again") from error
-
-
-def _activation(folder: Path) -> dict[str, str]:
-    """What transformers' config.json states of a CLIP and its tensors do not show; nothing for other models."""
-    config = _read_config(folder)
-    if config.get("model_type") != "clip":
-        return {}
-    return {"activation": config.get("vision_config", {}).get("hidden_act", "quick_gelu")}
+def stated_beside(name: str, path: Path) -> Facts:
+    """The sizes that the configs beside a released file state, and what is guessed for want of them."""
+    configs = {file: config_beside(path.parent, file) for file in (CONFIG_FILE, OPEN_CLIP_FILE)}
+    facts = host_class(name).stated_facts(name, configs)
+    return Facts(_known(name, facts.sizes), facts.guessed)
 
 
 def tensors_digest(tensors: dict[str, Tensor]) -> str:
@@ -142,12 +144,15 @@ def save_weights(
     name: str,
     dtype: torch.dtype = torch.float16,
     method: tuple[str, TokenReducer[Any]] | None = None,
+    only: str = r".+",
 ) -> str:
     """Write a model's weights whole or not at all, and return their digest (of the stored dtype).
 
+    The file says which tensors are as they were drawn (`HostModel.untrained`): it cannot do what these are for.
     `method`: the name and the module of a method that was trained with the host; its parameters lie beside the host's.
+    `only`: the pattern of the names of the host's tensors that are written.
     """
-    state = model.state_dict()
+    state = {key: value for key, value in model.state_dict().items() if re.fullmatch(only, key)}
     learned = method if method is not None and method[1].learns else None
     if learned is not None:
         state |= {f"{METHOD}{key}": value for key, value in learned[1].state_dict().items()}
@@ -160,6 +165,8 @@ def save_weights(
         "config": model.config.model_dump_json(),
         "sha256": digest,
     }
+    if untrained := model.absent | model.untrained:
+        metadata["untrained"] = json.dumps(sorted(untrained))
     if learned is not None:
         config = learned[1].config.model_dump(mode="json")
         metadata["method"] = json.dumps({"name": learned[0], "config": config})
@@ -206,12 +213,27 @@ def stated_method(metadata: Mapping[str, str], path: Path) -> tuple[str, dict[st
     try:
         stated = json.loads(metadata["method"])
         return str(stated["name"]), dict(stated["config"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise HarnessError(f"weights {path}: name their method in no JSON object; save or fetch them again") from error
+
+
+def untrained_in(metadata: Mapping[str, str], path: Path) -> frozenset[str]:
+    """The tensors that neither training nor a file before it gave anything, as a file of ours says; often none."""
+    try:
+        return frozenset(json.loads(metadata.get("untrained", "[]")))
+    except (ValueError, TypeError) as error:
+        line = f"weights {path}: name their untrained tensors in no JSON list; save or fetch them again"
+        raise HarnessError(line) from error
 
 
 def load_state(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
     """Fill a model, strictly; raises HarnessError naming the first names or shapes that do not match."""
+    check_state(model, tensors, source)
+    model.load_state_dict({key: value.float() for key, value in tensors.items()})
+
+
+def check_state(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """HarnessError naming the first names or shapes in which tensors are not those of a model."""
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in tensors.items()}
     complaints = [f"lacks {key}" for key in expected if key not in found]
@@ -224,16 +246,15 @@ def load_state(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path)
     if complaints:
         more = f" and {len(complaints) - 3} more" if len(complaints) > 3 else ""
         raise HarnessError(f"weights {source}: of another model: {'; '.join(complaints[:3])}{more}")
-    model.load_state_dict({key: value.float() for key, value in tensors.items()})
 
 
 def stated_sizes(name: str, path: Path) -> dict[str, Any]:
-    """The sizes that a host's weights state, read without loading them; none for a released file.
+    """The sizes that a host's weights state, or the configs beside a released file, read without loading them.
 
     HarnessError where the file is not whole or another architecture's.
     """
     if is_released(path):
-        return {}
+        return dict(stated_beside(name, path).sizes)
     metadata = file_metadata(path)
     return dict(_stated_sizes(name, metadata, path))
 
@@ -264,21 +285,51 @@ def load_model(
     """
     path = find_weights(weights) if weights is not None else weights_file(name)
     if is_released(path):
-        tensors = read_released(path)
-        sizes = host_class(name).sizes_for(tensors) | _known(name, _activation(path.parent))
-        model = build_host(name, image_size=image_size, **sizes)
+        tensors = host_class(name).read_released(name, path)
+        facts = stated_beside(name, path)
+        asked = {} if image_size is None else {"image_size": image_size}
+        model = build_host(name, **{**host_class(name).sizes_for(tensors), **facts.sizes, **asked})
         report: LoadReport | None
         report, learned = load_released(model, tensors, str(path)), None
+        report.guessed = facts.guessed
         model.absent = absent_after(model, report)
     else:
         tensors, metadata = read_weights(path)
         own, learned = split_method(tensors, metadata, path)
         model, report = own_model(name, own, metadata, path, image_size), None
-    folder = path.parent if holds_tokenizer(path.parent) else assets_of(name)
-    reader = open_tokenizer(model.config.tokenizer, folder / VOCABULARY_FILE, model.config.text_length, tokenizer)
+        model.absent = untrained_in(metadata, path)
+    _require_finite(tensors, path)
+    reader = _tokenizer(name, model.config, path.parent, tokenizer)
     answers = read_answers(path.parent) or read_answers(assets_of(name))
-    prompt = str(_read_config(path.parent).get("prompt", ""))
+    prompt = str(config_beside(path.parent).get("prompt", ""))
     return LoadedModel(name, model.eval(), reader, answers, path, tensors_digest(tensors), report, prompt, learned)
+
+
+def _tokenizer(name: str, config: HostConfig, folder: Path, chosen: str | None) -> Tokenizer:
+    """The tokenizer of a host with weights from a folder, whose words fit the host's table.
+
+    Where none can be opened and none was chosen, one that says so when a text is to be read: features want none.
+    """
+    place = folder if holds_tokenizer(folder) else assets_of(name)
+    try:
+        reader = open_tokenizer(config.tokenizer, place / VOCABULARY_FILE, config.text_length, chosen)
+    except HarnessError as error:
+        if chosen is not None:
+            raise
+        return MissingTokenizer(str(error))
+    if reader.words_known > config.vocab_size:
+        raise HarnessError(
+            f"vocabulary of {reader.words_known:,} words, but the weights' table has {config.vocab_size:,}: name the "
+            "weights' own with --tokenizer"
+        )
+    return reader
+
+
+def _require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """HarnessError for weights with NaN or infinite numbers: whatever they are asked, they answer nothing."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise HarnessError(f"weights {path}: {name} has NaN or infinite numbers; save or fetch them again")
 
 
 def absent_after(model: HostModel, report: LoadReport) -> frozenset[str]:
@@ -289,9 +340,11 @@ def absent_after(model: HostModel, report: LoadReport) -> frozenset[str]:
 def abilities_in(name: str, path: Path) -> frozenset[str]:
     """What a host can be asked with a file of weights, found from the names of its tensors; nothing is filled in."""
     if not is_released(path):
-        return skeleton(name, sizes=stated_sizes(name, path)).abilities
-    tensors = read_released(path)
-    model = skeleton(name, sizes=host_class(name).sizes_for(tensors))
+        model = skeleton(name, sizes=stated_sizes(name, path))
+        model.absent = untrained_in(file_metadata(path), path)
+        return model.abilities
+    tensors = host_class(name).read_released(name, path)
+    model = skeleton(name, sizes={**host_class(name).sizes_for(tensors), **stated_beside(name, path).sizes})
     model.absent = absent_after(model, load_released(model, tensors, str(path)))
     return model.abilities
 
@@ -301,6 +354,7 @@ def own_model(
 ) -> HostModel:
     """A host filled from our own file, at the sizes the file states, its position table resized where asked for."""
     sizes = _stated_sizes(name, metadata, path)
+    check_state(skeleton(name, sizes=sizes), tensors, path)  # before anything of a size that is not there is made
     model = build_host(name, **sizes)
     load_state(model, tensors, path)
     if image_size is None or image_size == model.config.image_size:
@@ -324,8 +378,9 @@ def _stated_sizes(name: str, metadata: dict[str, str], path: Path) -> dict[str, 
         raise HarnessError(f"weights {path}: of {family}-{metadata.get('preset', '?')}, not of {name}; name its own")
     try:
         stated: dict[str, object] = dict(json.loads(metadata["config"]))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise HarnessError(f"weights {path}: states its sizes in no JSON object; save or fetch it again") from error
+    check_sizes(stated, f"weights {path}")
     return _known(name, stated)
 
 

@@ -108,7 +108,8 @@ class Part:
 class LoadReport:
     """What became of every tensor: loaded, resized, left out with its reason; and what the file did not hold, and why.
 
-    `missing`: own names in the host's order; `reasons`: why a file may lack them.
+    `missing`: own names in the host's order; `reasons`: why a file may lack them. `guessed`: facts of the architecture
+    that nothing beside the file states.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -116,10 +117,12 @@ class LoadReport:
     left_out: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
+    guessed: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """One line per kind, then one per tensor that was not loaded or not found."""
         found = [f"{len(self.loaded)} tensors loaded, {len(self.resized)} of them resized"]
+        found += [f"guessed: {fact}" for fact in self.guessed]
         found += [f"resized: {name}" for name in self.resized]
         found += [f"not loaded: {name} ({reason})" for name, reason in self.left_out.items()]
         return found + [f"not in the file, left as initialised: {name} ({self.reasons[name]})" for name in self.missing]
@@ -152,10 +155,25 @@ def load_released(model: Host, tensors: dict[str, Tensor], source: str) -> LoadR
 def load_parts(model: Host, tensors: dict[str, Tensor], source: str, part: str) -> LoadReport:
     """Initialise a host's "vision" (timm's ViT and DeiT, CLIP's tower) or "text" (BERT, RoBERTa); all else stays.
 
+    A released file of the whole host serves as well: what lies in its other parts is left out.
     The report accounts for every tensor of the file, and for every one of the part that the file does not hold.
     Raises HarnessError as `load_released` does, and for a part that the host cannot take from elsewhere.
     """
-    return fill_part(model, tensors, source, model.part(part))
+    own = model.part(part)
+    foreign = any(own.translate(name) is None for name in tensors)
+    if foreign and all(model.released(name) is not None for name in tensors):
+        own = Part(lambda name: _within(own.holds, model.released(name)), own.holds, own.lacking)
+    return fill_part(model, tensors, source, own)
+
+
+def _within(holds: str, target: Translation) -> Translation:
+    """A target all of whose places lie in a part, else why it is left out."""
+    if target is None or isinstance(target, NotAWeight):
+        return target
+    named = (
+        target.names if isinstance(target, Split | Copied) else (target if isinstance(target, str) else target.name,)
+    )
+    return target if all(re.fullmatch(holds, name) for name in named) else NotAWeight("of another part of the host")
 
 
 def fill_part(model: Host, tensors: dict[str, Tensor], source: str, part: Part) -> LoadReport:

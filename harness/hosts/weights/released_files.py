@@ -6,6 +6,7 @@ stand-ins; every other class is refused by torch itself.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 import warnings
@@ -19,8 +20,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.kit.errors import HarnessError
+from harness.kit.files import file_digest
+from harness.kit.reading import read_json
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
+# Of files that say in which other files of their folder the tensors lie, as transformers saves large models.
+INDEX_SUFFIX = ".index.json"
+SHARD = re.compile(r"(.+)-\d+-of-(\d+)(\.\w+)")
 # What METER's Lightning checkpoints name: callbacks, their state keys and argparse namespaces.
 INERT_CLASSES = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
@@ -35,7 +41,19 @@ INERT_DICTS = (
     "sacred.config.custom_containers.ReadOnlyDict",
 )
 INERT_LISTS = ("sacred.config.custom_containers.ReadOnlyList",)
-CONTAINERS = ("model", "state_dict", "module")
+# Where checkpoints keep a model's tensors; an average of them (EMA) is taken where there is nothing else.
+CONTAINERS = (
+    "model",
+    "state_dict",
+    "module",
+    "model_state_dict",
+    "model_ema",
+    "state_dict_ema",
+    "ema_state_dict",
+    "ema",
+)
+# What DistributedDataParallel, torch.compile, Lightning and averages put before every name.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "ema_model.", "averaged_model.")
 
 
 class Inert:
@@ -74,23 +92,66 @@ STAND_INS: tuple[tuple[type, tuple[str, ...]], ...] = (
 
 def is_released(path: Path) -> bool:
     """Whether a file is a released program's: torch's format, or safetensors that do not state a host's sizes."""
-    if path.suffix in TORCH_SUFFIXES:
+    if path.suffix in TORCH_SUFFIXES or path.name.endswith(INDEX_SUFFIX):
         return True
     if path.suffix != ".safetensors" or not path.is_file():
         return False
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            names = set(file.keys())
-            return "config" not in (file.metadata() or {}) and any(_foreign(name) for name in names)
+            # Every host of ours has its tower's tensors below this name.
+            ours = "config" in (file.metadata() or {}) or any(name.startswith("vision.") for name in list(file.keys()))
+            return not ours
     except (safetensors.SafetensorError, OSError, ValueError):
         return False  # read_weights says what is wrong with it
 
 
 def read_released(path: Path) -> dict[str, Tensor]:
-    """The tensors of a released file by their names there, "module." stripped.
+    """The tensors of a released file, or of all files of an index, by their names there without WRAPPERS.
 
     Raises HarnessError for a file that is missing, damaged, holds no tensors, or names a class that is not allowed.
     """
+    if path.name.endswith(INDEX_SUFFIX):
+        return unwrapped({name: tensor for shard in shards_of(path) for name, tensor in _tensors_in(shard).items()})
+    shard = SHARD.fullmatch(path.name)
+    if shard is not None and int(shard[2]) > 1:
+        index = f"{shard[1]}{shard[3]}{INDEX_SUFFIX}"
+        raise HarnessError(f"weights {path}: one of {int(shard[2])} files; name their folder, or its {index}")
+    return unwrapped(_tensors_in(path))
+
+
+def shards_of(index: Path) -> list[Path]:
+    """The files that an index names, in its order; HarnessError where it is none, or a file is not beside it."""
+    stated = read_json(index)
+    places = stated.get("weight_map") if isinstance(stated, dict) else None
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise HarnessError(f"weights {index}: no index of weights, it has no weight_map; save or fetch it again")
+    names = list(dict.fromkeys(places.values()))
+    for name in names:
+        if Path(name).name != name:
+            raise HarnessError(f"weights {index}: names {name!r}, which is not beside it; save or fetch it again")
+        if not (index.parent / name).is_file():
+            raise HarnessError(f"weights {index}: {name} is not beside it; fetch all {len(names)} files")
+    return [index.parent / name for name in names]
+
+
+def content_digest(path: Path) -> str:
+    """First 16 hex digits of the sha256 of a file of weights, or of all that an index names."""
+    if not path.name.endswith(INDEX_SUFFIX):
+        return file_digest(path)
+    parts = "".join(file_digest(one) for one in (path, *shards_of(path)))
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
+def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors without what wrappers put before every name; a count of updates beside them goes with its wrapper."""
+    for wrapper in WRAPPERS:
+        wrapped = {name.removeprefix(wrapper): value for name, value in tensors.items() if name.startswith(wrapper)}
+        if wrapped and set(tensors) - {f"{wrapper}{name}" for name in wrapped} <= {"n_averaged"}:
+            return unwrapped(wrapped)
+    return tensors
+
+
+def _tensors_in(path: Path) -> dict[str, Tensor]:
     if path.is_dir():
         raise HarnessError(f"weights {path}: a folder, expected a file; name the file of weights in it")
     if not path.is_file():
@@ -108,9 +169,9 @@ def read_released(path: Path) -> dict[str, Tensor]:
     held = content.items() if isinstance(content, dict) else ()
     tensors = {name: value for name, value in held if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
-        raise HarnessError(f"weights {path}: holds no tensors by name; name a file with a model's weights")
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): value for name, value in tensors.items()}
+        keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
+        has = f"; it has {keys}" if keys else ""
+        raise HarnessError(f"weights {path}: holds no tensors by name{has}; name a file with a model's weights")
     return tensors
 
 
@@ -133,9 +194,3 @@ def _refusal(reason: str) -> str:
     if named:
         return f"names the class {named[1]}, which is not loaded for safety; save its state_dict alone"
     return f"not a whole checkpoint ({reason.splitlines()[0]}); fetch it again"
-
-
-def _foreign(name: str) -> bool:
-    """A name as only other programs write them."""
-    starts = ("visual", "vision_model.", "text_encoder.", "text_model.", "text_transformer.", "vit_model.", "module.")
-    return name.startswith(starts)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from harness.data.digest import data_digest
 from harness.hosts.parts.tokenizer import HUB_FILE, TOKENIZER_FOLDER, VOCABULARY_FILE
+from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE
 from harness.hosts.weights.own import (
     ASSETS,
-    CONFIG_FILE,
     WEIGHTS_FILE,
     WEIGHTS_FILES,
     assets_of,
@@ -21,7 +21,7 @@ from harness.hosts.weights.own import (
     find_weights,
     weights_file,
 )
-from harness.hosts.weights.released_files import is_released
+from harness.hosts.weights.released_files import content_digest, is_released
 from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest
 from harness.kit.registry import models
@@ -57,15 +57,20 @@ def base_of(model: str, weights: Path | str | None) -> str:
     folder = _folder(model, weights)
     if _is_without_own(folder):
         return folder.resolve().as_posix()
-    return file_digest(start_weights(model, weights))
+    return content_digest(start_weights(model, weights))
 
 
-def weights_digest(model: str, path: Path) -> str:
-    """16 hex digits of a file of weights and of what is read beside it: answers and prompt, vocabulary or tokenizer.
+def weights_digest(model: str, path: Path, tokenizer: str | None = None) -> str:
+    """16 hex digits of a file of weights and of what is read beside it: answers and prompt, facts of the architecture,
+    vocabulary or tokenizer, and the `tokenizer` named in place of that.
 
     Where a folder lacks them the host's own are read, as `harness.hosts.weights.own.load_model` does.
     """
-    digest = hashlib.sha256(file_digest(path).encode())
+    digest = hashlib.sha256(content_digest(path).encode())
+    if (path.parent / OPEN_CLIP_FILE).is_file():
+        digest.update(file_digest(path.parent / OPEN_CLIP_FILE).encode())
+    if tokenizer is not None:
+        digest.update(b"tokenizer\0" + tokenizer_digest(tokenizer).encode())
     for name in (CONFIG_FILE, VOCABULARY_FILE, HUB_FILE):
         digest.update(b"\0")
         for folder in (path.parent, assets_of(model)):
@@ -75,6 +80,14 @@ def weights_digest(model: str, path: Path) -> str:
     if (path.parent / TOKENIZER_FOLDER).is_dir():
         digest.update(data_digest(path.parent / TOKENIZER_FOLDER).encode())
     return digest.hexdigest()[:16]
+
+
+def tokenizer_digest(tokenizer: str) -> str:
+    """The content of a vocabulary file or a tokenizer's folder; one of the Hugging Face cache goes by its name."""
+    path = Path(tokenizer)
+    if path.is_file():
+        return file_digest(path)
+    return data_digest(path) if path.is_dir() else tokenizer
 
 
 def tasks_of(model: str, weights: Path | str | None, names: tuple[str, ...]) -> dict[str, Path]:

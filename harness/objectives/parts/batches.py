@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.data.augment import Augmentation
-from harness.data.pair_loader import PairLoader
+from harness.data.pair_loader import Crops, PairLoader
 from harness.data.pairs import PairRef
 from harness.data.scenes import training_scenes
-from harness.data.world import BUILT_IN_WORLD
+from harness.data.world import world_of
 from harness.kit.distributed import main_process_first
 from harness.kit.progress import Progress
 
@@ -49,7 +49,7 @@ class Asked:
     more: Sequence[PairRef] = ()
 
 
-def pair_batches(asked: Asked, views: int = 1, texts: int = 1) -> PairLoader:
+def pair_batches(asked: Asked, views: int = 1, texts: int = 1, crops: Crops | None = None) -> PairLoader:
     """The augmented pairs of the sources and the references, this process's share of them."""
     return PairLoader(
         with_scenes(asked.sources, asked.progress),
@@ -65,13 +65,17 @@ def pair_batches(asked: Asked, views: int = 1, texts: int = 1) -> PairLoader:
         more=asked.more,
         views=views,
         texts=texts,
+        crops=crops,
     )
 
 
 def with_scenes(sources: Sequence[str], progress: Progress) -> tuple[str, ...]:
-    """Sources as paths, the built-in world written to its folder."""
-    if BUILT_IN_WORLD not in sources:
-        return tuple(sources)
-    with main_process_first():
-        folder = str(training_scenes(progress))
-    return tuple(folder if source == BUILT_IN_WORLD else source for source in sources)
+    """Sources as paths, built-in worlds written to their folders."""
+    found = []
+    for source in sources:
+        world = world_of(source)
+        if world is not None:
+            with main_process_first():
+                source = str(training_scenes(progress, world))
+        found.append(source)
+    return tuple(found)

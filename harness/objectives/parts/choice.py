@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,18 +60,27 @@ class Choice:
         """Whether trained parameters may be left without a gradient."""
         return any(term.kind.LEAVES_UNUSED for term in self.terms)
 
+    @property
+    def from_random(self) -> bool:
+        """Whether training begins from random weights unless a start is named."""
+        return any(term.kind.FROM_RANDOM for term in self.terms)
+
     def batches(self, asked: Asked) -> Batches:
         """Where the batches come from."""
         first = self.terms[0]
         return first.kind.batches(asked, first.config)
+
+    def check_host(self, host: HostModel) -> None:
+        """HarnessError, one line, for a host that lacks what an objective needs; it needs no weights."""
+        for term in self.terms:
+            term.kind.check_host(host)
 
     def make(self, host: HostModel, reducer: TokenReducer[Any], specials: Specials, recipe: Recipe) -> Objective[Any]:
         """The module that is trained.
 
         HarnessError for a host that lacks what an objective needs, and for a batch too small for it.
         """
-        for term in self.terms:
-            term.kind.check_host(host)
+        self.check_host(host)
         least = max(term.kind.LEAST_PAIRS for term in self.terms)
         processes = distributed.world() if recipe.negatives == "global" else 1
         if recipe.batch_size * processes < least:
@@ -124,9 +134,12 @@ def _weights(words: str) -> dict[str, float]:
     for word in words.split("+"):
         weight, star, name = word.rpartition("*")
         try:
-            weights[name.strip()] = float(weight) if star else 1.0
-        except ValueError as error:
-            raise HarnessError(f"--objective {words}: {weight!r} is no weight; write it as 0.5*{name}") from error
+            value = float(weight) if star else 1.0
+        except ValueError:
+            value = 0.0
+        if not 0 < value < math.inf:
+            raise HarnessError(f"--objective {words}: {weight!r} is no weight; write one above 0, as 0.5*{name}")
+        weights[name.strip()] = value
     if len(weights) < words.count("+") + 1:
         raise HarnessError(f"--objective {words}: names one objective twice; give it one weight")
     return weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Generic, TypeVar
 
 import torch
@@ -34,6 +35,11 @@ class Twin(nn.Module, Generic[M]):
     def train(self, mode: bool = True) -> Twin[M]:
         """The twin never drops out: its features are targets."""
         return super().train(False)
+
+
+def rising(base: float, done: float) -> float:
+    """A momentum that rises from `base` to 1 along half a cosine, by the share of training that is done."""
+    return 1 - (1 - base) * (1 + math.cos(math.pi * done)) / 2
 
 
 class Queue(nn.Module):

@@ -25,7 +25,7 @@ from harness.kit.draws import categorical, uniform
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.batches import Asked, Batches, pair_batches
 from harness.objectives.parts.recipe import Recipe
-from harness.reduction import PLAIN, TokenReducer, Tokens, drive, encode, reducing
+from harness.reduction import PLAIN, TokenReducer, Tokens, Trace, drive, encode, reducing
 
 # Purposes of draws, so that no two of them share their numbers.
 MASKS, MASK_KINDS, MASK_WORDS, WRONG_TEXTS, WRONG_IMAGES, MISMATCHES, FALSE_TEXTS = range(7)
@@ -53,17 +53,24 @@ class Pairs(Batch):
 
 @dataclass(frozen=True)
 class Moment:
-    """Where training stands; `alpha` is the weight of the momentum model's soft targets."""
+    """Where training stands; `alpha` is the weight of the momentum model's soft targets, `done` the share of all
+    optimizer steps that are done.
+    """
 
     seed: int = 0
     epoch: int = 0
     step: int = 0
     alpha: float = 0.0
+    done: float = 0.0
 
 
 class ObjectiveConfig(BaseModel):
-    """Base of an objective's own settings, with the defaults of its source; none of them is a number of the recipe."""
+    """Base of an objective's own settings, with the defaults of its source; none of them is a number of the recipe.
 
+    `FILES`: fields that name a file, a folder or weights, whose content counts wherever they lie.
+    """
+
+    FILES: ClassVar[tuple[str, ...]] = ()
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -74,7 +81,8 @@ class Objective(nn.Module, ABC, Generic[H]):
 
     A class says what it asks of a host: `NEEDS`, of its abilities, and `PARTS`, of attributes beside what every host
     has. `LEAST_PAIRS`: of a batch over which negatives are drawn. `LEAVES_UNUSED`: whether the losses may leave trained
-    parameters without a gradient. `VIEWS` and `TEXTS`: how many views of an image and how many texts of it a batch has
+    parameters without a gradient. `FROM_RANDOM`: whether it trains from random weights what a protocol would take the
+    shipped starts for. `VIEWS` and `TEXTS`: how many views of an image and how many texts of it a batch has
     (see PairLoader).
 
     The recipe's `negatives` says whether wrong texts and images come from all processes (`global`) or from one's own
@@ -88,6 +96,7 @@ class Objective(nn.Module, ABC, Generic[H]):
     PARTS: ClassVar[tuple[str, ...]] = ()
     LEAST_PAIRS: ClassVar[int] = 1
     LEAVES_UNUSED: ClassVar[bool] = False
+    FROM_RANDOM: ClassVar[bool] = False
     VIEWS: ClassVar[int] = 1
     TEXTS: ClassVar[int] = 1
 
@@ -153,12 +162,15 @@ class Objective(nn.Module, ABC, Generic[H]):
     def prepare(self) -> None:
         """Leave out of training what these losses never reach."""
 
+    def begin(self, batches: Batches) -> None:
+        """What a run begins with, also one that goes on, as reading labels of its pairs; HarnessError ends it there."""
+
     def before_epoch(self, epoch: int, batches: Batches, tokenizer: Tokenizer) -> None:
         """What an epoch begins with, as clustering the features of what it will show; not called where it goes on."""
 
     def default_steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps of a run that names none: the recipe's epochs."""
-        return self.recipe.epochs * steps_per_epoch
+        """Optimizer steps of a run that names none: the recipe's."""
+        return self.recipe.steps(steps_per_epoch)
 
     def phase(self, step: int) -> str:
         """The phase of training that an optimizer step belongs to; at a new one the optimizer starts afresh."""
@@ -178,19 +190,27 @@ class Objective(nn.Module, ABC, Generic[H]):
     def after_step(self) -> None:
         """What follows an optimizer step, as clamping a scale or moving a teacher."""
 
+    @property
+    def leaves(self) -> str:
+        """The pattern of the names of the host's tensors that a finished run writes: all of them."""
+        return r".+"
+
     def config_entries(self) -> dict[str, Any]:
         """What config.json says beside the host's sizes."""
         return {}
 
-    def encode_images(self, pixels: Tensor, texts: TextBatch | None, **guidance: Any) -> Tokens:
+    def encode_images(
+        self, pixels: Tensor, texts: TextBatch | None, *, traced: bool = False, **guidance: Any
+    ) -> Tokens:
         """Tokens of images, each reduced for its own text; `guidance`: fields of a Guide beside the text's.
 
-        HarnessError for guidance without a text.
+        `traced`: they say in which of them each patch lives. HarnessError for guidance without a text.
         """
         if guidance and texts is None:
             raise HarnessError(f"guidance {', '.join(guidance)}: goes with a text; give the texts of the images")
         guide = None if texts is None else replace(self.host.guide(texts), **guidance)
-        tokens = encode(open_tower(self.host.vision), self.reducer, pixels, guide)
+        trace = Trace(origins_wanted=True) if traced else None
+        tokens = encode(open_tower(self.host.vision), self.reducer, pixels, guide, trace)
         self._encoded.append((pixels, tokens))
         return tokens
 

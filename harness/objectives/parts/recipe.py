@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from harness.data.world import are_worlds
 from harness.hosts.build import host_class, split_name
 from harness.kit.errors import HarnessError
 from harness.kit.settings import validated
@@ -21,7 +23,8 @@ class Recipe(BaseModel):
     no gradient, no decay. alpha: weight of momentum distillation, reached linearly over alpha_ramp_epochs. crop:
     smallest and largest share of the image that a crop keeps; none: the whole image. For fine-tuning: answer_list, how
     many of the training set's answers a closed list made of them holds; false_texts, wrong texts that METER's
-    retrieval ranks beside the right one; prompt, what every caption begins with.
+    retrieval ranks beside the right one; prompt, what every caption begins with. max_steps: at most so many steps,
+    however many the epochs have.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +59,12 @@ class Recipe(BaseModel):
     answer_list: PositiveInt = 3128
     false_texts: PositiveInt = 15
     prompt: str = ""
+    max_steps: PositiveInt | None = None
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of a run that names none."""
+        steps = self.epochs * steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
 
     def rate(self, step: int, steps: int, steps_per_epoch: int) -> float:
         """The learning rate of optimizer step `step`, 0 .. `steps` - 1."""
@@ -76,6 +85,8 @@ class Recipe(BaseModel):
 
 
 PRETRAIN = "pretrain"
+# The built-in world's texts speak of places and colours, which crops, flips and RandAugment make untrue.
+SCENES_UNTOUCHED: dict[str, Any] = {"crop": None, "flip": False, "randaugment": False}
 
 
 def recipe_of(model: str, changes: dict[str, Any]) -> Recipe:
@@ -98,6 +109,18 @@ def finetune_recipe(model: str, task: str, changes: dict[str, Any]) -> Recipe:
     if task not in known:
         raise HarnessError(f"model {model}: cannot be fine-tuned on {task!r}; there is a recipe for {', '.join(known)}")
     return validated(Recipe, _recipes(model)[task] | changes, f"recipe of {model} for {task}")
+
+
+def on_data(model: str, stage: str, sources: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is changed in a host's recipe of a stage, a task or "pretrain": for the built-in world that is trained on,
+    where all sources are one, and then what is `given`. Epochs that are given are not cut short.
+    """
+    if not are_worlds(sources):
+        return dict(given)
+    preset, (world, *others) = split_name(model)[1], sources
+    own = {} if others else host_class(model).RECIPES.get(f"{preset} in {world}", {}).get(stage, {})
+    whole = {"max_steps": None} if "epochs" in given else {}
+    return SCENES_UNTOUCHED | own | whole | dict(given)
 
 
 def finetuned_tasks(model: str) -> tuple[str, ...]:

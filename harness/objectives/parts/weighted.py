@@ -41,6 +41,10 @@ class WeightedSum(Objective[HostModel]):
         for member in self.each:
             member.prepare()
 
+    def begin(self, batches: Batches) -> None:
+        for member in self.each:
+            member.begin(batches)
+
     def before_epoch(self, epoch: int, batches: Batches, tokenizer: Tokenizer) -> None:
         for member in self.each:
             member.before_epoch(epoch, batches, tokenizer)

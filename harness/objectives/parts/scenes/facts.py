@@ -19,11 +19,10 @@ from harness.data.scene_layout import GRID, PATCHES_PER_SIDE, PLACES, TYPES, Sce
 FACTS = TYPES + TYPES * len(PLACES)
 
 
-class SupervisedHeads(nn.Module):
-    """Linear heads that serve training only and are not shipped.
+class VisionHeads(nn.Module):
+    """Linear heads on a tower: what a patch shows, where it lies and what adjoins it; which facts hold of the image.
 
-    `facts` reads an image's class token and a caption's [CLS] alike, which puts both into one space; `claim` reads
-    the fused state of a caption's noun and says whether its clause is true of the image.
+    They serve training only and are not shipped.
     """
 
     def __init__(self, width: int) -> None:
@@ -32,6 +31,16 @@ class SupervisedHeads(nn.Module):
         self.patch_cell = nn.Linear(width, GRID * GRID)
         self.neighbours = nn.Linear(width, 4 * (TYPES + 1))
         self.facts = nn.Linear(width, FACTS)
+
+
+class SupervisedHeads(VisionHeads):
+    """The curriculum's: beside a tower's, `claim` on the fused state of a caption's noun, whether its clause is true.
+
+    `facts` reads an image's class token and a caption's [CLS] alike, which puts both into one space.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
         self.claim = nn.Linear(width, 1)
 
 
@@ -44,13 +53,13 @@ def image_facts(scene: Scene) -> npt.NDArray[np.bool_]:
     return facts
 
 
-def patch_loss(heads: SupervisedHeads, image_states_BND: Tensor, types_BN: Tensor) -> Tensor:
+def patch_loss(heads: VisionHeads, image_states_BND: Tensor, types_BN: Tensor) -> Tensor:
     """Mean cross-entropy of what each patch shows; `image_states` (B, 1 + N, D) still hold every patch."""
     logits = heads.patch_type(image_states_BND[:, 1:])
     return F.cross_entropy(logits.flatten(0, 1), types_BN.flatten())
 
 
-def surroundings_loss(heads: SupervisedHeads, image_states_BND: Tensor, types_BN: Tensor) -> Tensor:
+def surroundings_loss(heads: VisionHeads, image_states_BND: Tensor, types_BN: Tensor) -> Tensor:
     """Mean cross-entropy of the cell each patch lies in, plus that of what the four adjoining cells show.
 
     Patches that know their place and neighbours can answer where an object is and what stands beside it.
@@ -77,11 +86,9 @@ def neighbour_types(types_BN: Tensor) -> Tensor:
     return torch.stack(shifted, dim=-1).flatten(1, 2)
 
 
-def facts_loss(
-    heads: SupervisedHeads, class_tokens_BD: Tensor, facts_BK: Tensor, known_BK: Tensor | None = None
-) -> Tensor:
+def facts_loss(head: nn.Linear, class_tokens_BD: Tensor, facts_BK: Tensor, known_BK: Tensor | None = None) -> Tensor:
     """Binary cross-entropy over the facts known (all by default): mean over B of the sum over K, divided by ten."""
-    logits = heads.facts(class_tokens_BD)
+    logits = head(class_tokens_BD)
     loss = F.binary_cross_entropy_with_logits(logits, facts_BK.to(logits.dtype), reduction="none")
     if known_BK is not None:
         loss = loss * known_BK

@@ -1,0 +1,1 @@
+"""A plain ViT as a host: its features alone, no text side."""

@@ -1,0 +1,71 @@
+"""Requests that cannot work end before anything is measured: one line on stderr, nothing on stdout, status 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.cli.main import main
+
+RUN = ["run", "--method", "tome", "--ratios", "0.7", "--tasks", "retrieval"]
+COST = ["cost", "--model", "albef-tiny", "--method", "tome"]
+PRETRAIN = ["pretrain", "--model", "albef-tiny", "--out", "never"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([*RUN, "--set", "r=0x_"], "not valid YAML"),
+        ([*RUN, "--set", f"r={'9' * 5000}"], "not valid YAML"),
+        ([*RUN, "--set", "r=&a [*a]"], "anchors, aliases and tags are not read"),
+        ([*RUN, "--set", "r=!!python/object:os.system x"], "anchors, aliases and tags are not read"),
+        ([*RUN, "--set", f"r={'[' * 5000}"], "nested too deeply"),
+        ([*RUN, "--set-task", "retrieval.rerank_k=0x_"], "not valid YAML"),
+        ([*RUN, "--set-train", "finetune.steps=*a"], "anchors, aliases and tags are not read"),
+        ([*RUN, "--threads", "1000000"], "--threads 1000000: expected"),
+        ([*RUN, "--image-size", "1000000"], "--image-size"),
+        ([*RUN, "--seed", "-1"], "--seed -1: expected"),
+        ([*RUN, "--ratios", "nan"], "ratio nan"),
+        ([*COST, "--gib", "inf"], "--gib inf: expected the memory of a card"),
+        ([*COST, "--gib", "nan"], "--gib"),
+        ([*COST, "--image-size", "10000000"], "--image-size"),
+        ([*COST, "--set", "r=0x_"], "not valid YAML"),
+        ([*PRETRAIN, "--workers", "100000"], "--workers 100000: expected"),
+        ([*PRETRAIN, "--max-bad-share", "nan"], "--max-bad-share"),
+        ([*PRETRAIN, "--seed", "-1"], "--seed"),
+        ([*PRETRAIN, "--recipe", "learning_rate=0x_"], "not valid YAML"),
+        ([*PRETRAIN, "--set-objective", "albef.alpha=&a 1"], "anchors, aliases and tags are not read"),
+    ],
+)
+def test_one_line_and_status_2(words: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    out, err = capsys.readouterr()
+    told = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert (ended.value.code, out, len(told)) == (2, "", 1)
+    assert reason in told[0]
+    assert len(told[0]) < 400
+
+
+def test_a_task_without_annotations_is_blamed_on_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list.json").write_text('[{"image": "a.jpg", "caption": "a", "image_id": 1}]')
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--method", "tome", "--tasks", "vqa", "--data", str(tmp_path)])
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert f"vqa: data {tmp_path}: no questions with answers in it" in told
+    assert "weights" not in told
+
+
+def test_memory_that_runs_out_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*given: object, **named: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 600000000000384 bytes")
+
+    monkeypatch.setattr("harness.run.plan.cost_of", full)
+    with pytest.raises(SystemExit) as ended:
+        main(COST)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(
+        "error: out of memory; ask for smaller images, batches or models, or free some\n"
+    )
