@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from harness.cost.flops import GIGA
 from harness.cost.probe import tower_inputs
-from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, TokenReducer, encode
 
@@ -31,6 +30,8 @@ class _Reduced(nn.Module):
         self.vit, self.reducer, self.guide = vit, reducer, guide
 
     def forward(self, images: Tensor) -> Tensor:
+        from harness.hosts.parts.towers import open_tower
+
         return encode(open_tower(self.vit), self.reducer, images, self.guide).states
 
 

@@ -15,7 +15,6 @@ from harness.evaluate.sample import SAMPLED_IMAGES, sample_of
 from harness.hosts.build import paper_settings, skeleton
 from harness.hosts.facts import HostFacts
 from harness.hosts.host import HostModel
-from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import load_host, pick_device
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
@@ -138,6 +137,8 @@ def _second_opinion(model: str, method: str, image_size: int | None, found: dict
         tower, shape = host.vision, host.shape
     else:
         tower = build_vit(model, image_size, "cpu")
+        from harness.hosts.parts.towers import open_tower
+
         shape = open_tower(tower).shape
     reducer = make_reducer(method, shape, settings=found["config"])
     return fvcore_opinion(tower, reducer, found["forward"]["total_gmacs"])
