@@ -175,10 +175,10 @@ def test_the_study_runs_and_has_its_table(installed, scenes, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     small = ("--limit", 4, "--batch-size", 4, "--device", "cpu", "--quiet")
     harness("ablate", "halves", "--data", scenes, *small)
-    records = Store(tmp_path / "results" / "studies" / "halves").records()
+    records = Store(tmp_path / "runs" / "studies" / "halves").records()
     assert {record["spec"]["method"] for record in records} == {"dense", "tome", "random"}
     printed = capsys.readouterr().out
-    harness("table", "--study", "halves")
+    harness("table", "--study", "halves", "--runs", tmp_path / "runs" / "studies")
     assert capsys.readouterr().out == printed
     assert all(name in printed for name in ("tome", "random", "t2i R@1"))
 

@@ -74,14 +74,15 @@ def test_the_minutes_of_training_are_those_of_the_recipes():
     about = (ROOT / "docs" / "world.md").read_text(encoding="utf-8")
     recipes = (ASSETS / name / "recipe.json" for name in ("albef-tiny", "albef-tiny/entailment", "blip-tiny"))
     seconds = [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in recipes]
-    assert re.findall(r"(\d+) minutes", about) == [str(round(took / 60)) for took in seconds]
+    assert {str(round(took / 60)) for took in seconds} <= set(re.findall(r"(\d+) minutes", about))
 
 
 def test_the_commands_that_made_the_shipped_heads_are_those_of_their_recipes():
     """Of a head that took several runs, the last one."""
     text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").replace("\\\n", " ")
     commands = [shlex.split(line) for line in re.findall(r"^python -m harness (finetune .*)$", text, re.MULTILINE)]
-    recipes = sorted(ASSETS.glob("*/*/recipe.json"))
+    heads = [task for task in registry.tasks.names() if task != "classification"]
+    recipes = sorted(path for task in heads for path in ASSETS.glob(f"*/{task}/recipe.json"))
     assert recipes
     for path in recipes:
         made = json.loads(path.read_text(encoding="utf-8"))

@@ -80,14 +80,16 @@ def cost_report(
         runnable = build_vit(model, image_size, device) if isinstance(model, str) else _on(vit, device)
         runnable = runnable.to(dtype)
     measured_on = runnable if device.startswith("cuda") else None
+    counts = counted or counted_parts(vit, reducer, attention, dtype, gib, sample, measured_on)
     report = {
         "model": label,
         "method": method,
         "config": reducer.config.model_dump(mode="json"),
         "image_size": height,
+        **{name: value for name, value in counts.items() if name != "memory"},
         "parts": None,
+        "memory": counts["memory"],
         "latency": None,
-        **(counted or counted_parts(vit, reducer, attention, dtype, gib, sample, measured_on)),
     }
     if latency and runnable is not None:
         report["latency"] = measure_latency(

@@ -276,8 +276,12 @@ def evaluated_reducer(cell: Cell, host: Host) -> TokenReducer[Any]:
 
 
 def texts_of(annotations: ImageTextSet, field: str) -> list[str]:
-    """The texts that a field of a set brings: captions, questions, hypotheses, statements, or the names of classes."""
-    return list(annotations.classes) if field == "classified" else [one.text for one in getattr(annotations, field)]
+    """The texts that a field of a set brings: captions, questions, hypotheses, statements, or the names of classes;
+    images alone bring none.
+    """
+    if field == "classified":
+        return list(annotations.classes)
+    return [one.text for one in getattr(annotations, field) if not isinstance(one, Path)]
 
 
 def fallback_of(reducer: TokenReducer[Any], text_guided: bool, unguided: float | None) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def pretrain(request: PretrainRequest) -> dict[str, Any]:
     checkpoints/ to the request's folder. Raises HarnessError for anything the run cannot go on with.
     """
     choice = choose(request.model, request.objective, request.objective_settings)
+    choice.check_host(skeleton(request.model))  # before any data are read
     recipe = recipe_of(request.model, on_data(request.model, PRETRAIN, request.data, request.recipe))
     request, recipe = within_budget(request, recipe)
     session = Session(request, recipe, unused_parameters=choice.leaves_unused)
@@ -68,7 +69,6 @@ def prepare(session: Session, request: PretrainRequest, choice: Choice) -> Prepa
     """All that a pre-training begins with."""
     changes = request.sizes | {"image_size": session.recipe.image_size}
     config = host_config(request.model, **changes)
-    choice.check_host(skeleton(request.model))  # before any data are read
     check_starts(request.model, changes, request)
     batches = session.batches(choice, config, request.data)
     host, tokenizer, start, learned = _start(session, request, batches)

@@ -89,7 +89,7 @@ REFUSED = {
     ),
     "setting without value": (["--set", "vision_weight"], "--set 'vision_weight': expected name=value"),
     "task option without value": (["--set-task", "retrieval"], "--set-task 'retrieval': expected name=value"),
-    "setting that is no YAML": (["--set", "vision_weight=["], "is no number, word or list"),
+    "setting that is no YAML": (["--set", "vision_weight=["], "not valid YAML (expected the node content"),
     "budget given twice": (["--set", "keep_tokens=40,30,20"], "keep_tokens sets the budget already"),
     "unknown task option": (["--set-task", "retrieval.depth=3"], "depth: unknown setting"),
     "ratio 0": (["--ratios", "0"], "ratio 0: expected a number above 0 and at most 1"),
@@ -130,7 +130,7 @@ REFUSED = {
     ),
     "task nobody does": (
         ["--data", "ablations", "--tasks", "vqa"],
-        "vqa: none of albef-tiny, blip-tiny can do it on ablations",
+        "vqa: data ablations: no questions with answers in it",
     ),
     "two hosts and one's weights": (
         ["--model", "albef-tiny,blip-tiny", "--weights", "w.safetensors"],

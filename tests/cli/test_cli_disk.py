@@ -65,11 +65,12 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def refused(process, *said: str) -> None:
-    """Status 2, nothing on stdout, one line on stderr that holds all of `said`."""
+    """Status 2, nothing on stdout, one error on stderr, its last line, that holds all of `said`."""
     assert (process.returncode, process.stdout or "") == (2, ""), process.stderr
-    assert process.stderr.startswith("error: ")
-    assert process.stderr.count("\n") == 1
-    assert [words for words in said if words not in process.stderr] == []
+    lines = process.stderr.splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == [lines[-1]]
+    assert "Traceback" not in process.stderr
+    assert [words for words in said if words not in lines[-1]] == []
 
 
 @pytest.fixture(scope="module")

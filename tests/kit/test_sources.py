@@ -93,7 +93,7 @@ def test_a_new_method_and_a_new_format_leave_all_records(tree, folder):
         ("harness/metrics/vqa.py", lambda spec: spec["task"] == "vqa", "harness/metrics"),
         ("harness/hosts/blip/text.py", lambda spec: spec["model"] == "blip-tiny", "harness/hosts/blip"),
         ("harness/reduction/tokens.py", lambda spec: True, "harness/reduction"),
-        ("harness/hosts/parts/towers.py", lambda spec: True, "harness/hosts/parts"),
+        ("harness/hosts/parts/towers/tower.py", lambda spec: True, "harness/hosts/parts"),
         ("harness/evaluate/encoder.py", lambda spec: True, "harness/evaluate"),
         (
             "harness/data/formats/vqa_v2.py",

@@ -69,7 +69,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "another host's objective": (["--objective", "meter"], "MeterObjective: Albef has no co_attend"),
     "objectives of different batches": (["--objective", "albef+curriculum"], "need different batches; train with one"),
     "the same objective twice": (["--objective", "albef+2*albef"], "names one objective twice"),
-    "a weight that is none": (["--objective", "x*albef"], "'x' is no weight; write it as 0.5*albef"),
+    "a weight that is none": (["--objective", "x*albef"], "'x' is no weight; write one above 0, as 0.5*albef"),
     "unknown field": (["--set-objective", "albef.alpha=1"], "objective albef: alpha: unknown setting"),
     "field of another": (["--set-objective", "clip.alpha=1"], "--set-objective clip: not among the objectives"),
     "pairs for the curriculum": (["--objective", "curriculum"], "teaches the built-in world; take --data scenes alone"),
@@ -79,7 +79,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "unknown size": (["--size", "depht=3"], "depht: unknown setting"),
     "multiplier of nothing": (["--recipe", "multipliers={crosss: 5}"], "multiplier of crosss: no trained parameter"),
     "weights that do not exist": (["--init", "nowhere.safetensors"], "nowhere.safetensors"),
-    "share above one": (["--max-bad-share", "1.5"], "--max-bad-share 1.5: expected a share in 0..1"),
+    "share above one": (["--max-bad-share", "1.5"], "'--max-bad-share': Input should be less than or equal to 1"),
     "begin beyond depth": (["--schedule", "begin=3 keep=.5"], "begin block 3 for stage 1: the tower has blocks 0 to 2"),
 }
 

@@ -145,7 +145,7 @@ def test_what_a_host_cannot_do_and_unknown_tasks_are_refused(ask: Ask) -> None:
     [
         ("[]", "expected a JSON list"),
         ('["a", "a"]', "holds an answer twice"),
-        ("[1]", "expected a JSON list"),
+        ("[1]", "answer 0 is empty or no text"),
         ("{", "JSON"),
     ],
 )

@@ -28,6 +28,8 @@ def read_answer_list(path: Path) -> tuple[str, ...]:
     content = read_json(path)
     if not isinstance(content, list) or not content:
         raise HarnessError(f"--answers {path}: expected a JSON list of answers")
+    if len({str(one) for one in content}) < len(content):
+        raise HarnessError(f"--answers {path}: holds an answer twice")
     return tuple(_texts(path, content, Findings()))
 
 

@@ -36,6 +36,9 @@ class Specials:
         return (self.pad, self.begin, self.end)
 
 
+UNKNOWN = "[UNK]"
+
+
 class TextTokenizer:
     """Texts as padded batches of token ids; the vocabulary holds BERT's special tokens.
 
@@ -196,13 +199,22 @@ class HubTokenizer:
 
 
 def unknown_share(tokenizer: Tokenizer, texts: Sequence[str]) -> float | None:
-    """The share of the pieces of texts that a vocabulary of words does not hold, 0..1; None for no texts, and for
-    tokenizers that can spell whatever is written.
+    """The share of the words of texts that a vocabulary does not hold or can but spell letter by letter, 0..1; None for
+    no texts, and for tokenizers of bytes.
     """
     if not isinstance(tokenizer, TextTokenizer):
         return None
-    pieces = [piece for row in tokenizer.words(texts) for piece in row]
-    return sum(piece == tokenizer.specials.unknown for piece in pieces) / len(pieces) if pieces else None
+    names = {number: word for word, number in tokenizer.vocabulary.items()}
+    words: list[list[str]] = []
+    for row in tokenizer.words(texts):
+        for piece in row:
+            name = names[piece]
+            if name.startswith("##") and words:
+                words[-1].append(name.removeprefix("##"))
+            else:
+                words.append([UNKNOWN if piece == tokenizer.specials.unknown else name])
+    unknown = [word for word in words if UNKNOWN in word or (len(word) > 1 and all(len(part) == 1 for part in word))]
+    return len(unknown) / len(words) if words else None
 
 
 class MissingTokenizer:
