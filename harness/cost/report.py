@@ -80,7 +80,7 @@ def cost_report(
         runnable = build_vit(model, image_size, device) if isinstance(model, str) else _on(vit, device)
         runnable = runnable.to(dtype)
     measured_on = runnable if device.startswith("cuda") else None
-    counts = counted or counted_parts(vit, reducer, attention, dtype, gib, sample, measured_on)
+    counts: Mapping[str, Any] = counted or counted_parts(vit, reducer, attention, dtype, gib, sample, measured_on)
     report = {
         "model": label,
         "method": method,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -111,7 +112,8 @@ def test_a_timm_name_and_a_file_of_ones_own_are_measured_by_one_command(
         {"state_dict": {f"module.{name}": value for name, value in model.state_dict().items()}}, tmp_path / "a.pth"
     )
     asked = ["--model", "timm/vit_tiny_patch16_224", "--weights", str(tmp_path / "a.pth"), "--tasks", "features"]
-    asked += ["--data", str(classes / "test"), "--method", "tome", "--ratios", "0.5", "--image-size", "48"]
+    shutil.copytree(classes / "test", tmp_path / "alone")  # without train/ beside it
+    asked += ["--data", str(tmp_path / "alone"), "--method", "tome", "--ratios", "0.5", "--image-size", "48"]
     done = run("run", *asked, "--out", str(tmp_path / "runs"), "--json")
     assert done.exit_code == 0, done.stderr
     record = next(one for one in json.loads(done.stdout) if one["spec"]["method"] == "tome")

@@ -36,9 +36,6 @@ class Specials:
         return (self.pad, self.begin, self.end)
 
 
-UNKNOWN = "[UNK]"
-
-
 class TextTokenizer:
     """Texts as padded batches of token ids; the vocabulary holds BERT's special tokens.
 
@@ -212,8 +209,9 @@ def unknown_share(tokenizer: Tokenizer, texts: Sequence[str]) -> float | None:
             if name.startswith("##") and words:
                 words[-1].append(name.removeprefix("##"))
             else:
-                words.append([UNKNOWN if piece == tokenizer.specials.unknown else name])
-    unknown = [word for word in words if UNKNOWN in word or (len(word) > 1 and all(len(part) == 1 for part in word))]
+                words.append([name])
+    nothing = names[tokenizer.specials.unknown]
+    unknown = [word for word in words if nothing in word or (len(word) > 1 and all(len(part) == 1 for part in word))]
     return len(unknown) / len(words) if words else None
 
 
