@@ -27,9 +27,6 @@ from harness.reduction import (
 
 MOST_SAMPLES = 32  # times n0: more of them tell no more tokens apart
 
-# Of samples to tokens, when a ratio is looked for: hardly a token is missed by so many.
-MOST = 64.0
-
 
 class ATSConfig(MethodConfig):
     """program: `authors` (adaptivetokensampling/ATS) samples tokens sorted by score, evenly from the least to the most
@@ -52,7 +49,7 @@ class ATSConfig(MethodConfig):
     as_in_a_batch: bool = False
 
     def bent(self, gamma: float) -> "ATSConfig":
-        return self.model_copy(update={"oversampling": min(self.oversampling / gamma, MOST) if gamma else 0.0})
+        return self.model_copy(update={"oversampling": self.oversampling / gamma if gamma else 0.0})
 
     def samples(self, shape: StackShape) -> dict[int, int]:
         """How many are drawn, by block."""
