@@ -141,7 +141,8 @@ def test_a_table_on_a_full_disk_leaves_the_earlier_one(records, tmp_path):
 def test_scenes_on_a_full_disk_leave_nothing(tmp_path):
     found = command("plan", "--method", "random", before=files_of_at_most(64), HARNESS_CACHE=str(tmp_path))
     refused(found, "scenes cannot be written", "free space or set HARNESS_CACHE")
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    # A line of counts that was cut off is known by its digest and counted again.
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "kept"] == []
 
 
 @pytest.mark.parametrize("words", [("list", "--json"), ("--help",)])
