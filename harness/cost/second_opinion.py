@@ -5,16 +5,18 @@ fvcore counts what torch.jit traces, norms included, and passes over fused atten
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
 from harness.cost.flops import GIGA
 from harness.cost.probe import tower_inputs
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, TokenReducer, encode
+
+if TYPE_CHECKING:
+    from fvcore.nn import FlopCountAnalysis
 
 CHECKS = ("fvcore",)
 FUSED = "scaled_dot_product_attention"
@@ -67,6 +69,8 @@ def check_name(name: str) -> None:
 
 @torch.no_grad()
 def _analysis(module: nn.Module, images: Tensor) -> FlopCountAnalysis:
+    from fvcore.nn import FlopCountAnalysis  # its import warns of what torch has deprecated
+
     analysis = FlopCountAnalysis(module, images)
     return analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
 
