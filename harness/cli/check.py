@@ -55,6 +55,18 @@ def check_method(
     _verdict([*lines(name), *drawn.lines(name, draws)])
 
 
+@checks.command("agreement")
+def check_agreement(
+    study: Annotated[str, typer.Argument(help="A study by name, or a file of one's own.")],
+    limit: Annotated[int, typer.Option("--limit", min=2, help="Use the first N images.")] = 200,
+) -> None:
+    """Say how far the entries of a study keep the patches that its first one keeps, and what their scores cost."""
+    from harness.check.agreement import lines
+
+    for line, _ in lines(study, limit):
+        typer.echo(line)
+
+
 @checks.command("weights")
 def check_weights(
     model: Annotated[str, typer.Argument(help="A host; without --weights one with shipped weights.")] = "albef-tiny",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from harness.reduction.indexing import take as take
     from harness.reduction.kernels import attention as attention
     from harness.reduction.kernels import attention_map as attention_map
+    from harness.reduction.kernels import one_query_map as one_query_map
     from harness.reduction.kernels import policy_map as policy_map
     from harness.reduction.matching import bipartite as bipartite
     from harness.reduction.matching import even_and_odd as even_and_odd
@@ -87,6 +88,7 @@ _HOMES = {
     "harness.reduction.kernels": (
         "attention",
         "attention_map",
+        "one_query_map",
         "policy_map",
     ),
     "harness.reduction.matching": (

@@ -42,7 +42,21 @@ def attention_path(path: str) -> Iterator[Counter[str]]:
 
 def attention_map(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias): q (B, H, M, d), k (B, H, N, d) -> (B, H, M, N)."""
-    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return _softmax((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1), bias)
+
+
+def one_query_map(q: Tensor, weight: Tensor, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same map (B, H, 1, N) of one query q (B, H, 1, d) to the keys weight @ tokens, without making these.
+
+    weight (H d, D), tokens (B, N, D). q (W x) is (q W) x: H D (d + N) products instead of H D d N. A bias of the keys
+    adds the same to every logit, and is not needed.
+    """
+    heads, d = q.shape[1], q.shape[-1]
+    carried = torch.einsum("bhd,hde->bhe", q.squeeze(2) * d**-0.5, weight.unflatten(0, (heads, d)).to(q.dtype))
+    return _softmax(torch.einsum("bhe,bne->bhn", carried, tokens).unsqueeze(2), bias)
+
+
+def _softmax(logits: Tensor, bias: Tensor | None) -> Tensor:
     if bias is not None:
         logits = logits.masked_fill(~bias, -float("inf")) if bias.dtype == torch.bool else logits + bias
     return logits.softmax(dim=-1)

@@ -203,6 +203,12 @@ class Stack(ABC):
         content, (q, k) = k, self.placed(block, q, k, state)
         return self._evidence((q, k, v), wants, state.prefix, self.block_bias(block, state, False), content)
 
+    def class_attention(self, block: int, state: TokenState) -> Tensor:
+        """(B, P), what `observe` gives as cls_attention; stacks whose keys are a plain product leave out the keys."""
+        found = self.observe(block, state, frozenset({"cls_attention"})).cls_attention
+        assert found is not None
+        return found
+
     def step(
         self, block: int, state: TokenState, hooks: BlockHooks, guide: Guide | None, trace: Trace | None
     ) -> TokenState:

@@ -133,7 +133,9 @@ class Clip(HostModel):
     Config = ClipConfig
     RECIPES = RECIPES
     TEXT_SIDE = r"(words|positions|text|text_norm)\..+"
-    PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {"elip": {"count_class_token": True}}
+    PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {
+        name: {"count_class_token": True} for name in ("elip", "elip_lite")
+    }
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()

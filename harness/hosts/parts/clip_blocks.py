@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.reduction import Stack
+from harness.reduction import Stack, TokenState, one_query_map
 
 
 class ClipBlocks(Stack):
@@ -27,6 +27,12 @@ class ClipBlocks(Stack):
         layer = self.layers[block]
         normed, own = layer.layer_norm1(tokens), layer.self_attn
         return self.heads_first(own.q_proj(normed[:, :queries])), self.heads_first(own.k_proj(normed))
+
+    def class_attention(self, block: int, state: TokenState) -> Tensor:
+        layer = self.layers[block]
+        normed, own = layer.layer_norm1(state.tokens), layer.self_attn
+        query, bias = self.heads_first(own.q_proj(normed[:, :1])), self.block_bias(block, state, False)
+        return one_query_map(query, own.k_proj.weight, normed, bias)[:, :, 0, state.prefix :].mean(1)
 
     def values(self, block: int, tokens: Tensor) -> Tensor:
         layer = self.layers[block]

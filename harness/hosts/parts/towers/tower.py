@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.kit.errors import HarnessError
-from harness.reduction import Stack, StackShape, Tokens, TokenState
+from harness.reduction import Stack, StackShape, Tokens, TokenState, one_query_map
 
 
 class VisionTower(Stack):
@@ -174,6 +174,16 @@ class PreNormTower(VisionTower):
         normed = parts.norm1(tokens)
         q, k = parts.projection.one(normed[:, :queries], 0), parts.projection.one(normed, 1)
         return parts.q_norm(self.heads_first(q)), parts.k_norm(self.heads_first(k))
+
+    def class_attention(self, block: int, state: TokenState) -> Tensor:
+        parts = self.blocks[block]
+        plain = parts.k_norm is _same or isinstance(parts.k_norm, nn.Identity)
+        if not plain or type(self).placed is not Stack.placed:  # keys are changed after the product
+            return super().class_attention(block, state)
+        normed = parts.norm1(state.tokens)
+        query = parts.q_norm(self.heads_first(parts.projection.one(normed[:, :1], 0)))
+        bias = self.block_bias(block, state, False)
+        return one_query_map(query, parts.projection.weights()[1], normed, bias)[:, :, 0, state.prefix :].mean(1)
 
     def values(self, block: int, tokens: Tensor) -> Tensor:
         parts = self.blocks[block]
