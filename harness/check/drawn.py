@@ -81,7 +81,10 @@ class Case:
             height, width = 40, 64
         batch = self.batch if batch is None else batch
         images = torch.randn(batch, 3, height, width, generator=generator, dtype=torch.float64)
-        return Sample(images, Guide(torch.randn(batch, WIDTH, generator=generator, dtype=torch.float64)))
+        text = torch.randn(batch, WIDTH, generator=generator, dtype=torch.float64)
+        patches = open_tower(model).sized_for(images).patches
+        attention = torch.rand(batch, patches, generator=generator, dtype=torch.float64)
+        return Sample(images, Guide(text, image_attention=attention))
 
 
 def drawn_cases(count: int, seed: int = 0) -> Iterator[Case]:
@@ -196,7 +199,7 @@ def batch(made: Subject) -> None:
     together = made.run()
     order = torch.arange(count).roll(1)
     assert sample.guide is not None
-    permuted = made.run(Sample(sample.images[order], Guide(sample.guide.text_cls[order])))
+    permuted = made.run(Sample(sample.images[order], sample.guide.rows(order)))
     alone = join([made.run(sample.rows(slice(row, row + 1))) for row in range(count)])
     for what, found in (("its order", permuted.rows(order.argsort())), ("its other images", alone)):
         if not same(found, together):
@@ -252,7 +255,7 @@ def _reaches(gradient: Tensor | None) -> bool:
 def autocast(made: Subject) -> None:
     """Under bfloat16 autocast the residual stream keeps its dtype, and everything is finite."""
     reducer, sample = made.reducer, made.sample
-    images, guide = sample.images.float(), None if sample.guide is None else Guide(sample.guide.text_cls.float())
+    images, guide = sample.images.float(), None if sample.guide is None else sample.guide.each(Tensor.float)
     model = made.model.float()
     try:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -272,7 +275,8 @@ def without_reading_data(made: Subject) -> None:
     if reducer.adaptive:
         return
     model, method = skeleton(made.model), skeleton(reducer)
-    images, guide = made.sample.images.to("meta"), Guide(torch.empty(made.case.batch, WIDTH, device="meta").double())
+    assert made.sample.guide is not None
+    images, guide = made.sample.images.to("meta"), made.sample.guide.each(lambda part: part.to("meta"))
     try:
         with torch.no_grad():
             encode(open_tower(model), method.train(reducer.training), images, guide)
@@ -288,14 +292,16 @@ def compiles(made: Subject) -> None:
     if reducer.adaptive:
         return
 
-    def whole(images: Tensor, text: Tensor) -> Tensor:
-        return encode(made.tower, reducer, images, Guide(text)).states
+    def whole(images: Tensor, text: Tensor, attention: Tensor) -> Tensor:
+        return encode(made.tower, reducer, images, Guide(text, image_attention=attention)).states
 
-    assert sample.guide is not None
+    guide = sample.guide
+    assert guide is not None
+    assert guide.image_attention is not None
     torch._dynamo.reset()
     with torch.no_grad():
         graph = torch.compile(whole, fullgraph=True, backend="eager")
-        found = graph(sample.images, sample.guide.text_cls)
+        found = graph(sample.images, guide.text_cls, guide.image_attention)
     if not torch.allclose(found, made.run().states, rtol=0, atol=TOLERANCE):
         raise Fault("compiled by torch.compile the tower says something else")
 

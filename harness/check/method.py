@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,7 +48,9 @@ def small_vit(**options: Any) -> VisionTransformer:
 def _images(batch: int = 3) -> tuple[Tensor, Guide]:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(batch, 3, SIDE, SIDE, generator=generator, dtype=torch.float64)
-    return images, Guide(torch.randn(batch, WIDTH, generator=generator, dtype=torch.float64))
+    text = torch.randn(batch, WIDTH, generator=generator, dtype=torch.float64)
+    attention = torch.rand(batch, (SIDE // PATCH) ** 2, generator=generator, dtype=torch.float64)
+    return images, Guide(text, image_attention=attention)
 
 
 def _made(name: str, tower: VisionTower, ratio: float | None) -> TokenReducer[Any]:
@@ -100,7 +103,7 @@ def batch_order(name: str) -> str:
     images, guide = _images()
     order = torch.tensor([2, 0, 1])
     together = _run(tower, reducer, images, guide)
-    permuted = _run(tower, reducer, images[order], Guide(guide.text_cls[order]))
+    permuted = _run(tower, reducer, images[order], guide.rows(order))
     alone = [_run(tower, reducer, images[[row]], guide.rows(slice(row, row + 1))) for row in range(3)]
     for what, found in (("its order", permuted.rows(order.argsort())), ("its other images", join(alone))):
         if not _same(found, together):
@@ -300,7 +303,9 @@ def _scores(model: HostModel, reducer: TokenReducer[Any], images: Tensor, ids: T
     """What a host says of pairs under a method, (B, S): matching, or the features of both sides."""
     with torch.no_grad(), reducing(reducer):
         texts = model.text_batch(ids, torch.ones_like(ids, dtype=torch.bool))
-        seen = encode(open_tower(model.vision), reducer, images, model.guide(texts))
+        # Numbers of the image's own stand for what a momentum tower attends to.
+        guide = replace(model.guide(texts), image_attention=images.flatten(1)[:, : model.shape.patches])
+        seen = encode(open_tower(model.vision), reducer, images, guide)
         if "match" in model.abilities:
             return model.match(texts, seen)
         return torch.cat([model.embed_image(seen), model.embed_text(texts)], dim=1)

@@ -202,7 +202,8 @@ def _parts_of(objective: Objective[Any], known: Known | None = None) -> Iterator
         owner.__dict__[method] = _labelled(getattr(owner, method), part)
     if known is not None:
         for method in twin:
-            objective.__dict__[method] = _recalled(objective.__dict__[method], method, known)
+            name = f"{method}, watched" if objective.reducer.needs_momentum else method
+            objective.__dict__[method] = _recalled(objective.__dict__[method], name, known)
     try:
         yield
     finally:

@@ -61,8 +61,12 @@ def tower_inputs(
         return sample.images[rows].to(device, dtype), guide
     make = {"zeros": torch.zeros, "rand": torch.rand}[fill]
     images = make(batch, *image_shape(model), device=device, dtype=dtype)
-    guide = Guide(make(batch, reducer.shape.width, device=device, dtype=dtype)) if reducer.needs_text else None
-    return images, guide
+    if not (reducer.needs_text or reducer.needs_momentum):
+        return images, None
+    text, attention = (
+        make(batch, size, device=device, dtype=dtype) for size in (reducer.shape.width, reducer.shape.patches)
+    )
+    return images, Guide(text, image_attention=attention)
 
 
 def tower_call(

@@ -27,22 +27,23 @@ from harness.data.pair_loader import PairBatch
 from harness.hosts.host import HostModel, TextBatch
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.parts.towers import open_tower
-from harness.objectives.parts.attention_mask import (
-    SIDE,
-    ClassAttention,
-    check_grid,
-    in_view,
-    kept_blocks,
-    kept_patches,
-    removed_patches,
-)
+from harness.objectives.parts.attention_mask import ClassAttention, in_view
 from harness.objectives.parts.batches import Asked, Batches, pair_batches
 from harness.objectives.parts.contrast import check_contrast, clamp_scale, pair_contrast, pair_scale
 from harness.objectives.parts.momentum import Twin, rising
 from harness.objectives.parts.objective import Batch, Losses, Moment, Objective, ObjectiveConfig
 from harness.objectives.parts.views import byol_head, byol_loss, simclr_head, simclr_loss
 from harness.objectives.parts.visible import encode_visible, for_visible
-from harness.reduction import Guide, Tokens, encode
+from harness.reduction import (
+    PATCHES_OF_A_BLOCK,
+    Guide,
+    Tokens,
+    check_even_grid,
+    encode,
+    kept_blocks,
+    kept_patches,
+    removed_patches,
+)
 
 
 class AclipConfig(ObjectiveConfig):
@@ -110,8 +111,8 @@ class AclipObjective(Objective[HostModel]):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         config, shape = self.config, self.host.shape
-        self.grid = check_grid(shape, "aclip")
-        self.count = SIDE**2 * kept_blocks(self.grid, config.keep) if config.mask else shape.patches
+        self.grid = check_even_grid(shape, "objective aclip")
+        self.count = PATCHES_OF_A_BLOCK * kept_blocks(self.grid, config.keep) if config.mask else shape.patches
         self.follower: Twin[nn.Module] = Twin(self.host.vision)
         self.simclr = simclr_head(shape.width, config.hidden, config.out)
         self.projector = byol_head(shape.width, config.hidden, config.out)

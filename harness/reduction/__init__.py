@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from harness.reduction.matching import even_and_odd as even_and_odd
     from harness.reduction.method import MethodConfig as MethodConfig
     from harness.reduction.method import TokenReducer as TokenReducer
+    from harness.reduction.patch_blocks import PATCHES_OF_A_BLOCK as PATCHES_OF_A_BLOCK
+    from harness.reduction.patch_blocks import check_even_grid as check_even_grid
+    from harness.reduction.patch_blocks import kept_blocks as kept_blocks
+    from harness.reduction.patch_blocks import kept_patches as kept_patches
+    from harness.reduction.patch_blocks import removed_patches as removed_patches
     from harness.reduction.phases import PHASES as PHASES
     from harness.reduction.phases import current_phase as current_phase
     from harness.reduction.phases import phase as phase
@@ -98,6 +103,13 @@ _HOMES = {
     "harness.reduction.method": (
         "MethodConfig",
         "TokenReducer",
+    ),
+    "harness.reduction.patch_blocks": (
+        "check_even_grid",
+        "kept_blocks",
+        "kept_patches",
+        "PATCHES_OF_A_BLOCK",
+        "removed_patches",
     ),
     "harness.reduction.phases": (
         "current_phase",

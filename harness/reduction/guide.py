@@ -13,6 +13,8 @@ class Guide:
     """What the text side offers: text_cls (B, D); optionally text_states (B, L, D) and text_mask (B, L).
 
     notes: what a method noted in the text stack, (B, ...) each and with gradient, for losses that compare both sides.
+    image_attention: (B, n0), what the class token of a momentum tower attends to among an image's patches, for methods
+    that need one.
     shared: what takes image states and text states (..., D) to the space both sides share, with weights that get no
     gradient; None where a host has none.
     """
@@ -21,15 +23,24 @@ class Guide:
     text_states: Tensor | None = None
     text_mask: Tensor | None = None
     notes: Mapping[str, Tensor] = field(default_factory=dict)
+    image_attention: Tensor | None = None
     shared: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Guide:
+        """The same with every tensor changed."""
+
+        def changed(part: Tensor | None) -> Tensor | None:
+            return None if part is None else change(part)
+
+        return Guide(
+            change(self.text_cls),
+            changed(self.text_states),
+            changed(self.text_mask),
+            {name: change(note) for name, note in self.notes.items()},
+            changed(self.image_attention),
+            self.shared,
+        )
 
     def rows(self, part: slice | Tensor) -> Guide:
         """That of some texts."""
-        states, mask = self.text_states, self.text_mask
-        return Guide(
-            self.text_cls[part],
-            None if states is None else states[part],
-            None if mask is None else mask[part],
-            {name: note[part] for name, note in self.notes.items()},
-            self.shared,
-        )
+        return self.each(lambda values: values[part])

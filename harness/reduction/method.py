@@ -55,6 +55,7 @@ class TokenReducer(BlockHooks, Generic[C]):
     `stacks`: where it works, of vision, text and fusion, as many of them as a host has, at least one (the
     hooks are called in each, with that stack).
     `needs_text`: uses `guide` where there is one; `without_text` says what it does where there is none.
+    `needs_momentum`: selects in training by `guide.image_attention`, which objectives with a momentum tower offer.
     `adaptive`: how many tokens are kept depends on the image. `stochastic`: asks for sample keys.
     `needs_dense`: its losses compare with the tokens of the unreduced tower (of the class, or as a reducer is set).
     `only_in_training`: evaluation keeps every token; ratios, token counts and training steps speak of training.
@@ -69,6 +70,7 @@ class TokenReducer(BlockHooks, Generic[C]):
     stacks: ClassVar[frozenset[str]] = VISION
     needs_text: ClassVar[bool] = False
     without_text: ClassVar[str | None] = None
+    needs_momentum: ClassVar[bool] = False
     needs_class_token: ClassVar[bool] = False
     adaptive: ClassVar[bool] = False
     stochastic: ClassVar[bool] = False

@@ -100,7 +100,9 @@ def token_counts(reducer: TokenReducer[Any]) -> Trace:
     width = 1 if parameter is None else shape.width
     like = torch.zeros(1) if parameter is None else parameter.detach()
     images = like.new_zeros(1, 3, *(shape.grid or (1, 1)))
-    guide = Guide(images.new_zeros(1, width)) if reducer.needs_text else None
+    guide = None
+    if reducer.needs_text or reducer.needs_momentum:
+        guide = Guide(images.new_zeros(1, width), image_attention=images.new_zeros(1, shape.patches))
     trace = Trace()
     was_training = reducer.training
     try:

@@ -32,6 +32,7 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     changes = on_data(request.model, request.task, request.data, request.recipe)
     recipe = finetune_recipe(request.model, request.task, changes)
     choice = choose_downstream(request.model, request.task)
+    choice.check_method(request.method)
     if request.answers is not None and not takes_answers(choice):
         raise HarnessError(f"--answers {request.answers}: is for --task vqa, not {request.task}; leave it out")
     session = Session(request, recipe, unused_parameters=True)

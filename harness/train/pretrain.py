@@ -39,6 +39,7 @@ def pretrain(request: PretrainRequest) -> dict[str, Any]:
     """
     choice = choose(request.model, request.objective, request.objective_settings)
     choice.check_host(skeleton(request.model))  # before any data are read
+    choice.check_method(request.method)
     recipe = recipe_of(request.model, on_data(request.model, PRETRAIN, request.data, request.recipe))
     request, recipe = within_budget(request, recipe)
     session = Session(request, recipe, unused_parameters=choice.leaves_unused)

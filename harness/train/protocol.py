@@ -136,10 +136,12 @@ def with_method(
 ) -> list[Stage]:
     """The stages with a method, by its resolved config, in the first: the one that a protocol is named after.
 
-    `ratio`: the one that the config was made for. HarnessError for a budget that the method cannot keep.
+    `ratio`: the one that the config was made for. HarnessError for a budget that the method cannot keep, and for a
+    method that the objective cannot serve.
     """
     if not stages:
         return []
+    _choice(stages[0]).check_method(method)
     first = stages[0].model_copy(update={"method": method, "config": dict(config)})
     return [_within_budget(first, ratio), *stages[1:]]
 

@@ -15,10 +15,10 @@ from harness.kit.errors import HarnessError
 from harness.objectives import choose
 from harness.objectives.aclip import Cropped
 from harness.objectives.parts import views
-from harness.objectives.parts.attention_mask import in_view, kept_blocks, kept_patches, removed_patches, window
+from harness.objectives.parts.attention_mask import in_view, window
 from harness.objectives.parts.objective import Moment
 from harness.objectives.parts.views import GlobalBatchNorm, simclr_loss
-from harness.reduction import PLAIN, drive
+from harness.reduction import PLAIN, drive, kept_blocks, kept_patches, removed_patches
 from tests.objectives.masked import images, made, pairs
 
 

@@ -127,7 +127,8 @@ class Meter(HostModel):
     VISION_FROM = frozenset({"clip"})
     OPTIONAL = OPTIONAL
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {
-        "elip": {"schedule": {"begin": [2, 4, 9], "keep": [0.9, 0.7, 0.45], "lookahead": [2, 5, 2]}},
+        name: {"schedule": {"begin": [2, 4, 9], "keep": [0.9, 0.7, 0.45], "lookahead": [2, 5, 2]}}
+        for name in ("elip", "elip_lite")
     }
 
     def heads(self) -> dict[str, str]:

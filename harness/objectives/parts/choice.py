@@ -12,7 +12,7 @@ from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import Specials
 from harness.kit import distributed
 from harness.kit.errors import HarnessError
-from harness.kit.registry import Registry, downstream, module_of, objectives, unknown
+from harness.kit.registry import Registry, downstream, methods, module_of, objectives, unknown
 from harness.kit.settings import validated
 from harness.objectives.parts.batches import Asked, Batches
 from harness.objectives.parts.objective import Objective, ObjectiveConfig
@@ -75,12 +75,27 @@ class Choice:
         for term in self.terms:
             term.kind.check_host(host)
 
+    def check_method(self, method: str) -> None:
+        """HarnessError, one line, for a method that needs a momentum tower where an objective offers none."""
+        if methods.get(method).needs_momentum:
+            self._check_momentum(method)
+
+    def _check_momentum(self, method: str) -> None:
+        for term in self.terms:
+            if not term.kind.MOMENTUM:
+                raise HarnessError(
+                    f"method {method} selects by the class attention of a momentum tower, and objective {term.name} "
+                    "offers none; take --objective albef or blip (or retrieval, in fine-tuning these)"
+                )
+
     def make(self, host: HostModel, reducer: TokenReducer[Any], specials: Specials, recipe: Recipe) -> Objective[Any]:
         """The module that is trained.
 
         HarnessError for a host that lacks what an objective needs, and for a batch too small for it.
         """
         self.check_host(host)
+        if reducer.needs_momentum:
+            self._check_momentum(type(reducer).__name__)
         least = max(term.kind.LEAST_PAIRS for term in self.terms)
         processes = distributed.world() if recipe.negatives == "global" else 1
         if recipe.batch_size * processes < least:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.hosts.host import HostModel, TextBatch
+from harness.hosts.parts.towers import open_tower
 from harness.kit import distributed
+from harness.objectives.parts.attention_mask import ClassAttention
 from harness.objectives.parts.momentum import Queue, Twin
 from harness.objectives.parts.objective import (
     WRONG_IMAGES,
@@ -26,7 +28,7 @@ from harness.objectives.parts.objective import (
     hard_negatives,
     soft_contrast,
 )
-from harness.reduction import Tokens
+from harness.reduction import Tokens, encode
 
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.001, 0.5
 H = TypeVar("H", bound=HostModel)
@@ -51,6 +53,7 @@ class MomentumContrast(Objective[H]):
 
     NEGATIVE_FLOOR: ClassVar[float] = 0.0
     LEAST_PAIRS = 2
+    MOMENTUM = True
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -66,18 +69,26 @@ class MomentumContrast(Objective[H]):
 
     @torch.no_grad()
     def follow(self, pairs: Pairs) -> tuple[Tokens, tuple[Tensor, Tensor]]:
-        """Draw the twin towards the student; its image states, and its features of images and texts."""
+        """Draw the twin towards the student; its image states, and its features of images and texts.
+
+        For a method that needs it, what the twin's class token attends to is noted with the states.
+        """
         self.temperature.clamp_(TEMPERATURE_LOW, TEMPERATURE_HIGH)
         self.twin.follow(self.host, self.recipe.momentum)
         twin = self.twin.model
-        images = twin.encode_image(pairs.pixels)
+        if self.reducer.needs_momentum:
+            tower = open_tower(twin.vision)
+            images = encode(tower, ClassAttention(tower.shape), pairs.pixels)
+        else:
+            images = twin.encode_image(pairs.pixels)
         return images, (twin.embed_image(images), twin.embed_text(twin.text_batch(pairs.ids, pairs.mask)))
 
     def align(self, pairs: Pairs, moment: Moment) -> Aligned:
         """The contrast of a batch, and what the other losses go on with."""
         images_m, features_m = self.follow(pairs)
         texts = self.host.text_batch(pairs.ids, pairs.mask)
-        images = self.encode_images(pairs.pixels, texts)
+        offered = {"image_attention": images_m.notes["attention"]} if self.reducer.needs_momentum else {}
+        images = self.encode_images(pairs.pixels, texts, **offered)
         loss, logits = self.contrast((images, texts), features_m, moment.alpha, pairs)
         return Aligned(texts, images, images_m, loss, logits)
 

@@ -82,7 +82,8 @@ class Objective(nn.Module, ABC, Generic[H]):
     A class says what it asks of a host: `NEEDS`, of its abilities, and `PARTS`, of attributes beside what every host
     has. `LEAST_PAIRS`: of a batch over which negatives are drawn. `LEAVES_UNUSED`: whether the losses may leave trained
     parameters without a gradient. `FROM_RANDOM`: whether it trains from random weights what a protocol would take the
-    shipped starts for. `VIEWS` and `TEXTS`: how many views of an image and how many texts of it a batch has
+    shipped starts for. `MOMENTUM`: whether a momentum tower sees each image, whose class attention methods that
+    need it are offered (`Guide.image_attention`). `VIEWS` and `TEXTS`: how many views of an image and how many texts of it a batch has
     (see PairLoader).
 
     The recipe's `negatives` says whether wrong texts and images come from all processes (`global`) or from one's own
@@ -97,6 +98,7 @@ class Objective(nn.Module, ABC, Generic[H]):
     LEAST_PAIRS: ClassVar[int] = 1
     LEAVES_UNUSED: ClassVar[bool] = False
     FROM_RANDOM: ClassVar[bool] = False
+    MOMENTUM: ClassVar[bool] = False
     VIEWS: ClassVar[int] = 1
     TEXTS: ClassVar[int] = 1
 

@@ -6,7 +6,8 @@ from math import isqrt
 
 from harness.check.golden.file import Golden
 from harness.check.golden.objectives._host import output_errors
-from harness.objectives.parts.attention_mask import in_view, removed_patches
+from harness.objectives.parts.attention_mask import in_view
+from harness.reduction import removed_patches
 
 
 def check(golden: Golden) -> dict[str, float]:
