@@ -69,6 +69,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "another host's objective": (["--objective", "meter"], "MeterObjective: Albef has no co_attend"),
     "objectives of different batches": (["--objective", "albef+curriculum"], "need different batches; train with one"),
     "the same objective twice": (["--objective", "albef+2*albef"], "names one objective twice"),
+    "no momentum tower for aclip": (["--method", "aclip", "--objective", "mae"], "objective mae offers none; take"),
     "a weight that is none": (["--objective", "x*albef"], "'x' is no weight; write one above 0, as 0.5*albef"),
     "unknown field": (["--set-objective", "albef.alpha=1"], "objective albef: alpha: unknown setting"),
     "field of another": (["--set-objective", "clip.alpha=1"], "--set-objective clip: not among the objectives"),

@@ -133,11 +133,18 @@ def test_a_folder_of_another_finished_run_is_refused(
 
 
 def test_methods_of_each_kind_train(ask: Any, tmp_path: Path) -> None:
-    for name in ("dense", "elip", "evit", "random", "tome", "topk", "pitome", "trips"):
-        schedule = {} if name in {"elip", "evit", "random", "topk", "trips"} else {"schedule": None}
+    for name in ("dense", "elip", "elip_lite", "evit", "random", "tome", "topk", "pitome", "trips"):
+        schedule = {} if name in {"elip", "elip_lite", "evit", "random", "topk", "trips"} else {"schedule": None}
         record = pretrain(ask("clip", tmp_path / name, method=name, steps=2, **schedule))
         assert record["method"]["name"] == name
         assert all(math.isfinite(entry["losses"]["contrast"]) for entry in logged(tmp_path / name))
+
+
+@pytest.mark.parametrize("family", ["albef", "blip"])
+def test_a_momentum_tower_s_mask_trains(ask: Any, tmp_path: Path, family: str) -> None:
+    record = pretrain(ask(family, tmp_path, method="aclip", schedule=None, steps=2))
+    assert record["method"] == {"name": "aclip", "config": {"keep": 0.5}}
+    assert all(math.isfinite(entry["losses"]["contrast"]) for entry in logged(tmp_path))
 
 
 @pytest.mark.parametrize("family", ["albef", "clip"])
