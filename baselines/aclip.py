@@ -1,12 +1,12 @@
 """A-CLIP's mask: in training keep the blocks of patches that a momentum tower attends to (ICCV 2023).
 
-Source: Yang et al. 2023, arXiv 2212.08653; microsoft/A-CLIP, models.py. Before block 0 the int(blocks * keep) + 1 blocks
-of 2 x 2 patches with the highest class attention of the momentum tower stay, its mean over all blocks and heads; in
-evaluation all patches do. The mask is the golden's (aclip_mask), given its attention.
+Source: Yang et al. 2023, arXiv 2212.08653; microsoft/A-CLIP, models.py. Before block 0 the int(blocks * keep) + 1
+blocks of 2 x 2 patches with the highest class attention of the momentum tower stay, its mean over all blocks and heads;
+in evaluation all patches do. The mask is the golden's (aclip_mask), given its attention.
 
 The momentum tower is the training objective's own: `albef` and `blip` run it on every image anyway and offer its
-attention (`Guide.image_attention`); objectives without one refuse the method. It sees the student's own crop, so a view
-is never cut out of a wider one as in the release: that, with SimCLR's and BYOL's losses, is `--objective aclip`.
+attention (`Guide.image_attention`); objectives without one refuse the method. It sees the image as the student does,
+where the release shows it a wider crop: that, with SimCLR's and BYOL's losses, is `--objective aclip`.
 """
 
 from harness.reduction import (

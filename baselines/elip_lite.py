@@ -32,8 +32,8 @@ class ELIPLiteConfig(StagedConfig):
     """schedule, vision_weight, count_class_token: as `elip`'s.
 
     landmarks: this share of the patches, at even distances, pass alone through the MLPs of the blocks ahead, and every
-    other one moves as the landmark most like it does; 0: none. keep_scores: only the first stage scores, later ones rank by what
-    is left of its scores, the merged token by the sum of its own.
+    other one moves as the landmark most like it does; 0: none. keep_scores: only the first stage scores, later ones
+    rank by what is left of its scores, the merged token by the sum of its own.
     """
 
     schedule: Schedule = Schedule(begin=(2, 4, 10), keep=(0.9, 0.65, 0.4), lookahead=(2, 6, 2))

@@ -1,7 +1,7 @@
 """Patches kept or removed in blocks of 2 x 2 by the attention they get (A-CLIP).
 
-Source: Yang et al. 2023, arXiv 2212.08653; microsoft/A-CLIP, models.py, `get_att_mask`. Shapes: B images, L patches on a
-grid of even sides.
+Source: Yang et al. 2023, arXiv 2212.08653; microsoft/A-CLIP, models.py, `get_att_mask`. Shapes: B images, L patches on
+a grid of even sides.
 """
 
 from __future__ import annotations

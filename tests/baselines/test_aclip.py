@@ -129,7 +129,12 @@ def test_the_momentum_tower_pays_only_for_rows_that_it_would_not_make_anyway():
 
 @pytest.mark.parametrize(
     ("model", "objective", "task"),
-    [("clip-tiny", None, None), ("albef-tiny", "aclip", None), ("albef-tiny", "albef+uta", None), ("albef-tiny", None, "vqa")],
+    [
+        ("clip-tiny", None, None),
+        ("albef-tiny", "aclip", None),
+        ("albef-tiny", "albef+uta", None),
+        ("albef-tiny", None, "vqa"),
+    ],
 )
 def test_without_a_momentum_tower_it_is_refused_in_one_line(model, objective, task):
     choice = choose(model, objective) if task is None else choose_downstream(model, task)

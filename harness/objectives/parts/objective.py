@@ -82,9 +82,9 @@ class Objective(nn.Module, ABC, Generic[H]):
     A class says what it asks of a host: `NEEDS`, of its abilities, and `PARTS`, of attributes beside what every host
     has. `LEAST_PAIRS`: of a batch over which negatives are drawn. `LEAVES_UNUSED`: whether the losses may leave trained
     parameters without a gradient. `FROM_RANDOM`: whether it trains from random weights what a protocol would take the
-    shipped starts for. `MOMENTUM`: whether a momentum tower sees each image, whose class attention methods that
-    need it are offered (`Guide.image_attention`). `VIEWS` and `TEXTS`: how many views of an image and how many texts of it a batch has
-    (see PairLoader).
+    shipped starts for. `MOMENTUM`: whether a momentum tower sees each image, whose class attention methods that need it
+    are offered (`Guide.image_attention`). `VIEWS` and `TEXTS`: how many views of an image and how many texts of it a
+    batch has (see PairLoader).
 
     The recipe's `negatives` says whether wrong texts and images come from all processes (`global`) or from one's own
     (`local`, as in the released programs). Every loss is a mean over the global batch once data-parallel training has
