@@ -1,4 +1,4 @@
-"""What the text side offers to a method that works in the vision tower. Shapes: B texts, L tokens, D channels."""
+"""What texts, and in training a momentum tower, offer to a method. Shapes: B texts, L tokens, D channels, n0 patches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Guide:
-    """What the text side offers: text_cls (B, D); optionally text_states (B, L, D) and text_mask (B, L).
+    """What is offered: text_cls (B, D); optionally text_states (B, L, D) and text_mask (B, L).
 
     notes: what a method noted in the text stack, (B, ...) each and with gradient, for losses that compare both sides.
     image_attention: (B, n0), what the class token of a momentum tower attends to among an image's patches, for methods
