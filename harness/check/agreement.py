@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.cost.report import tower_macs
+from harness.cost.budget import tower_macs
 from harness.cost.vits import build_vit
 from harness.data.formats import load
 from harness.evaluate.encoder import survival

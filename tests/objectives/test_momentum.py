@@ -35,6 +35,16 @@ def test_the_twin_is_another_model_that_never_learns_or_drops_out() -> None:
     assert own.data_ptr() != led.data_ptr()
 
 
+def test_the_twin_of_a_student_that_stands_still_stands_still() -> None:
+    student = nn.Linear(3, 2)
+    twin = Twin(student)
+    for parameter in student.requires_grad_(False).parameters():
+        parameter.add_(1.0)
+    before = [parameter.clone() for parameter in twin.model.parameters()]
+    twin.follow(student, 0.9)
+    assert all(torch.equal(own, old) for own, old in zip(twin.model.parameters(), before, strict=True))
+
+
 def test_the_queue_starts_with_unit_columns() -> None:
     torch.testing.assert_close(Queue(4, 6).columns.norm(dim=0), torch.ones(6))
 

@@ -42,3 +42,16 @@ def test_frozen_parameters_stay_bit_for_bit_and_others_learn(
     assert any(name.startswith(frozen) for name in twin) == (family == "albef")
     moments = [path for path in state if path.startswith("/optimizer/state/") and path.endswith("/exp_avg")]
     assert 0 < len(moments) <= len(before) - len(held)
+
+
+def test_a_method_alone_is_trained_where_the_host_stands_still(
+    ask: Any, tmp_path: Path, start: Callable[[str], str]
+) -> None:
+    """An empty beginning is that of every name, and the longest one counts."""
+    request = ask("albef", tmp_path / "run", NUMBERS | {"multipliers": {"": 0.0, "reducer": 1.0}}, steps=2)
+    changes = {"sizes": {}, "vocabulary": None, "init": start("albef"), "method": "dynamicvit"}
+    pretrain(request.model_copy(update=changes | {"schedule": "begin=1 keep=.6"}))
+    before, after = (load_file(folder / "model.safetensors") for folder in (Path(start("albef")), request.out))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    method = {name for name in after if name.startswith("method.")}
+    assert set(after) - set(before) == method != set()

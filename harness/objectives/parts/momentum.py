@@ -28,6 +28,8 @@ class Twin(nn.Module, Generic[M]):
         """twin = momentum * twin + (1 - momentum) * student, parameter by parameter; frozen ones are what they were."""
         pairs = zip(self.model.parameters(), student.parameters(), strict=True)
         learnt = [(own.detach(), led.detach()) for own, led in pairs if led.requires_grad]
+        if not learnt:  # all of the student stands still, as where a method alone is trained
+            return
         twin: list[Tensor] = [own for own, _ in learnt]
         torch._foreach_mul_(twin, momentum)
         torch._foreach_add_(twin, [led for _, led in learnt], alpha=1.0 - momentum)

@@ -87,8 +87,8 @@ class MomentumContrast(Objective[H]):
         """The contrast of a batch, and what the other losses go on with."""
         images_m, features_m = self.follow(pairs)
         texts = self.host.text_batch(pairs.ids, pairs.mask)
-        offered = {"image_attention": images_m.notes["attention"]} if self.reducer.needs_momentum else {}
-        images = self.encode_images(pairs.pixels, texts, **offered)
+        attention = images_m.notes["attention"] if self.reducer.needs_momentum else None
+        images = self.encode_images(pairs.pixels, texts, image_attention=attention)
         loss, logits = self.contrast((images, texts), features_m, moment.alpha, pairs)
         return Aligned(texts, images, images_m, loss, logits)
 
