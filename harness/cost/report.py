@@ -14,7 +14,7 @@ from harness.cost.adaptive import image_counts, mean_macs, ratio_on, spread, tok
 from harness.cost.budget import reducer_at_macs, tower_macs
 from harness.cost.cost import extra_parts
 from harness.cost.flops import GIGA, Counts
-from harness.cost.latency import measure_latency
+from harness.cost.latency import LATENCY_SECONDS, measure_latency
 from harness.cost.memory import EXPLAINED_GAP, MemoryFit, estimate_memory, largest_batch, measure_memory
 from harness.cost.probe import image_shape
 from harness.cost.vits import build_vit
@@ -38,6 +38,7 @@ def cost_report(
     image_size: int | None = None,
     batch_size: int = 1,
     latency: bool = False,
+    seconds: float = LATENCY_SECONDS,
     attention: str = "fused",
     device: str = "cpu",
     gib: float | None = None,
@@ -52,7 +53,7 @@ def cost_report(
 ) -> dict[str, Any]:
     """The `cost --json` object of a timm ViT by name, or of a ViT already built (a host's tower).
 
-    MACs are per image at batch 1, in evaluation mode; `batch_size` is latency's. `match`: whether `ratio` is
+    MACs are per image at batch 1, in evaluation mode; `batch_size` and `seconds` are latency's. `match`: whether `ratio` is
     of tokens or of forward MACs. `gib` adds memory.largest_batch. `name` is printed for a built model. On
     `device` "cpu" memory is estimated; on "cuda" it is measured. `sample`: real images, on which adaptive methods are
     counted, in a model with its weights. `shape`: the tower's within its host.
@@ -96,6 +97,7 @@ def cost_report(
             runnable,
             reducer.to(device).eval(),
             batch_size=batch_size,
+            seconds=seconds,
             attention=attention,
             sample=sample,
             progress=progress,

@@ -135,12 +135,13 @@ def boards(frame: Frame) -> list[tuple[str, Frame]]:
     parts, apart = [], []
     for _, settings in frame.settings.groupby(list(CONTEXT), sort=False, dropna=False):
         first = settings.iloc[0]
+        values = frame.values[frame.values["setting"].isin(settings["setting"])]
         split = "" if pd.isna(first["split"]) else f", split {first['split']}"
         limit = "" if pd.isna(first["limit"]) else f", limit {int(first['limit'])}"
+        limit += _quick(values) if first["quick"] else ""
         sizes = ", ".join(str(first["image_size"]).split())
         set_and_size = (f"{first['data']}{split}{limit}", f"{sizes} px")
         what = (first["model"], _protocol(settings), *set_and_size, first["dtype"], *_machine(first))
-        values = frame.values[frame.values["setting"].isin(settings["setting"])]
         parts.append((" · ".join(map(str, what)), replace(frame, settings=settings, values=values)))
         apart.append(f"weights {str(first['base'])[-BASE_LETTERS:]}, {first['device']}")
     titles = [title for title, _ in parts]
@@ -148,6 +149,15 @@ def boards(frame: Frame) -> list[tuple[str, Frame]]:
         (f"{title} · {more}" if titles.count(title) > 1 else title, board)
         for (title, board), more in zip(parts, apart, strict=True)
     ]
+
+
+def _quick(values: pd.DataFrame) -> str:
+    """', quick, 100 to 483 samples': what a quick measurement is of, so that no one takes it for the whole."""
+    counts = values.loc[values["kind"] == "quality", "n"].dropna().astype(int)
+    if counts.empty:
+        return ", quick"
+    least, most = counts.min(), counts.max()
+    return f", quick, {least if least == most else f'{least} to {most}'} samples"
 
 
 def _machine(settings: pd.Series) -> list[str]:

@@ -19,7 +19,7 @@ Deltas = dict[str, dict[str, dict[str, Any]]]
 NAME = "comparisons.jsonl"
 # What records that are compared have in common, beside their training.
 SHARED = (
-    *("model", "base", "protocol", "task", "task_options", "data", "data_digest", "split", "limit"),
+    *("model", "base", "protocol", "task", "task_options", "data", "data_digest", "split", "limit", "quick"),
     *("device", "hardware", "threads", "dtype", "image_size"),
 )
 # Of a stage of training: the method, the draw, and what content the draw gave.
@@ -63,7 +63,7 @@ def _board(spec: Mapping[str, Any]) -> str:
     """
     stages = [{name: value for name, value in stage.items() if name not in OWN} for stage in spec["training"]]
     seed = spec["seed"] if stages else None
-    return json.dumps([stages, seed, *(spec[name] for name in SHARED)], sort_keys=True)
+    return json.dumps([stages, seed, *(spec.get(name) for name in SHARED)], sort_keys=True)
 
 
 def _computed(record: Record, dense: Record, store: Store, warn: Callable[[str], None]) -> Deltas:

@@ -59,6 +59,7 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
         "data_digest": data_digest(folder),
         "split": request.split,
         "limit": request.limit,
+        "quick": request.quick,
         "device": str(device),
         "hardware": hardware(device),
         "threads": torch.get_num_threads(),

@@ -14,6 +14,10 @@ from harness.kit.registry import methods, models, tasks
 from harness.kit.settings import NO_FLAG, Flag, validated
 
 
+# What --quick measures on, where no --limit says otherwise: about a minute for the default command on two cores.
+QUICK_IMAGES = 100
+
+
 def read_seeds(words: str) -> tuple[int, ...]:
     """(0, 1, 2) from '0,1,2', each once; HarnessError for what no generator takes as a seed."""
     try:
@@ -83,6 +87,10 @@ class Measurement(BaseModel):
     dtype: Annotated[str, Field(description="float32, float64 or bfloat16")] = "float32"
     batch_size: Annotated[PositiveInt, Field(description="Images or pairs per forward pass")] = 64
     limit: Annotated[PositiveInt | None, Field(description="Use the first N images only")] = None
+    quick: Annotated[
+        bool,
+        Field(description=f"The first {QUICK_IMAGES} images and short timings: a first look, with wide intervals"),
+    ] = False
     seeds: Annotated[
         tuple[int, ...],
         Flag("--seed", read=read_seeds, default="0"),
@@ -135,6 +143,13 @@ class Measurement(BaseModel):
         """Without data named, pre-training takes the world that the papers' own losses learn within a quarter hour."""
         if isinstance(given, dict) and given.get("protocol") == "pretrain":
             return {"data": SMALL_WORLD} | given
+        return given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_images_where_quick(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("quick") and given.get("limit") is None:
+            return given | {"limit": QUICK_IMAGES}
         return given
 
     @property
@@ -247,6 +262,7 @@ class AnswerOptions(RunOptions):
     tasks: Annotated[str | None, NO_FLAG] = "vqa"
     protocol: Annotated[str, NO_FLAG] = "inference"
     training: Annotated[dict[str, dict[str, Any]], NO_FLAG] = {}
+    quick: Annotated[bool, NO_FLAG] = False
 
     def request(self) -> RunRequest:
         """The one request; HarnessError for several models, methods, ratios or seeds."""

@@ -15,7 +15,7 @@ from harness.kit.errors import HarnessError
 from harness.run.cell import Cell
 from harness.run.grid import plan_cells
 from harness.run.plan import plan_rows, render_plan
-from harness.run.request import RunRequest
+from harness.run.request import QUICK_IMAGES, RunRequest
 from harness.run.settings import variants
 
 
@@ -53,6 +53,18 @@ def test_a_draw_that_is_set_is_one_whatever_the_seeds(worlds: Path) -> None:
     cells = planned(worlds, methods=("random",), seeds=(3, 4), settings={"seed": 9})
     assert names(cells) == [("dense", 3), ("random", 3)]
     assert cells[1].config["seed"] == 9
+
+
+def test_a_quick_cell_is_no_other_with_the_same_images(worlds: Path) -> None:
+    quick, short, whole = (planned(worlds, **one) for one in ({"quick": True}, {"limit": QUICK_IMAGES}, {}))
+    assert {cell.limit for cell in quick} == {QUICK_IMAGES}
+    assert {cell.key for cell in quick}.isdisjoint(cell.key for cell in [*short, *whole])
+    assert [cell.model_dump() | {"quick": True} for cell in short] == [cell.model_dump() for cell in quick]
+    assert all("quick" not in cell.model_dump(mode="json") for cell in short)
+
+
+def test_a_limit_goes_before_that_of_quick(worlds: Path) -> None:
+    assert {cell.limit for cell in planned(worlds, quick=True, limit=7)} == {7}
 
 
 @pytest.mark.parametrize("protocol", ["finetune", "pretrain"])
