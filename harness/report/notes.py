@@ -8,7 +8,10 @@ from harness.report.cost_columns import spreads
 from harness.report.frame import Frame
 from harness.report.quality_columns import KEPT_ALL
 
-SEVERAL_SEEDS = "values of several seeds are means: sd is over the seeds, ± the mean of their intervals over test items"
+SEVERAL_SEEDS = (
+    "values of several seeds are means: sd is over the seeds, intervals resample seeds and then test items (without "
+    "the samples of all seeds: the mean of the seeds' intervals over test items)"
+)
 BLIND = "blind: dense shown blank images, which scores by the text and the most frequent answers alone"
 THROUGHPUT = "throughput: end to end, decoding of images included; in parentheses of the model alone"
 IN_TURN = (

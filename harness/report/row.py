@@ -85,6 +85,10 @@ def _metric(number: int, task: str, metric: str, records: Sequence[Record]) -> V
     found = [entry for record in records if (entry := (record.get("quality") or {}).get(task, {}).get(metric))]
     bounds = [entry.get("ci95") or (None, None) for entry in found]
     delta_bounds = [entry.get("delta_ci95") or (None, None) for entry in found]
+    several = found[0].get("over_seeds") if found else None
+    if several and several["seeds"] == len(found) > 1:
+        bounds = [several["ci95"]]
+        delta_bounds = [several["delta_ci95"]] if "delta_ci95" in several else delta_bounds
     values, deltas = ([entry.get(name) for entry in found] for name in ("value", "delta_to_dense"))
     error = next((ERRORS[record["status"]] for record in records if record["status"] in ERRORS), "no value")
     if any(metric in absent_metrics(record) for record in records):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from harness.kit.errors import HarnessError, warn_on_stderr
@@ -24,34 +25,103 @@ SHARED = (
 )
 # Of a stage of training: the method, the draw, and what content the draw gave.
 OWN = {"method", "config", "settings", "seed", "digests"}
+DRAWN = {"seed", "digests"}
 
 
 def with_deltas(records: Sequence[Record], store: Store, warn: Callable[[str], None] = warn_on_stderr) -> list[Record]:
     """The records of a store, each metric with `delta_to_dense` and `delta_ci95`; both None where there is no dense.
+
+    Metrics of a setting with several seeds have `over_seeds` besides: the intervals of the mean over seeds.
 
     Dense is the latest done record of the same host, data and task, after training that of the same seed. Where the
     samples of two records differ, `warn` gets the line that says so.
     """
     dense = _dense_of(records)
     kept, found = _read(store), dict[str, Deltas]()
+
+    def once(name: str, compute: Callable[[], Deltas]) -> Deltas:
+        """What is kept under a name, or computed now; nothing, which may be mended, is not kept."""
+        if name not in kept and (deltas := compute()):
+            found[name] = kept[name] = deltas
+        return kept.get(name, {})
+
+    pairs = [(record, dense.get(_board(record["spec"])) if record["status"] == "done" else None) for record in records]
+    several = _of_several_seeds(pairs, store, once, warn)
     compared = []
-    for record in records:
-        beside = dense.get(_board(record["spec"])) if record["status"] == "done" else None
+    for record, beside in pairs:
         deltas: Deltas = {}
         if beside is not None and record["spec"]["method"] != "dense":
-            pair = f"{record['digest']} {beside['digest']}"
-            deltas = kept[pair] if pair in kept else _computed(record, beside, store, warn)
-            if deltas and pair not in kept:
-                found[pair] = deltas
-        compared.append({**record, "quality": _joined(record["quality"], deltas)})
+            name = f"{record['digest']} {beside['digest']}"
+            deltas = once(name, partial(_computed, record, beside, store, warn))
+        quality = _joined(record["quality"], deltas)
+        for task, metrics in several.get(record["digest"], {}).items():
+            for metric, entry in metrics.items():
+                quality[task][metric] = {**quality[task][metric], "over_seeds": entry}
+        compared.append({**record, "quality": quality})
     if found:
-        _write(store, kept | found)
+        _write(store, kept)
     return compared
+
+
+def _of_several_seeds(
+    pairs: Sequence[tuple[Record, Record | None]],
+    store: Store,
+    once: Callable[[str, Callable[[], Deltas]], Deltas],
+    warn: Callable[[str], None],
+) -> dict[str, Deltas]:
+    """By the digest of a record whose setting has several seeds: the intervals over them, of value and difference.
+
+    Of a seed that was measured more than once, the latest counts.
+    """
+    groups: dict[str, dict[str, tuple[Record, Record | None]]] = {}
+    for record, beside in sorted(pairs, key=lambda pair: _started(pair[0])):
+        if record["status"] == "done":
+            draws = json.dumps([record["spec"]["seed"], record["spec"]["config"].get("seed")])
+            groups.setdefault(_setting(record["spec"]), {})[draws] = record, beside
+    found: dict[str, Deltas] = {}
+    for group in (list(by_seed.values()) for by_seed in groups.values() if len(by_seed) > 1):
+        is_dense = group[0][0]["spec"]["method"] == "dense"
+        besides = [] if is_dense else [beside for _, beside in group if beside is not None]
+        used = [*(record for record, _ in group), *besides]
+        name = hashlib.sha256(" ".join(one["digest"] for one in used).encode()).hexdigest()
+        several = once(f"seeds {name}", partial(_seeds, [one for one, _ in group], besides, store, warn))
+        found |= {record["digest"]: several for record, _ in group}
+    return found
+
+
+def _seeds(
+    records: Sequence[Record], besides: Sequence[Record], store: Store, warn: Callable[[str], None]
+) -> Deltas:
+    from harness.metrics.seeds import over_seeds
+
+    try:
+        read = {record["digest"]: store.samples(record) for record in (*records, *besides)}
+        dense = [read[one["digest"]] for one in besides] if len(besides) == len(records) else None
+        found = over_seeds([read[one["digest"]] for one in records], dense)
+    except HarnessError as error:
+        warn(f"the {len(records)} seeds of {records[0]['samples']} are not compared: {error}")
+        return {}
+    return {
+        task: {metric: {**entry, "seeds": len(records)} for metric, entry in metrics.items()}
+        for task, metrics in found.items()
+    }
+
+
+def _setting(spec: Mapping[str, Any]) -> str:
+    """What records of one setting share, whatever their seed."""
+    config = {name: value for name, value in spec["config"].items() if name != "seed"}
+    stages = [{name: stage[name] for name in stage if name not in DRAWN} for stage in spec["training"]]
+    own = [spec.get(name) for name in ("method", "ratio", "schedule", "match", "weights")]
+    return json.dumps([config, stages, own, *(spec.get(name) for name in SHARED)], sort_keys=True)
+
+
+def _started(record: Record) -> str:
+    return (record.get("run") or {}).get("started") or ""
 
 
 def _dense_of(records: Iterable[Record]) -> dict[str, Record]:
     """The dense record of each board: the latest, if it is done."""
-    ordered = sorted(records, key=lambda record: (record.get("run") or {}).get("started") or "")
+    ordered = sorted(records, key=_started)
     latest = {_board(record["spec"]): record for record in ordered if record["spec"]["method"] == "dense"}
     return {board: record for board, record in latest.items() if record["status"] == "done"}
 

@@ -139,3 +139,43 @@ def test_samples_that_differ_are_a_warning_each_time_and_no_difference(store: St
         assert deltas(store, warn=said.append) == [None]
         assert len(said) == 1
         assert "samples differ from dense's: 0 only here, 1 only there" in said[0]
+
+
+def scored(store: Store, scores: list[float], method: str, **changes: Any) -> None:
+    """A record of images that score apart."""
+    one, names = cell(method, **changes), [f"i{number}" for number in range(len(scores))]
+    samples = {"task": one.task, "metric": "accuracy", "sample": names, "cluster": names, "value": scores}
+    value = sum(scores) / len(scores)
+    entry = {"value": value, "ci95": [value, value], "n": len(scores)}
+    started = {"started": f"2026-01-01T00:00:{len(store.records()):02d}"}
+    record = skeleton_record(one) | {"status": "done", "quality": {one.task: {"accuracy": entry}}, "run": started}
+    store.save(record, pd.DataFrame(samples))
+
+
+def test_seeds_of_a_setting_are_resampled_together_and_others_are_not(store: Store) -> None:
+    scored(store, [1, 0, 1, 1], "dense")
+    for seed in (0, 1):
+        scored(store, [seed, 0, 1, 1], "random", seed=seed, config={"seed": seed})
+    scored(store, [0, 0, 1, 1], "elip")
+    read = {(one["spec"]["method"], one["spec"]["seed"]): one for one in with_deltas(store.records(), store)}
+    entries = {name: one["quality"]["vqa"]["accuracy"] for name, one in read.items()}
+    assert "over_seeds" not in entries["dense", 0] and "over_seeds" not in entries["elip", 0]
+    several = entries["random", 0]["over_seeds"]
+    assert several == entries["random", 1]["over_seeds"]
+    assert several["seeds"] == 2
+    (low, high), mean = several["delta_ci95"], -0.125
+    assert low < mean <= high
+    assert with_deltas(store.records(), store) == list(read.values())  # what was kept is the same
+
+    # A seed that is measured again, with another outcome, is another comparison.
+    scored(store, [1, 1, 1, 1], "random", seed=1, config={"seed": 1}, code={"harness/tasks/vqa.py": "later"})
+    again = [one for one in with_deltas(store.records(), store) if one["spec"]["code"]["harness/tasks/vqa.py"] == "later"]
+    assert again[0]["quality"]["vqa"]["accuracy"]["over_seeds"]["delta_ci95"] != several["delta_ci95"]
+
+
+def test_seeds_on_other_samples_are_left_apart_with_a_line(store: Store) -> None:
+    scored(store, [1, 0], "random", seed=0)
+    scored(store, [1, 0, 1], "random", seed=1)
+    said: list[str] = []
+    assert all("over_seeds" not in one["quality"]["vqa"]["accuracy"] for one in with_deltas(store.records(), store, said.append))
+    assert any("2 seeds" in line and "other samples" in line for line in said)
