@@ -153,7 +153,9 @@ def boards(frame: Frame) -> list[tuple[str, Frame]]:
 
 def _quick(values: pd.DataFrame) -> str:
     """', quick, 100 to 483 samples': what a quick measurement is of, so that no one takes it for the whole."""
-    counts = values.loc[values["kind"] == "quality", "n"].dropna().astype(int)
+    quality = values[values["kind"] == "quality"]
+    shown = [quantity_of(task, name).headline for task, name in zip(quality["task"], quality["quantity"], strict=True)]
+    counts = quality.loc[shown, "n"].dropna().astype(int)
     if counts.empty:
         return ", quick"
     least, most = counts.min(), counts.max()
