@@ -27,6 +27,7 @@ STATUSES = ("done", "failed", "out_of_memory")
 DIGEST, END = b',\n "digest": "', b"\n}"
 STALE_SECONDS = 24 * 3600
 KEY_LETTERS = 12
+MOST_RECENT = 8
 NAMES = "*-" + KEY_LETTERS * "[0-9a-f]" + ".json"
 
 
@@ -74,6 +75,7 @@ class Store:
     ) -> None:
         self.folder = Path(folder)
         self._warn, self._notice = warn, notice or warn
+        self._by_cell: dict[str, list[Path]] | None = None
 
     def prepare(self) -> None:
         """Create the folder, see that files can be written in it, and clear what killed runs left a day ago.
@@ -115,6 +117,17 @@ class Store:
         if earlier:
             count = f"{len(earlier)} records" if len(earlier) > 1 else f"record {earlier[0].name}"
             self._notice(f"{count} in {self.folder}: measured by an earlier version; left out, to be computed again")
+        return [record for record in read if record is not None]
+
+    def recent(self, method: str, ratio: float | None, task: str, most: int = MOST_RECENT) -> list[Record]:
+        """The whole records of a method at a budget in a task that were written last; none where there is no folder."""
+        named = "paper" if ratio is None else f"{ratio:g}"
+        if self._by_cell is None:
+            self._by_cell = {}
+            for path in self.folder.glob(NAMES):
+                self._by_cell.setdefault(path.stem[: -KEY_LETTERS - 1], []).append(path)
+        paths = sorted(self._by_cell.get(f"{method}-{named}-{task}", ()), key=lambda path: path.stat().st_mtime)
+        read = [self._read(path, []) for path in paths[-most:]]
         return [record for record in read if record is not None]
 
     def samples(self, record: Mapping[str, Any]) -> pd.DataFrame:
