@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from harness.hosts.parts.recipes import Recipes, Starts
+from harness.hosts.parts.shared_space import Projection
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.weights.facts import Facts
 from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation, fill_part
@@ -260,7 +261,12 @@ class HostModel(nn.Module, ABC):
 
     def guide(self, texts: TextBatch) -> Guide:
         """What the text side offers to a text-guided method: states without gradient, notes with theirs."""
-        return Guide(texts.states[:, 0].detach(), texts.states.detach(), texts.tokens.mask, texts.tokens.notes)
+        states, shared = texts.states.detach(), self.shared_space()
+        return Guide(states[:, 0], states, texts.tokens.mask, texts.tokens.notes, shared)
+
+    def shared_space(self) -> tuple[Projection, Projection] | None:
+        """A guide's `shared`; None of a host without one, or whose weights hold none."""
+        return None
 
     def features(self, image: Tokens) -> Tensor:
         """What the tower makes of an image, (B, D'), before any head."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class Guide:
 
     notes: what a method noted in the text stack, (B, ...) each and with gradient, for losses that compare both sides.
     shared: what takes image states and text states (..., D) to the space both sides share, with weights that get no
-    gradient; None where a host has none.
+    gradient; None where a host has none. feature: (B, P), the text's place there, of a host whose text_cls is something
+    else than the state that `shared` takes there.
     """
 
     text_cls: Tensor
@@ -22,6 +24,14 @@ class Guide:
     text_mask: Tensor | None = None
     notes: Mapping[str, Tensor] = field(default_factory=dict)
     shared: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None
+    feature: Tensor | None = None
+
+    @property
+    def text_feature(self) -> Tensor | None:
+        """The text's place in the shared space, (B, P) of unit length; None where a host has no such space."""
+        if self.feature is not None or self.shared is None:
+            return self.feature
+        return F.normalize(self.shared[1](self.text_cls), dim=-1)
 
     def rows(self, part: slice | Tensor) -> Guide:
         """That of some texts."""
@@ -32,4 +42,5 @@ class Guide:
             None if mask is None else mask[part],
             {name: note[part] for name, note in self.notes.items()},
             self.shared,
+            None if self.feature is None else self.feature[part],
         )

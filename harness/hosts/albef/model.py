@@ -12,7 +12,7 @@ D width of both sides, P size of the shared space, V vocabulary, A answers of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -27,6 +27,7 @@ from harness.hosts.parts.answers import answer_word_losses
 from harness.hosts.parts.bert import TextEmbeddings, bert_layers, word_transform
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.recipes import SMALL_WORLD_STARTS, Starts
+from harness.hosts.parts.shared_space import Projection, shared_space
 from harness.hosts.parts.text_stacks import BertStack, through
 from harness.hosts.parts.tokenizer import MASK, TextTokenizer, Tokenizer
 from harness.hosts.weights.released import Part, Translation, of_bert
@@ -236,6 +237,11 @@ class Albef(HostModel):
     def mlm_logits(self, fused_BLD: Tensor) -> Tensor:
         """Word logits (…, V) of fused states (…, D); the output matrix is tied to the word embeddings."""
         return F.linear(self.mlm_transform(fused_BLD), self.embeddings.words.weight, self.mlm_bias)
+
+    def shared_space(self) -> tuple[Projection, Projection] | None:
+        if "contrast" not in self.abilities:
+            return None
+        return shared_space(cast(nn.LayerNorm, self.vision.norm), self.image_projection, self.text_projection)
 
     def embed_image(self, image: Tokens) -> Tensor:
         return F.normalize(self.image_projection(image.states[:, 0]), dim=-1)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -35,6 +35,7 @@ from harness.hosts.parts.answers import CANDIDATES, answer_word_losses, rank_ans
 from harness.hosts.parts.generation import generate
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.recipes import SMALL_WORLD_TOWER, Starts
+from harness.hosts.parts.shared_space import Projection, shared_space
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.weights.released import Lacking, LoadReport, Part, Translation
 from harness.kit.errors import HarnessError
@@ -171,6 +172,11 @@ class Blip(BlipText):
 
     def encode_image(self, images_BCHW: Tensor) -> Tokens:
         return Tokens(self.vision.forward_features(images_BCHW))
+
+    def shared_space(self) -> tuple[Projection, Projection] | None:
+        if "contrast" not in self.abilities:
+            return None
+        return shared_space(cast(nn.LayerNorm, self.vision.norm), self.image_projection, self.text_projection)
 
     def embed_image(self, image: Tokens) -> Tensor:
         self._check("contrast")

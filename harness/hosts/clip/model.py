@@ -227,7 +227,8 @@ class Clip(HostModel):
         ELIP, released program, CLIP/src/open_clip. The states of single words have no place there and are left out.
         """
         shared = (partial(self._into_shared, "image"), partial(self._into_shared, "text"))
-        return Guide(self.to_vision(self.embed_text(texts)).detach(), notes=texts.tokens.notes, shared=shared)
+        feature = self.embed_text(texts).detach()
+        return Guide(self.to_vision(feature).detach(), notes=texts.tokens.notes, shared=shared, feature=feature)
 
     def _into_shared(self, side: str, states: Tensor) -> Tensor:
         """States between blocks in the shared space, (…, P), by detached weights: an image's through the tower's first
