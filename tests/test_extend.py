@@ -58,7 +58,8 @@ def test_patches_most_like_the_text_are_those_of_the_hosts_own_comparison(own_me
     assert kept.states.shape[1] == tower.shape.prefix + tower.shape.patches // 2
     assert encode(tower, reducer, images).states.shape[1] == tower.shape.prefix + tower.shape.patches
     if "contrast" not in model.abilities:
-        assert guide.shared is None and guide.text_feature is None
+        assert guide.shared is None
+        assert guide.text_feature is None
         return
     torch.testing.assert_close(guide.text_feature, model.embed_text(texts))
     swapped = encode(tower, reducer, images, guide.rows(torch.tensor([1, 2, 0])))
@@ -72,11 +73,12 @@ def test_a_class_token_in_the_shared_space_is_where_the_contrast_has_it(host):
     states = []
     model.vision.norm.register_forward_pre_hook(lambda _, given: states.append(given[0]))
     found = model.embed_image(model.encode_image(images))
-    of_image, of_text = model.shared_space()
+    of_image, _ = model.shared_space()
     place = of_image(states[0])
     torch.testing.assert_close(torch.nn.functional.normalize(place[:, 0], dim=-1), found)
     place.sum().backward()
-    assert model.image_projection.weight.grad is None and model.vision.norm.weight.grad is None
+    assert model.image_projection.weight.grad is None
+    assert model.vision.norm.weight.grad is None
     assert model.vision.blocks[-1].mlp.fc2.weight.grad is not None
     model.absent = frozenset({"image_projection.weight"})
     assert model.guide(model.text_batch(torch.tensor([[2, 40, 3]]), torch.ones(1, 3, dtype=torch.bool))).shared is None

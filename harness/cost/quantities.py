@@ -71,7 +71,9 @@ def spreads_of(cost: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     """
     quartiles, images = (cost.get("latency") or {}).get("ratio_iqr"), cost.get("spread")
     found = {"latency_ratio": (quartiles[0], quartiles[1])} if quartiles else {}
-    return found | ({"token_ratio": (images["ratio_p5"], images["ratio_p95"])} if images and "ratio_p5" in images else {})
+    if images and "ratio_p5" in images:
+        found["token_ratio"] = (images["ratio_p5"], images["ratio_p95"])
+    return found
 
 
 def mentioned_of(diagnostics: Mapping[str, Any]) -> dict[str, float | None]:

@@ -53,8 +53,8 @@ def cost_report(
 ) -> dict[str, Any]:
     """The `cost --json` object of a timm ViT by name, or of a ViT already built (a host's tower).
 
-    MACs are per image at batch 1, in evaluation mode; `batch_size` and `seconds` are latency's. `match`: whether `ratio` is
-    of tokens or of forward MACs. `gib` adds memory.largest_batch. `name` is printed for a built model. On
+    MACs are per image at batch 1, in evaluation mode; `batch_size` and `seconds` are latency's. `match`: whether
+    `ratio` is of tokens or of forward MACs. `gib` adds memory.largest_batch. `name` is printed for a built model. On
     `device` "cpu" memory is estimated; on "cuda" it is measured. `sample`: real images, on which adaptive methods are
     counted, in a model with its weights. `shape`: the tower's within its host.
     `reducer`: the method itself, where it has learned. `counted`: `counted_parts` that were found

@@ -72,5 +72,6 @@ def kind_beside(weights: Path) -> PixelKind | None:
                 fields = json.loads(path.read_text(encoding="utf-8"))
                 return PixelKind(fields["data"], tuple(fields["low"]), tuple(fields["high"]))
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise HarnessError(f"{path}: does not say what pictures the weights know ({error}); delete it") from error
+                line = f"{path}: does not say what pictures the weights know ({error}); delete it"
+                raise HarnessError(line) from error
     return None

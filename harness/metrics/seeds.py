@@ -93,7 +93,8 @@ def _sums(rows: Sequence[pd.DataFrame], names: pd.DataFrame, metric: str) -> Flo
         if list(ordered["sample"]) != list(names["sample"]):
             raise HarnessError(f"{metric}: seeds were measured on other samples; run all with the same --data")
         values = ordered["value"].to_numpy(np.float64)
-        parts = np.stack(list(ordered["parts"])) if metric in AGGREGATES else np.stack([np.ones_like(values), values], 1)
+        counted = np.stack([np.ones_like(values), values], axis=1)
+        parts = np.stack(list(ordered["parts"])) if metric in AGGREGATES else counted
         sums = [np.bincount(clusters, weights=part) for part in parts.T]
         found[id(one)] = np.stack(sums, axis=1)
     return np.stack([found[id(one)] for one in rows])

@@ -38,7 +38,8 @@ def render_summary(frame: Frame, format: str = "text") -> str:
     """The frame's summary: a row a setting, for those who look once. Raises HarnessError for an unknown format."""
     draw = _writer(format)
     parts = [
-        Part(f"Summary, % of dense · {title}", _method_columns(board.settings), summary(board)) for title, board in boards(frame)
+        Part(f"Summary, % of dense · {title}", _method_columns(board.settings), summary(board))
+        for title, board in boards(frame)
     ]
     write = {"md": lambda line: "- " + markdown_text(line), "latex": latex_note}.get(format, on_one_line)
     return "\n".join([*(draw(part) for part in parts), *(write(line) for line in summary_notes(frame))]).rstrip("\n")

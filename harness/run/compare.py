@@ -89,9 +89,7 @@ def _of_several_seeds(
     return found
 
 
-def _seeds(
-    records: Sequence[Record], besides: Sequence[Record], store: Store, warn: Callable[[str], None]
-) -> Deltas:
+def _seeds(records: Sequence[Record], besides: Sequence[Record], store: Store, warn: Callable[[str], None]) -> Deltas:
     from harness.metrics.seeds import over_seeds
 
     try:

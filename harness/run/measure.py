@@ -24,7 +24,7 @@ from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.ready import Host, load_host, pick_dtype
 from harness.hosts.weights.sets import task_weights
 from harness.kit.allocator import keep_freed_memory
-from harness.kit.distributed import is_main_process, on_main_process, run_together, world
+from harness.kit.distributed import on_main_process, run_together, world
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import cache_folder
 from harness.kit.progress import SILENT, Progress
@@ -108,9 +108,7 @@ class Measurer:
         return record, outcome.frame()
 
     def subject(self, cell: Cell) -> tuple[Host, TokenReducer[Any], Path, list[dict[str, Any]]]:
-        """What a cell evaluates: the host, what reduces in it, both on the device, the host's weights, and how they were
-        trained.
-        """
+        """What a cell evaluates: the host, what reduces in it, both on the device, its weights, and their training."""
         weights, training = self._weights(cell)
         torch.manual_seed(cell.seed)
         host = run_together(partial(self._host, cell, weights))

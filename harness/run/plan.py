@@ -87,7 +87,8 @@ def announced(planned: Iterable[tuple[RunRequest, list[Cell]]], store: Store, *,
             adaptive = methods.get(cell.method).adaptive
             own = ("dense", make_reducer("dense", host.shape).config.model_dump(mode="json"))
             method, config = own if adaptive else (cell.method, cell.config)
-            cost = counted.of(cell.model, host.config, host.shape, method, config, "float32", partial(getattr, host, "vision"))
+            tower = partial(getattr, host, "vision")
+            cost = counted.of(cell.model, host.config, host.shape, method, config, "float32", tower)
             times.append(estimator.of(cell, host, gmacs_of(cost, (cell.ratio or 1.0) if adaptive else 1.0)))
     return f"{every} cells, {left} to run" + total_in_words(times)
 

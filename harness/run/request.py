@@ -13,7 +13,6 @@ from harness.kit.errors import HarnessError
 from harness.kit.registry import methods, models, tasks
 from harness.kit.settings import NO_FLAG, Flag, validated
 
-
 # What --quick measures on, where no --limit says otherwise: about a minute for the default command on two cores.
 QUICK_IMAGES = 100
 

@@ -41,7 +41,8 @@ def test_the_numbers_are_what_they_are_called() -> None:
 @pytest.mark.parametrize("host", ["albef-tiny", "blip-tiny"])
 def test_the_shipped_hosts_know_scenes_and_no_photographs(host: str, scenes: Tensor) -> None:
     kind = kind_beside(assets_of(host) / "model.safetensors")
-    assert kind is not None and kind.data == "scenes"
+    assert kind is not None
+    assert kind.data == "scenes"
     assert kind.unlike(scenes) == 0
     photographs = torch.stack([tensor_of(photograph_like(seed)) for seed in range(20)])
     assert kind.unlike(photographs) == 1
