@@ -25,7 +25,8 @@ from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.ready import fill_method, pick_device, pick_dtype
 from harness.hosts.weights.facts import CONFIG_FILE
-from harness.hosts.weights.own import WEIGHTS_FILE, LearnedMethod, save_weights
+from harness.hosts.weights.find import WEIGHTS_FILE
+from harness.hosts.weights.own import LearnedMethod, save_weights
 from harness.kit import distributed
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically

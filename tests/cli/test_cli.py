@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from harness import __version__
 from harness.cli.main import main
 from harness.data.scenes import write_scenes
-from harness.hosts.weights.own import weights_file
+from harness.hosts.weights.find import weights_file
 
 COUNT = 12
 

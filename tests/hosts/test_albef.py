@@ -8,8 +8,8 @@ from torch import Tensor
 
 from harness.hosts.albef.model import PRESETS, Albef
 from harness.hosts.build import build_host
-from harness.hosts.parts.tokenizer import MASK, PAD, SEP, TextTokenizer
-from harness.hosts.weights.own import VOCABULARY_FILE, assets_of
+from harness.hosts.parts.tokenizer import MASK, PAD, SEP, VOCABULARY_FILE, TextTokenizer
+from harness.hosts.weights.find import assets_of
 from harness.kit.errors import HarnessError
 
 TEXTS = ("a red ring at top left", "what color is the moon at bottom right?", "yes")

@@ -12,9 +12,9 @@ from transformers import CLIPConfig, CLIPModel
 
 from harness.hosts.clip.model import PRESETS, Clip, ClipConfig, build_clip
 from harness.hosts.parts import attention
-from harness.hosts.parts.tokenizer import TextTokenizer
+from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.own import VOCABULARY_FILE, assets_of
+from harness.hosts.weights.find import assets_of
 from harness.hosts.weights.released import LoadReport, load_released
 from harness.kit.errors import HarnessError
 from harness.reduction import encode, kernels, stack

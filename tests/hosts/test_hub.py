@@ -14,7 +14,7 @@ import huggingface_hub
 import pytest
 
 from harness.hosts.weights import hub
-from harness.hosts.weights.own import find_weights
+from harness.hosts.weights.find import find_weights
 from harness.kit.errors import HarnessError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

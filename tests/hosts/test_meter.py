@@ -13,9 +13,9 @@ from harness.check.golden.meter import meter_config
 from harness.hosts.host import TextBatch
 from harness.hosts.meter.model import PRESETS, Meter, MeterConfig, build_meter
 from harness.hosts.meter.names import LAST_BLOCK
-from harness.hosts.parts.tokenizer import TextTokenizer
+from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.own import VOCABULARY_FILE, assets_of
+from harness.hosts.weights.find import assets_of
 from harness.hosts.weights.released import LoadReport, load_released
 from harness.kit.errors import HarnessError
 from harness.reduction import Tokens, encode

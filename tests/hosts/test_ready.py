@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE
 from harness.hosts.ready import account, load_host
-from harness.hosts.weights.own import assets_of
+from harness.hosts.weights.find import assets_of
 from harness.hosts.weights.released import LoadReport
 
 

@@ -17,7 +17,8 @@ from transformers import CLIPConfig, CLIPModel
 from harness.hosts.build import build_host, host_config
 from harness.hosts.host import HostModel
 from harness.hosts.ready import account
-from harness.hosts.weights.own import load_model, save_weights, stated_sizes
+from harness.hosts.weights.load import load_model, stated_sizes
+from harness.hosts.weights.own import save_weights
 from harness.hosts.weights.released import load_parts
 from harness.hosts.weights.released_files import content_digest, read_released
 from harness.hosts.weights.sets import weights_digest
