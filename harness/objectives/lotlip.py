@@ -19,7 +19,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.kit.errors import HarnessError

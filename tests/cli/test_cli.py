@@ -479,7 +479,8 @@ def test_help_and_list_import_no_torch(words):
 
 
 def test_a_study_runs_resumes_and_is_drawn(harness, world, tmp_path, monkeypatch):
-    from harness.kit.registry import Entry, Registry
+    from harness.kit.entries import Entry
+    from harness.kit.registry import Registry
 
     (tmp_path / "mini.yaml").write_text(
         "# Mini\ndraw: schedule\nrun: {tasks: vqa, limit: 4}\ncells:\n"

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.cli.main import main
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.hosts.parts.tokenizer import TextTokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import load_host

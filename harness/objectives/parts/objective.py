@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.hosts.host import HostModel, TextBatch
 from harness.hosts.parts.answers import IGNORED
 from harness.hosts.parts.tokenizer import Specials, Tokenizer

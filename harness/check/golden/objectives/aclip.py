@@ -11,7 +11,8 @@ from torch import Tensor
 from harness.check.golden.file import AS_READ, Golden, difference
 from harness.check.golden.objectives._host import objective_for, output_errors
 from harness.hosts.clip.model import Clip, ClipConfig
-from harness.hosts.host import TextBatch, timm_vision, vision_transformer
+from harness.hosts.host import TextBatch
+from harness.hosts.parts.timm_vision import timm_vision, vision_transformer
 from harness.hosts.weights.released import Split, Translation, Transposed
 from harness.kit.errors import HarnessError
 from harness.objectives.aclip import AclipObjective
