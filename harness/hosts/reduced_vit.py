@@ -152,7 +152,8 @@ class ReducedModel(Wrapper):
             raise AttributeError(f"{type(self.model).__name__} has no forward_intermediates")
         if output_fmt not in ("NCHW", "NLC"):
             raise HarnessError(f"output_fmt {output_fmt!r}: expected NCHW or NLC")
-        taken, _ = feature_take_indices(tower.shape.depth, indices)  # type: ignore[arg-type]
+        chosen = indices if indices is None or isinstance(indices, int) else list(indices)
+        taken, _ = feature_take_indices(tower.shape.depth, chosen)
         trace = Trace(origins_wanted=True, states=[])
         tokens = self._encode(tower, images, guide, trace)
         states = [(trace.states or [])[block + 1] for block in sorted(taken)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,8 @@ def test_base_is_of_the_published_size() -> None:
 
 
 def vision_blocks(model: Meter) -> torch.nn.ModuleList:
-    blocks: torch.nn.ModuleList = open_tower(model.vision).core.encoder.layers  # type: ignore[attr-defined]
+    tower: Any = open_tower(model.vision)
+    blocks: torch.nn.ModuleList = tower.core.encoder.layers
     return blocks
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ class DinoV2Tower(BlockTower):
     """DINOv2, whose positions are interpolated to any size; register tokens are prefix tokens."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.prefix = 1 + int(getattr(model.config, "num_register_tokens", 0))  # type: ignore[union-attr, arg-type]
+        config: Any = model.config
+        self.prefix = 1 + int(getattr(config, "num_register_tokens", 0))
         super().__init__(model)
 
     def takes(self, height: int, width: int) -> bool:
