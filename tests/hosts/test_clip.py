@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
-from harness.hosts.clip.model import PRESETS, Clip, ClipConfig, build_clip
+from harness.hosts.clip.model import Clip, ClipConfig, build_clip
 from harness.hosts.parts import attention
-from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
+from harness.hosts.parts.tokenizer import TextTokenizer
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.find import assets_of
 from harness.hosts.weights.released import LoadReport, load_released
 from harness.kit.errors import HarnessError
 from harness.reduction import encode, kernels, stack
@@ -47,16 +46,6 @@ MASK = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
 def model() -> Clip:
     torch.manual_seed(0)
     return build_clip("tiny").double().eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> TextTokenizer:
-    return TextTokenizer(assets_of("albef-tiny") / VOCABULARY_FILE, PRESETS["tiny"]["text_length"])
-
-
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.randn(3, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")

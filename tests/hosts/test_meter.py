@@ -14,9 +14,8 @@ from harness.check.golden.meter import meter_config
 from harness.hosts.host import TextBatch
 from harness.hosts.meter.model import PRESETS, Meter, MeterConfig, build_meter
 from harness.hosts.meter.names import LAST_BLOCK
-from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
+from harness.hosts.parts.tokenizer import TextTokenizer
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.find import assets_of
 from harness.hosts.weights.released import LoadReport, load_released
 from harness.kit.errors import HarnessError
 from harness.reduction import Tokens, encode
@@ -31,16 +30,6 @@ BLOCK = "vit_model.visual.transformer.resblocks."
 def model() -> Meter:
     torch.manual_seed(0)
     return build_meter("tiny").double().eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> TextTokenizer:
-    return TextTokenizer(assets_of("albef-tiny") / VOCABULARY_FILE, PRESETS["tiny"]["text_length"])
-
-
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.randn(3, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")

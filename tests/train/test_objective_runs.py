@@ -158,7 +158,7 @@ def test_a_host_without_the_part_is_refused_before_data_are_read(
 ) -> None:
     for family, name, reason in (
         ("clip", "epic", "EpicObjective: Clip has no fuse, mlm_logits"),
-        ("meter", "lotlip", "LotlipObjective: Meter has no contrast"),
+        ("meter", "lotlip", "objective lotlip: Meter has no contrast"),
         ("albef", "clip+protoclip", "objectives clip and protoclip: need different batches"),
         ("albef", "albef+lotlip", "objectives albef and lotlip: need different batches"),
     ):
