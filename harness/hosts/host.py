@@ -331,10 +331,10 @@ class HostModel(nn.Module, ABC):
 
     def cannot(self, ability: str) -> HarnessError:
         """The error of a host that is asked what it cannot do."""
-        able = ", ".join(sorted(self.abilities)) or "nothing"
+        offered = ", ".join(sorted(self.abilities)) or "nothing"
         missing = [name for asked in ability.split(" or ") if asked in self.heads() for name in self.lacks(asked)]
         if not missing:
-            return HarnessError(f"{type(self).__name__} cannot {ability}: it can {able}")
+            return HarnessError(f"{type(self).__name__} cannot {ability}: it can {offered}")
         rest = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
         lacking = f"its weights hold no {missing[0]}{rest}"
-        return HarnessError(f"{type(self).__name__} cannot {ability}: {lacking}; they are for: {able}")
+        return HarnessError(f"{type(self).__name__} cannot {ability}: {lacking}; they are for: {offered}")

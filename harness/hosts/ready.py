@@ -125,7 +125,7 @@ def load_host(
     """The trained host on its device; raises HarnessError for unknown names and unusable weights.
 
     `image_size` other than the weights' interpolates their position table. `tokenizer`: in place of the weights' own,
-    as `harness.hosts.weights.load.load_model` takes it. `warn` is told, in one line, what became of
+    as `harness.hosts.weights.load.load_model` takes it. `warn` gets, in one line, what became of
     a released file's tensors.
     """
     split_name(name)

@@ -72,7 +72,7 @@ class Prepared:
 def ending_together() -> Iterator[None]:
     """A block in which an error of one of several processes ends it, with a line on stderr and status 2.
 
-    The others wait for it in the middle of a step, where they cannot be told: what started them ends them too. In a
+    The others wait for it in the middle of a step, where no message reaches them: what started them ends them too. In a
     single process the error is raised as it is.
     """
     try:
