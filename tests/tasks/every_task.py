@@ -119,7 +119,7 @@ def captions_scored_by_length() -> Iterator[None]:
         yield
 
 
-def told(action: Callable[[], Any]) -> tuple[str, str]:
+def error_of(action: Callable[[], Any]) -> tuple[str, str]:
     """The kind and the text of the error that an action ends with."""
     try:
         action()
