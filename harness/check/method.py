@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CLIPVisionModel
 
-from harness.check.drawn import TOLERANCE, same
+from harness.check.drawn import TOLERANCE, Fault, same
 from harness.cost.adaptive import ratio_on
 from harness.hosts.build import build_host
 from harness.hosts.host import HostModel
@@ -24,10 +24,6 @@ from harness.reduction.plan import Sample, token_counts
 DEPTH, SIDE, PATCH, WIDTH, HEADS = 12, 64, 8, 24, 3
 RATIOS = (0.9, 0.7, 0.5)
 TINY_HOSTS = ("albef-tiny", "blip-tiny", "meter-tiny", "clip-tiny")
-
-
-class Fault(Exception):
-    """A property that the method under test does not have."""
 
 
 def small_vit(**options: Any) -> VisionTransformer:
