@@ -265,8 +265,3 @@ def text_blocks(config: ClipConfig) -> nn.ModuleList:
     blocks = nn.ModuleList(CLIPEncoderLayer(sizes) for _ in range(config.text_layers))
     draw_blocks(blocks, config.text_width)
     return blocks
-
-
-def build_clip(preset: str) -> Clip:
-    """A Clip of a preset with random weights, drawn from torch's current generator."""
-    return Clip(ClipConfig.model_validate(PRESETS[preset]))

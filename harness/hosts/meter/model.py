@@ -317,8 +317,3 @@ class Meter(HostModel):
             raise HarnessError(f"label_smoothing {smoothing}: METER's answers are classes, without words; set it to 0")
         losses_B = class_losses(outputs, targets.scores)
         return losses_B if soft is None else (1 - alpha) * losses_B + alpha * class_losses(outputs, soft.sigmoid())
-
-
-def build_meter(preset: str) -> Meter:
-    """A Meter of a preset with random weights, drawn from torch's current generator."""
-    return Meter(MeterConfig.model_validate(PRESETS[preset]))
