@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.data.pixel_kind import KIND_FILE, PixelKind, describe, kind_beside
 from harness.data.scenes import write_scenes
-from harness.hosts.weights.own import assets_of
+from harness.hosts.weights.find import assets_of
 from harness.kit.errors import HarnessError
 
 from ..photographs import photograph_like

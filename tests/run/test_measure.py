@@ -19,7 +19,7 @@ from harness.data.image_store import PixelBudget
 from harness.data.pixel_kind import KIND_FILE
 from harness.data.scenes import write_scenes
 from harness.evaluate.timing import REPEATS
-from harness.hosts.weights.own import assets_of
+from harness.hosts.weights.find import assets_of
 from harness.kit.errors import HarnessError
 from harness.kit.progress import Progress
 from harness.run.compare import NAME, with_deltas
