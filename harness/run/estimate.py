@@ -130,12 +130,11 @@ def measured_rate(shape: StackShape, batch: int, device: str, dtype: torch.dtype
     states = torch.randn(min(batch, 16), tokens, width, device=device, dtype=dtype)
     weights = [torch.randn(size, width, device=device, dtype=dtype) for size in (3 * width, width, 4 * width)]
     back = torch.randn(width, 4 * width, device=device, dtype=dtype)
-    heads = max(1, width // 64)
     macs = states.shape[0] * tokens * width * (12 * width + 2 * tokens)
 
     def block() -> None:
         qkv = functional.linear(functional.layer_norm(states, (width,)), weights[0])
-        q, k, v = qkv.view(*states.shape[:2], 3, heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.view(*states.shape[:2], 3, shape.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape_as(states)
         left = states + functional.linear(mixed, weights[1])
         hidden = functional.gelu(functional.linear(functional.layer_norm(left, (width,)), weights[2]))
