@@ -24,10 +24,10 @@ from harness.hosts.parts.tokenizer import (
     holds_tokenizer,
     open_tokenizer,
 )
-from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE, Facts, check_sizes, config_beside
+from harness.hosts.weights.facts import WITHIN, Facts, check_sizes, config_beside
 from harness.hosts.weights.hub import HUB_NAME, in_hub_cache
 from harness.hosts.weights.released import POSITION_TABLES, LoadReport, interpolate_positions, load_released
-from harness.hosts.weights.released_files import INDEX_SUFFIX, TORCH_SUFFIXES, is_released
+from harness.hosts.weights.released_files import INDEX_SUFFIX, TORCH_SUFFIXES, config_within, is_released
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
 from harness.reduction import TokenReducer
@@ -113,9 +113,10 @@ def read_answers(folder: Path) -> tuple[str, ...]:
 
 
 def stated_beside(name: str, path: Path) -> Facts:
-    """The sizes that the configs beside a released file state, and what is guessed for want of them."""
-    configs = {file: config_beside(path.parent, file) for file in (CONFIG_FILE, OPEN_CLIP_FILE)}
-    facts = host_class(name).stated_facts(name, configs)
+    """The sizes that the configs beside and within a released file state, and what is guessed for want of them."""
+    kind = host_class(name)
+    configs = {file: config_beside(path.parent, file) for file in kind.FACT_FILES}
+    facts = kind.stated_facts(name, configs | ({WITHIN: config_within(path)} if WITHIN in kind.FACT_FILES else {}))
     return Facts(_known(name, facts.sizes), facts.guessed)
 
 

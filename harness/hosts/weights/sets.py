@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.data.digest import data_digest
 from harness.hosts.parts.tokenizer import HUB_FILE, TOKENIZER_FOLDER, VOCABULARY_FILE
-from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE
+from harness.hosts.weights.facts import BERT_FILES, CONFIG_FILE, OPEN_CLIP_FILE, PROGRAM_FILES
 from harness.hosts.weights.own import (
     ASSETS,
     WEIGHTS_FILE,
@@ -67,8 +67,9 @@ def weights_digest(model: str, path: Path, tokenizer: str | None = None) -> str:
     Where a folder lacks them the host's own are read, as `harness.hosts.weights.own.load_model` does.
     """
     digest = hashlib.sha256(content_digest(path).encode())
-    if (path.parent / OPEN_CLIP_FILE).is_file():
-        digest.update(file_digest(path.parent / OPEN_CLIP_FILE).encode())
+    for name in (OPEN_CLIP_FILE, *PROGRAM_FILES, *BERT_FILES):
+        if (path.parent / name).is_file():
+            digest.update(file_digest(path.parent / name).encode())
     if tokenizer is not None:
         digest.update(b"tokenizer\0" + tokenizer_digest(tokenizer).encode())
     for name in (CONFIG_FILE, VOCABULARY_FILE, HUB_FILE):
