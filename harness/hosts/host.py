@@ -36,7 +36,7 @@ class HostConfig(BaseModel):
     weights are fine-tuned for, which decides the heads that a host has and uses; None before fine-tuning.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     image_size: int
     patch_size: int
