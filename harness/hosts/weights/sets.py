@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.data.digest import data_digest
 from harness.hosts.parts.tokenizer import HUB_FILE, TOKENIZER_FOLDER, VOCABULARY_FILE
 from harness.hosts.weights.facts import BERT_FILES, CONFIG_FILE, OPEN_CLIP_FILE, PROGRAM_FILES
+from harness.hosts.weights.hub import in_hub_cache
 from harness.hosts.weights.own import (
     ASSETS,
     WEIGHTS_FILE,
@@ -25,6 +26,9 @@ from harness.hosts.weights.released_files import content_digest, is_released
 from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest
 from harness.kit.registry import models
+
+# One of them is there wherever transformers finds a tokenizer in its cache.
+TOKENIZER_FILES = (HUB_FILE, "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
 
 
 def task_weights(model: str, weights: Path | str | None, task: str) -> Path:
@@ -84,11 +88,21 @@ def weights_digest(model: str, path: Path, tokenizer: str | None = None) -> str:
 
 
 def tokenizer_digest(tokenizer: str) -> str:
-    """The content of a vocabulary file or a tokenizer's folder; one of the Hugging Face cache goes by its name."""
+    """The content of a vocabulary file or a tokenizer's folder; one of the Hugging Face cache goes by its name.
+
+    HarnessError for what is neither here nor there.
+    """
     path = Path(tokenizer)
     if path.is_file():
         return file_digest(path)
-    return data_digest(path) if path.is_dir() else tokenizer
+    if path.is_dir():
+        return data_digest(path)
+    if all(in_hub_cache(tokenizer, name) is None for name in TOKENIZER_FILES):
+        raise HarnessError(
+            f"tokenizer {tokenizer}: no vocabulary file or folder, and not in the Hugging Face cache; name one that is "
+            f"here, or run `hf download {tokenizer}` where there is a network"
+        )
+    return tokenizer
 
 
 def tasks_of(model: str, weights: Path | str | None, names: tuple[str, ...]) -> dict[str, Path]:
