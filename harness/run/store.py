@@ -207,14 +207,15 @@ def _checked(path: Path) -> Record:
 
 
 def _is_record(record: Record) -> bool:
-    """Whether the fields that all readers ask for are there, each of its kind."""
+    """Whether what names a record is there, and what else there is of its kind."""
     spec = record.get("spec")
-    kinds = {"key": str, "status": str, "quality": dict}
-    if not isinstance(spec, dict) or not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
+    if not isinstance(spec, dict) or not isinstance(record.get("key"), str) or record.get("status") not in STATUSES:
         return False
-    named = all(isinstance(spec.get(name), str) for name in ("method", "task", "model"))
+    named = isinstance(spec.get("method"), str) and isinstance(spec.get("task"), str)
     budget = spec.get("ratio") is None or type(spec["ratio"]) in (int, float)
-    return named and budget and record["status"] in STATUSES and isinstance(record.get("run") or {}, dict)
+    return (
+        named and budget and isinstance(record.get("quality", {}), dict) and isinstance(record.get("run") or {}, dict)
+    )
 
 
 def _digest(text: bytes, table: bytes | None) -> str:
