@@ -16,7 +16,7 @@ from harness.hosts.build import build_host, host_class
 from harness.hosts.facts import host_facts
 from harness.hosts.ready import account
 from harness.hosts.weights.facts import BERT_FILES, WITHIN, Facts
-from harness.hosts.weights.own import load_model, stated_beside, stated_sizes
+from harness.hosts.weights.load import load_model, stated_beside, stated_sizes
 from harness.hosts.weights.released_files import config_within
 from harness.hosts.weights.sets import weights_digest
 from harness.kit.errors import HarnessError

@@ -12,16 +12,9 @@ from pathlib import Path
 from harness.data.digest import data_digest
 from harness.hosts.parts.tokenizer import HUB_FILE, TOKENIZER_FOLDER, VOCABULARY_FILE
 from harness.hosts.weights.facts import BERT_FILES, CONFIG_FILE, OPEN_CLIP_FILE, PROGRAM_FILES
+from harness.hosts.weights.find import ASSETS, WEIGHTS_FILE, WEIGHTS_FILES, assets_of, find_weights, weights_file
 from harness.hosts.weights.hub import in_hub_cache
-from harness.hosts.weights.own import (
-    ASSETS,
-    WEIGHTS_FILE,
-    WEIGHTS_FILES,
-    assets_of,
-    file_metadata,
-    find_weights,
-    weights_file,
-)
+from harness.hosts.weights.own import file_metadata
 from harness.hosts.weights.released_files import content_digest, is_released
 from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest
@@ -68,7 +61,7 @@ def weights_digest(model: str, path: Path, tokenizer: str | None = None) -> str:
     """16 hex digits of a file of weights and of what is read beside it: answers and prompt, facts of the architecture,
     vocabulary or tokenizer, and the `tokenizer` named in place of that.
 
-    Where a folder lacks them the host's own are read, as `harness.hosts.weights.own.load_model` does.
+    Where a folder lacks them the host's own are read, as `harness.hosts.weights.load.load_model` does.
     """
     digest = hashlib.sha256(content_digest(path).encode())
     for name in (OPEN_CLIP_FILE, *PROGRAM_FILES, *BERT_FILES):
