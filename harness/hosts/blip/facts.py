@@ -23,9 +23,19 @@ FILES = (CONFIG_FILE, *PROGRAM_FILES, *BERT_FILES, WITHIN)
 # models/blip.py, create_vit.
 TOWERS = {"base": {"width": 768, "depth": 12, "heads": 12}, "large": {"width": 1024, "depth": 24, "heads": 16}}
 # As transformers' BlipConfig has them where a config.json leaves them out.
-HF_VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+HF_VISION: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
 HF_VISION |= {"image_size": 384, "patch_size": 16, "layer_norm_eps": 1e-5, "hidden_act": "gelu"}
-HF_TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 8}
+HF_TEXT: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+}
 HF_TEXT |= {"max_position_embeddings": 512, "layer_norm_eps": 1e-12}
 
 
