@@ -117,6 +117,9 @@ for name, command in COMMANDS.items():
 
 
 INTERRUPTED = 130
+# Of a path that someone named: it cannot be looked at.
+NO_PLACE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+LONGEST_PATH = 200
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # typer carries click inside in its later releases: take the base class that it really raises.
 CLICK_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -134,6 +137,10 @@ def main(arguments: list[str] | None = None) -> None:
         typer.echo(f"error: {error}", err=True)
         status = 2
     except OSError as error:
+        if error.filename and error.errno in NO_PLACE:
+            line = f"{_shown_path(error.filename)}: {error.strerror}; name a path that can be read, or make it readable"
+            typer.echo(f"error: {on_one_line(line)}", err=True)
+            sys.exit(2)
         if error.errno not in NO_SPACE:
             raise
         _drop_output()
@@ -158,6 +165,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _ran_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error)) is not None
+
+
+def _shown_path(path: object) -> str:
+    text = os.fsdecode(path) if isinstance(path, (str, bytes)) else str(path)
+    return text if len(text) <= LONGEST_PATH else f"{text[:LONGEST_PATH]}…"
 
 
 def _drop_output() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from harness.hosts.parts.recipes import Recipes, Starts
 from harness.hosts.parts.shared_space import Projection
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.hosts.weights.facts import Facts
+from harness.hosts.weights.facts import CONFIG_FILE, Facts
 from harness.hosts.weights.released import Lacking, LoadReport, Part, Translation, fill_part
 from harness.hosts.weights.released_files import read_released
 from harness.kit.errors import HarnessError
@@ -33,7 +33,7 @@ class HostConfig(BaseModel):
     weights are fine-tuned for, which decides the heads that a host has and uses; None before fine-tuning.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     image_size: int
     patch_size: int
@@ -99,7 +99,8 @@ class HostModel(nn.Module, ABC):
     file may lack (patterns of our names, each lacking as a whole), and why. `TEXT_SIDE`: the pattern of the names of
     what reads a text alone. `TEXT_FROM`, `VISION_FROM`: other families of hosts whose text side or tower can start this
     one's (see `start_text`, `start_vision`). `STARTS`: by preset and built-in world, the shipped starts (`init_vision`,
-    `init_text`) that a protocol's pre-training takes where none are named.
+    `init_text`) that a protocol's pre-training takes where none are named. `FACT_FILES`: the configs beside a released
+    file that `stated_facts` reads.
     """
 
     KIND: ClassVar[str] = "host"
@@ -112,6 +113,7 @@ class HostModel(nn.Module, ABC):
     TEXT_FROM: ClassVar[frozenset[str]] = frozenset()
     VISION_FROM: ClassVar[frozenset[str]] = frozenset()
     STARTS: ClassVar[Starts] = {}
+    FACT_FILES: ClassVar[tuple[str, ...]] = (CONFIG_FILE,)
     vision: nn.Module
     config: Any
 
@@ -188,7 +190,9 @@ class HostModel(nn.Module, ABC):
 
     @classmethod
     def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:
-        """The fields of the config that files of facts beside a released program's weights state; `configs` by name."""
+        """The fields of the config that files of facts beside a released program's weights state; `configs` by name,
+        that of the file itself as `WITHIN`.
+        """
         return Facts()
 
     def lacking(self) -> Lacking:

@@ -20,7 +20,7 @@ from harness.reduction.tokens import Tokens
 class MethodConfig(BaseModel):
     """Settings of a method; the defaults are its paper's. Every field is reachable by `--set name=value`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     def bent(self, gamma: float) -> Self:
         """The same setting at another budget: gamma 0 keeps every token, larger gamma keeps fewer, monotonically.

@@ -52,7 +52,7 @@ def _read_tasks(words: str) -> str:
 class Measurement(BaseModel):
     """What all cells of a command share, and the methods, ratios and seeds that they differ in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     methods: Annotated[
         tuple[str, ...],
@@ -283,4 +283,6 @@ def overrides(names: Sequence[str]) -> type[BaseModel]:
         kind = Annotated[(field.annotation, *marks)] if marks else field.annotation  # type: ignore[valid-type]
         about = Field(description=f"{field.description}; left out: the study's")
         fields[name] = (Annotated[(kind | None, *flags, about)], None)  # type: ignore[operator]
-    return create_model("StudyOptions", __config__=ConfigDict(frozen=True, extra="forbid"), **fields)
+    return create_model(
+        "StudyOptions", __config__=ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False), **fields
+    )

@@ -19,6 +19,7 @@ import pandas as pd
 from harness.kit.digest import canonical
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import ensure_writable, explained, replace_all
+from harness.kit.reading import read_bytes
 
 Record = dict[str, Any]
 FORMAT = 2
@@ -194,8 +195,10 @@ class Store:
 def _checked(path: Path) -> Record:
     """Read a record and compare it with its own digest; raises Damaged, and Earlier for another version's."""
     try:
-        text = path.read_bytes()
+        text = read_bytes(path)
         record = json.loads(text)
+    except HarnessError as error:
+        raise Damaged(str(error).removeprefix(f"{path}: ")) from error
     except (ValueError, RecursionError) as error:
         raise Damaged(f"not whole JSON ({_first_line(error)})") from error
     if not isinstance(record, dict) or "digest" not in record:
@@ -211,7 +214,21 @@ def _checked(path: Path) -> Record:
     content = text.rpartition(DIGEST)[0] + END
     if digest != _digest(content, table.read_bytes() if record.get("samples") is not None else None):
         raise Damaged("changed after it was saved (its digest does not fit)")
+    if not _is_record(record):
+        raise Damaged("not a record of this program, though its digest fits")
     return record
+
+
+def _is_record(record: Record) -> bool:
+    """Whether what names a record is there, and what else there is of its kind."""
+    spec = record.get("spec")
+    if not isinstance(spec, dict) or not isinstance(record.get("key"), str) or record.get("status") not in STATUSES:
+        return False
+    named = isinstance(spec.get("method"), str) and isinstance(spec.get("task"), str)
+    budget = spec.get("ratio") is None or type(spec["ratio"]) in (int, float)
+    return (
+        named and budget and isinstance(record.get("quality", {}), dict) and isinstance(record.get("run") or {}, dict)
+    )
 
 
 def _digest(text: bytes, table: bytes | None) -> str:

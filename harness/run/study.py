@@ -24,7 +24,7 @@ SUFFIXES = (".yaml", ".yml")
 class StudyCells(BaseModel):
     """One entry of a study's grid: methods x ratios at one schedule; label, placement and stages are for its figure."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     methods: str
     ratios: tuple[float, ...]
@@ -38,7 +38,7 @@ class StudyCells(BaseModel):
 class Study(BaseModel):
     """A study file: how it is drawn, options that all its runs share, and its cells."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     draw: Literal["tradeoff", "schedule"]
     run: dict[str, Any] = {}

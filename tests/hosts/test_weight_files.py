@@ -28,14 +28,14 @@ SIZES = {"width": 64, "depth": 3, "heads": 1, "image": 32, "patch": 16, "twidth"
 VOCABULARY, LENGTH, PROJECTION = 60, 16, 24
 
 
-def their_clip(activation: str, **changes: Any) -> CLIPModel:
+def their_clip(activation: str, depth: int = 3, patch: int = 16, **changes: Any) -> CLIPModel:
     """transformers' CLIP of no published size, its MLPs drawn wide enough that the activation shows."""
     torch.manual_seed(0)
     shared = {"hidden_act": activation}
     text = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     text |= {"vocab_size": VOCABULARY, "max_position_embeddings": LENGTH, "bos_token_id": 1, "eos_token_id": 2}
-    vision = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 1}
-    vision |= {"image_size": 32, "patch_size": 16}
+    vision = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": depth, "num_attention_heads": 1}
+    vision |= {"image_size": 32, "patch_size": patch}
     config = CLIPConfig(
         text_config=text | shared | changes, vision_config=vision | shared | changes, projection_dim=PROJECTION
     )
@@ -62,8 +62,8 @@ def in_open_clips_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
     norms = {"visual.ln_pre": f"{vision}.pre_layrnorm", "visual.ln_post": f"{vision}.post_layernorm"}
     norms["ln_final"] = f"{text}.final_layer_norm"
-    for here, side, count in (("visual.", vision, 3), ("", text, 2)):
-        for block in range(count):
+    for here, side in (("visual.", vision), ("", text)):
+        for block in range(blocks_of(state, side)):
             ours, theirs = f"{here}transformer.resblocks.{block}", f"{side}.encoder.layers.{block}"
             norms |= {f"{ours}.ln_1": f"{theirs}.layer_norm1", f"{ours}.ln_2": f"{theirs}.layer_norm2"}
             norms |= {f"{ours}.mlp.c_fc": f"{theirs}.mlp.fc1", f"{ours}.mlp.c_proj": f"{theirs}.mlp.fc2"}
@@ -76,10 +76,16 @@ def in_open_clips_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def blocks_of(state: dict[str, Tensor], side: str) -> int:
+    """How many blocks a tower of transformers' CLIP has."""
+    return sum(re.fullmatch(rf"{side}\.encoder\.layers\.\d+\.layer_norm1\.bias", name) is not None for name in state)
+
+
 def open_clip_folder(folder: Path, theirs: CLIPModel, **model: Any) -> Path:
     folder.mkdir()
     torch.save(in_open_clips_names(theirs.state_dict()), folder / "open_clip_pytorch_model.bin")
-    vision = {"image_size": 32, "layers": 3, "width": 64, "patch_size": 16}
+    sizes = theirs.config.vision_config
+    vision = {"image_size": 32, "layers": sizes.num_hidden_layers, "width": 64, "patch_size": sizes.patch_size}
     text = {"context_length": LENGTH, "vocab_size": VOCABULARY, "width": 32, "heads": 2, "layers": 2}
     config = {"model_cfg": {"embed_dim": PROJECTION, "vision_cfg": vision, "text_cfg": text, **model}}
     config["preprocess_cfg"] = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}

@@ -11,7 +11,7 @@ D width of both sides, P size of the shared space, V vocabulary, A answers of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -19,6 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.hosts.albef.facts import FILES, facts_beside
 from harness.hosts.albef.heads import AnswerDecoder, State, adapted, classifier, share_keys_and_values
 from harness.hosts.albef.names import OPTIONAL, WORD_HEAD, released_name, stated_sizes
 from harness.hosts.albef.recipes import RECIPES
@@ -32,6 +33,7 @@ from harness.hosts.parts.shared_space import Projection, shared_space
 from harness.hosts.parts.text_stacks import BertStack, through
 from harness.hosts.parts.timm_vision import timm_vision, vision_transformer
 from harness.hosts.parts.tokenizer import MASK, TextTokenizer, Tokenizer
+from harness.hosts.weights.facts import Facts
 from harness.hosts.weights.released import Part, Translation, of_bert
 from harness.kit.errors import HarnessError
 from harness.reduction import Stack, Tokens
@@ -88,6 +90,7 @@ class Albef(HostModel):
     """Vision tower, text encoder, fusion encoder, the three heads (contrast, matching, masked words), and a task's."""
 
     Config = AlbefConfig
+    FACT_FILES = FILES
     RECIPES = RECIPES
     STARTS: ClassVar[Starts] = {"tiny": {"scenes-small": SMALL_WORLD_STARTS}}
     TEXT_SIDE = r"(embeddings|text)\..+"
@@ -131,6 +134,10 @@ class Albef(HostModel):
 
     def released(self, name: str) -> Translation:
         return released_name(name, self.config.text_layers, self.config.task)
+
+    @classmethod
+    def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:
+        return facts_beside(configs, cls.preset(name))
 
     @classmethod
     def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ P size of the shared space, V vocabulary, A answers, K candidates among them, R 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -19,6 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.hosts.blip.facts import FILES, facts_beside
 from harness.hosts.blip.names import (
     OF_PAIRS,
     OPTIONAL,
@@ -39,6 +40,7 @@ from harness.hosts.parts.recipes import SMALL_WORLD_TOWER, Starts
 from harness.hosts.parts.shared_space import Projection, shared_space
 from harness.hosts.parts.timm_vision import timm_vision, vision_transformer
 from harness.hosts.parts.tokenizer import Tokenizer
+from harness.hosts.weights.facts import Facts
 from harness.hosts.weights.released import Lacking, LoadReport, Part, Translation
 from harness.kit.errors import HarnessError
 from harness.reduction import Tokens
@@ -85,6 +87,7 @@ class Blip(BlipText):
     """Vision tower, text side, and the heads: contrast and matching, or pairs of images."""
 
     Config = BlipConfig
+    FACT_FILES = FILES
     RECIPES = RECIPES
     STARTS: ClassVar[Starts] = {"tiny": {"scenes-small": SMALL_WORLD_TOWER}}
     TEXT_SIDE = r"embeddings\..+|encoder\.\d+\.(?!crossattention\.).+"
@@ -130,6 +133,10 @@ class Blip(BlipText):
 
     def lacking(self) -> Lacking:
         return PAIRS_OPTIONAL if self.config.pairs else OPTIONAL
+
+    @classmethod
+    def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:
+        return facts_beside(configs, cls.preset(name))
 
     @classmethod
     def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:

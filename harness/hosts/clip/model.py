@@ -26,7 +26,7 @@ from harness.hosts.parts.clip_vision import block_names, clip_vision, core, draw
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.presets import TINY
 from harness.hosts.parts.text_stacks import ClipTextStack, through
-from harness.hosts.weights.facts import Facts
+from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE, Facts
 from harness.hosts.weights.released import Lacking, NotAWeight, Part, Split, Table, Translation, Transposed, translate
 from harness.reduction import Guide, Stack, Tokens
 
@@ -126,6 +126,7 @@ class Clip(HostModel):
     """
 
     Config = ClipConfig
+    FACT_FILES = (CONFIG_FILE, OPEN_CLIP_FILE)
     RECIPES = RECIPES
     TEXT_SIDE = r"(words|positions|text|text_norm)\..+"
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {"elip": {"count_class_token": True}}

@@ -10,7 +10,7 @@ V vocabulary, A answers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.hosts.host import AnswerTargets, HostModel, TextBatch
+from harness.hosts.meter.facts import FILES, facts_beside
 from harness.hosts.meter.heads import RELEASED_HEADS, TASK_HEADS, class_losses, classifier
 from harness.hosts.meter.names import INHERITED, LAST_BLOCK, OPTIONAL, RELEASED, inherited
 from harness.hosts.meter.recipes import RECIPES
@@ -27,6 +28,7 @@ from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.presets import TINY
 from harness.hosts.parts.text_stacks import BertStack, CoAttentionStack, through
 from harness.hosts.parts.tokenizer import Tokenizer
+from harness.hosts.weights.facts import Facts
 from harness.hosts.weights.released import LoadReport, NotAWeight, Part, Translation, of_bert, translate
 from harness.kit.errors import HarnessError
 from harness.reduction import Stack, Tokens
@@ -97,6 +99,7 @@ class Meter(HostModel):
     """
 
     Config = MeterConfig
+    FACT_FILES = FILES
     RECIPES = RECIPES
     TEXT_SIDE = r"(embeddings|text)\..+"
     VISION_FROM = frozenset({"clip"})
@@ -171,6 +174,10 @@ class Meter(HostModel):
         if block and int(block[1]) == self.config.depth:
             return LAST_BLOCK
         return translate(name, RELEASED)
+
+    @classmethod
+    def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:
+        return facts_beside(configs, cls.preset(name))
 
     @classmethod
     def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from harness.hosts.parts.tokenizer import (
     holds_tokenizer,
     open_tokenizer,
 )
-from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE, Facts, config_beside
+from harness.hosts.weights.facts import WITHIN, Facts, config_beside
 from harness.hosts.weights.find import assets_of, find_weights, weights_file
 from harness.hosts.weights.own import (
     LearnedMethod,
@@ -32,7 +32,7 @@ from harness.hosts.weights.own import (
     untrained_in,
 )
 from harness.hosts.weights.released import LoadReport, load_released
-from harness.hosts.weights.released_files import is_released
+from harness.hosts.weights.released_files import config_within, is_released
 from harness.kit.errors import HarnessError
 
 
@@ -95,9 +95,10 @@ def read_answers(folder: Path) -> tuple[str, ...]:
 
 
 def stated_beside(name: str, path: Path) -> Facts:
-    """The sizes that the configs beside a released file state, and what is guessed for want of them."""
-    configs = {file: config_beside(path.parent, file) for file in (CONFIG_FILE, OPEN_CLIP_FILE)}
-    facts = host_class(name).stated_facts(name, configs)
+    """The sizes that the configs beside and within a released file state, and what is guessed for want of them."""
+    kind = host_class(name)
+    configs = {file: config_beside(path.parent, file) for file in kind.FACT_FILES}
+    facts = kind.stated_facts(name, configs | ({WITHIN: config_within(path)} if WITHIN in kind.FACT_FILES else {}))
     return Facts(known_sizes(name, facts.sizes), facts.guessed)
 
 

@@ -71,7 +71,7 @@ class ObjectiveConfig(BaseModel):
     """
 
     FILES: ClassVar[tuple[str, ...]] = ()
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 class Objective(nn.Module, ABC, Generic[H]):
