@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ CONTROL_LINE: dict[str, Any] = {"color": "#8C8C8C", "linewidth": 0.9, "zorder": 
 DASHES = {"random": (0, (1, 1.4)), "downsample": (0, (4, 2))}
 FRONT_LINE: dict[str, Any] = {"color": INK, "linewidth": 1.5, "zorder": 6, "solid_joinstyle": "miter"}
 FAINT = 0.45
+ON_FRONT, BENEATH = 7.5, 5.0  # sizes of marks
+# So many methods beneath the front are named beside their best point; of more the legend speaks.
+MOST_NAMED = 4
+ROOM = 0.14  # above and below the points, for labels
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ def _figure(board: Frame, metrics: Sequence[str], title: str) -> Figure:
     figure = Figure(figsize=(3.5 * len(costs) + 0.3, 3.1 * len(metrics) + 1.2), layout="constrained")
     grid = figure.subplots(len(metrics), len(costs), squeeze=False)
     styles = method_styles(sorted(set(board.settings["method"])))
+    styles[DENSE] = {"color": INK, "marker": "D"}
     labelled: list[tuple[Axes, list[tuple[float, float, str]], NDArray[np.float64]]] = []
     for row, metric in zip(grid, metrics, strict=True):
         for axes, cost in zip(row, costs, strict=True):
@@ -108,7 +114,8 @@ def _figure(board: Frame, metrics: Sequence[str], title: str) -> Figure:
     for axes, cost in zip(grid[-1], costs, strict=True):
         axes.set_xlabel(cost.label)
     shown = [name for name in styles if name not in (DENSE, *CONTROLS)]
-    handles = [Line2D([], [], linestyle="", label=name, **styles[name], **DOTS) for name in (DENSE, *shown)]
+    look = DOTS | {"linestyle": "", "markersize": ON_FRONT}
+    handles = [Line2D([], [], label=name, **styles[name], **look) for name in (DENSE, *shown)]
     handles += [
         Line2D([], [], label=name, linestyle=DASHES[name], **CONTROL_LINE) for name in CONTROLS if name in styles
     ]
@@ -133,7 +140,8 @@ def _panel(
     )
     if cost.quantity == "latency_ratio":  # dense, timed beside itself
         rows.loc[rows["method"] == DENSE, "place"] = cost.factor
-    rows = rows.dropna(subset=["place", "value"])
+    kept_all = rows["unguided"] & (rows["method"] != DENSE)  # dense by another name
+    rows = rows[~kept_all].dropna(subset=["place", "value"])
     place, value = rows["place"].to_numpy(dtype=float), quantity.scale * rows["value"].to_numpy(dtype=float)
     on_front = front(place, value)
     for name in CONTROLS:
@@ -145,39 +153,48 @@ def _panel(
             *(np.append(part, end) for part, end in zip(steps, (place.max(), steps[1][-1]))), where="post", **FRONT_LINE
         )
     for number, row in enumerate(rows.itertuples()):
-        low, high = spread(row, quantity.scale)
-        chosen, style = number in on_front, styles[str(row.method)]
-        alpha = 1.0 if chosen or row.method == DENSE else FAINT
-        bars = np.clip(np.nan_to_num([[value[number] - low], [high - value[number]]]), 0, None)
-        axes.errorbar(
-            place[number],
-            value[number],
-            yerr=bars,
-            fmt="none",
-            ecolor=style["color"],
-            elinewidth=1.0,
-            alpha=alpha,
-            zorder=7,
-        )
-        axes.plot(
-            place[number], value[number], linestyle="", alpha=alpha, zorder=8, **style, **(DOTS | {"markersize": 6})
-        )
+        chosen = number in on_front
+        _point(axes, row, (place[number], value[number]), quantity.scale, styles[str(row.method)], chosen)
     scale(axes, quantity)
     axes.set_ylabel("")
-    axes.margins(x=0.08)
-    return _words(rows, on_front, place, value), np.stack([place, value], axis=1)
+    axes.margins(x=0.10)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - ROOM * (high - low), high + ROOM * (high - low))
+    points = np.stack([place, value], axis=1)
+    return _words(rows, on_front, place, value), np.concatenate([points, _along(points[on_front])])
+
+
+def _point(axes: Axes, row: Any, at: tuple[float, float], factor: float, style: dict[str, Any], on_front: bool) -> None:
+    """A setting's mark with its interval, faint beneath the front."""
+    low, high = spread(row, factor)
+    alpha = 1.0 if on_front or row.method == DENSE else FAINT
+    bars = np.clip(np.nan_to_num([[at[1] - low], [high - at[1]]]), 0, None)
+    axes.errorbar(*at, yerr=bars, fmt="none", ecolor=style["color"], elinewidth=1.0, alpha=alpha, zorder=7)
+    look = DOTS | {"markersize": ON_FRONT if on_front else BENEATH, "linestyle": "", "alpha": alpha}
+    axes.plot(*at, zorder=8, **style, **look)
+
+
+def _along(front_n2: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points on the steps, which labels keep clear of."""
+    if len(front_n2) < 2:
+        return front_n2
+    shares = np.linspace(0, 1, 15)[:, None]
+    corners = [(here, np.array([there[0], here[1]]), there) for here, there in pairwise(front_n2)]
+    return np.concatenate([begin + shares * (end - begin) for one in corners for begin, end in pairwise(one)])
 
 
 def _words(
     rows: pd.DataFrame, on_front: Sequence[int], place: NDArray[np.float64], value: NDArray[np.float64]
 ) -> list[tuple[float, float, str]]:
-    """What is labelled: each point on the front, and each other method once, where it is best."""
+    """What is labelled: each point on the front, dense and the controls, and of few other methods each once."""
     found = {number: _name(rows.iloc[number]) for number in on_front}
     named = {rows.iloc[number]["method"] for number in on_front}
-    for method in dict.fromkeys(rows["method"]):
-        if method not in named:
-            best = max(np.flatnonzero(rows["method"] == method), key=lambda number: value[number])
-            found[int(best)] = _name(rows.iloc[int(best)])
+    others = [method for method in dict.fromkeys(rows["method"]) if method not in named]
+    for method in others if len(others) <= MOST_NAMED else [name for name in others if name in (DENSE, *CONTROLS)]:
+        numbers = np.flatnonzero(rows["method"] == method)
+        # Lines of controls are named where they end, apart from the others.
+        best = numbers[place[numbers].argmin() if method in CONTROLS else value[numbers].argmax()]
+        found[int(best)] = str(method) if method in CONTROLS else _name(rows.iloc[int(best)])
     return [(place[number], value[number], words) for number, words in found.items()]
 
 

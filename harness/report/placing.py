@@ -33,7 +33,9 @@ def place_labels(axes: Axes, words: Sequence[tuple[float, float, str]], points: 
     taken: list[Bbox] = []
     for x, y, text in sorted(words, key=lambda one: -one[1]):
         mark = axes.transData.transform((x, y))
-        width, height = 0.58 * FONT_SIZE * len(text) * per_point, 1.15 * FONT_SIZE * per_point
+        measured = axes.text(0, 0, text, fontsize=FONT_SIZE)
+        width, height = measured.get_window_extent().size + per_point
+        measured.remove()
         choices = []
         for distance in DISTANCES:
             for step in range(DIRECTIONS):

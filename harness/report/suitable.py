@@ -97,8 +97,8 @@ def _of_host(method: str, host: HostFacts) -> Iterator[Pair]:
         except HarnessError as error:
             reason = reason or _general(str(error), method, host)
         for task in _tasks_of(host, protocol):
-            unread = nothing_to_read(method, host.name, host.shape, task, protocol)
-            why = reason or (None if unread is None else _general(unread, method, host).replace(task, "the task"))
+            unread = nothing_to_read(method, host.shape, task, protocol)
+            why = reason or (None if unread is None else _general(unread, method, host))
             yield Pair(method, host.name, task, protocol, why, learns and protocol == "inference")
 
 

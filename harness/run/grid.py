@@ -93,7 +93,7 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
                     continue
                 reason = None
                 if request.every_method:
-                    reason = nothing_to_read(method, request.model, host.shape, task, request.protocol)
+                    reason = nothing_to_read(method, host.shape, task, request.protocol)
                 try:
                     cells += [_cell(about, budgets, host, stages, method, ratio, settings)] if reason is None else []
                 except HarnessError as error:

@@ -26,7 +26,7 @@ def check_protocol(method: str, protocol: str) -> None:
         )
 
 
-def nothing_to_read(method: str, model: str, shape: StackShape, task: str, protocol: str) -> str | None:
+def nothing_to_read(method: str, shape: StackShape, task: str, protocol: str) -> str | None:
     """Why a text-guided method would measure dense: the host sees no image beside a text in this task; None where it
     does, and where training reduces by texts.
     """
@@ -34,7 +34,7 @@ def nothing_to_read(method: str, model: str, shape: StackShape, task: str, proto
         return None
     path = tasks.entry(task).path
     beside = "fusion" in shape.kinds and (path is None or any(one.with_text for one in declared(path)))
-    line = f"method {method} is guided by text, and {task} in {model} encodes images without one: all tokens stay"
+    line = f"method {method} is guided by text, and images are encoded without one: all tokens would stay"
     return None if beside else line
 
 
