@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.hosts.build import paper_settings, skeleton, split_name
+from harness.hosts.build import paper_settings, split_name
 from harness.hosts.facts import HostFacts, host_facts
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods, models, tasks
@@ -105,8 +105,9 @@ def _of_host(method: str, host: HostFacts) -> Iterator[Pair]:
 def _tasks_of(host: HostFacts, protocol: str) -> tuple[str, ...]:
     if protocol != "inference":
         return trainable_tasks(protocol, host.name)
-    heads = skeleton(host.name).heads().keys()  # some have a file of weights of their own
-    return tuple(name for name, kind in tasks.usable().items() if not kind.NEEDS or kind.NEEDS & heads)
+    trained = trainable_tasks("finetune", host.name)  # with heads of their own
+    found = tasks.usable().items()
+    return tuple(name for name, kind in found if name in trained or not kind.NEEDS or kind.NEEDS & host.abilities)
 
 
 def _general(line: str, method: str, host: HostFacts) -> str:

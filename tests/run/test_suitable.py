@@ -61,8 +61,14 @@ def planned(worlds: Path, host: str, **changes: Any) -> list[Cell]:
     return plan_cells(RunRequest.model_validate(plain | changes))
 
 
-@pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize("protocol", ["inference", "finetune", "pretrain"])
+@pytest.mark.parametrize(
+    ("host", "protocol"),
+    [
+        *((host, "inference") for host in HOSTS),
+        *((host, "finetune") for host in ("albef-tiny", "clip-tiny")),
+        *((host, "pretrain") for host in ("blip-tiny", "meter-tiny")),
+    ],
+)
 def test_what_is_planned_is_what_the_list_says(
     worlds: Path, listed: list[Pair], host: str, protocol: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,7 +102,7 @@ def test_a_named_method_is_refused_by_name_in_one_line(
     worlds: Path, method: str, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(HarnessError) as caught:
-        planned(worlds, "albef-tiny", methods=("random", method), **changes)
+        planned(worlds, "albef-tiny", methods=(method,), **changes)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
