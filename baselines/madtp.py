@@ -32,7 +32,7 @@ from harness.reduction import (
 SCORES, IMPORTANCE, LAST = "madtp_scores", "madtp_importance", "madtp_last"
 ALIGNED, OF_TEXT = "madtp_aligned", "madtp_text_aligned"
 EPS = 1e-8
-# A bend below this leaves a temperature at which softmax picks one token: colder ones keep no more, but for none at all.
+# Below this bend softmax picks one token at any temperature: what is asked for above what is left then is all tokens.
 COLDEST = 2.0**-40
 
 

@@ -192,18 +192,21 @@ def test_an_image_of_which_an_adaptive_method_would_keep_nothing(name, settings)
         assert torch.allclose(here, one.states[0][one.standing[0]], rtol=0, atol=1e-10)
 
 
-def test_a_budget_that_no_temperature_gives_is_refused_and_soon():
-    """Between no removal and the coldest softmax, which picks one token, madtp has nothing in this tower."""
+@pytest.mark.parametrize(("name", "nearest"), [("madtp", {"temperature": 1e-12}), ("ats", {"oversampling": 1e6})])
+def test_a_budget_that_no_bend_gives_is_refused_and_soon(name, nearest):
+    """Between no removal and the least that there is (a softmax that picks one token, a token under every sample) these
+    have nothing: looking for it is not to go on for all numbers that are nearer to 0."""
     opened, images = tower(), images_unlike_each_other()
     tried = []
 
     def measured(reducer):
-        tried.append(reducer.config.temperature)
+        tried.append(reducer.config)
         return ratio_on(opened, Sample(images, None))(reducer.double())
 
-    coldest = measured(adaptive("madtp", {"temperature": 1e-12}, opened.shape))
+    least = measured(adaptive(name, nearest, opened.shape))
+    assert least < 0.97
     torch.manual_seed(2)
     with pytest.raises(HarnessError, match="not reachable") as error:
-        make_reducer("madtp", opened.shape, ratio=(1 + coldest) / 2, measured=measured)
+        make_reducer(name, opened.shape, ratio=(1 + least) / 2, measured=measured)
     one_line(error)
     assert len(tried) < 120
