@@ -41,7 +41,8 @@ def image_counts(stack: Stack, reducer: TokenReducer[Any], sample: Sample) -> Im
     for start in range(0, total, AT_ONCE):
         part, trace = sample.rows(slice(start, start + AT_ONCE)), Trace()
         encode(stack, reducer, part.images, part.guide, trace)
-        found.append(tuple(torch.stack(counts, dim=1) for counts in zip(*trace.standing)))  # type: ignore[arg-type]
+        entering, leaving = zip(*trace.standing)
+        found.append((torch.stack(entering, dim=1), torch.stack(leaving, dim=1)))
     reducer.train(was_training)
     attention, mlp = (torch.cat(counts) for counts in zip(*found))
     return ImageCounts(attention, mlp)

@@ -73,8 +73,8 @@ def read_shard(
 ) -> Iterator[PairRef]:
     """Stream a shard's samples with the keys NAME/SAMPLE.
 
-    Of a truncated or corrupt shard come the whole samples; then `on_damage` is told the shard and the reason.
-    `on_skipped` is told of images and texts whose names have further dots (a.seg.png) and that make no sample.
+    Of a truncated or corrupt shard come the whole samples; then `on_damage` gets the shard and the reason.
+    `on_skipped` gets the images and texts whose names have further dots (a.seg.png) and that make no sample.
     """
     try:
         for sample, parts in _samples(shard, payload=True, on_skipped=on_skipped):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from harness.hosts.weights.own import file_metadata, stated_sizes, untrained_in
+from harness.hosts.weights.load import stated_sizes
+from harness.hosts.weights.own import file_metadata, untrained_in
 from harness.hosts.weights.released_files import is_released
 from harness.kit.kept import Kept
 from harness.kit.provenance import versions

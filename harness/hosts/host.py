@@ -10,9 +10,8 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -20,13 +19,10 @@ from torch import Tensor, nn
 from harness.hosts.parts.recipes import Recipes, Starts
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.weights.facts import Facts
-from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation, fill_part
+from harness.hosts.weights.released import Lacking, LoadReport, Part, Translation, fill_part
 from harness.hosts.weights.released_files import read_released
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, Stack, StackShape, Tokens
-
-if TYPE_CHECKING:
-    from timm.models.vision_transformer import VisionTransformer
 
 
 class HostConfig(BaseModel):
@@ -335,36 +331,10 @@ class HostModel(nn.Module, ABC):
 
     def cannot(self, ability: str) -> HarnessError:
         """The error of a host that is asked what it cannot do."""
-        able = ", ".join(sorted(self.abilities)) or "nothing"
+        offered = ", ".join(sorted(self.abilities)) or "nothing"
         missing = [name for asked in ability.split(" or ") if asked in self.heads() for name in self.lacks(asked)]
         if not missing:
-            return HarnessError(f"{type(self).__name__} cannot {ability}: it can {able}")
+            return HarnessError(f"{type(self).__name__} cannot {ability}: it can {offered}")
         rest = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
         lacking = f"its weights hold no {missing[0]}{rest}"
-        return HarnessError(f"{type(self).__name__} cannot {ability}: {lacking}; they are for: {able}")
-
-
-def vision_transformer(config: HostConfig) -> VisionTransformer:
-    """The ViT of ALBEF and BLIP: timm's, with a class token and a final norm on all tokens."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    return VisionTransformer(
-        img_size=config.image_size,
-        patch_size=config.patch_size,
-        embed_dim=config.width,
-        depth=config.depth,
-        num_heads=config.heads,
-        mlp_ratio=config.mlp_ratio,
-        num_classes=0,
-        norm_layer=partial(nn.LayerNorm, eps=config.vision_eps),
-    )
-
-
-def timm_vision(name: str) -> Translation:
-    """What a tensor of timm's ViT or of DeiT is in the tower of `vision_transformer`."""
-    if name.startswith("head."):
-        return NotAWeight("the classifier of the pre-trained ViT")
-    known = (
-        r"cls_token|pos_embed|(patch_embed\.proj|norm|blocks\.\d+\.(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc[12]))\.\w+"
-    )
-    return f"vision.{name}" if re.fullmatch(known, name) else None
+        return HarnessError(f"{type(self).__name__} cannot {ability}: {lacking}; they are for: {offered}")

@@ -98,7 +98,7 @@ class TokenReducer(BlockHooks, Generic[C]):
         return None
 
     def remarks(self) -> Sequence[str]:
-        """Lines on what this tower cannot give of a setting as it is asked for; a user is told them once."""
+        """Lines on what this tower cannot give of a setting as it is asked for; a user sees them once."""
         return ()
 
     def resized(self, images: Tensor) -> Tensor | None:

@@ -279,6 +279,7 @@ def overrides(names: Sequence[str]) -> type[BaseModel]:
         field = Measurement.model_fields[name]
         marks = tuple(part for part in field.metadata if not isinstance(part, Flag))
         flags = tuple(Flag(part.name, part.read, None, part.metavar) for part in field.metadata if part not in marks)
+        # Types made at run time, which pydantic reads and mypy cannot.
         kind = Annotated[(field.annotation, *marks)] if marks else field.annotation  # type: ignore[valid-type]
         about = Field(description=f"{field.description}; left out: the study's")
         fields[name] = (Annotated[(kind | None, *flags, about)], None)  # type: ignore[operator]

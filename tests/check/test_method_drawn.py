@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from harness.check import drawn
 from harness.check.drawn import RATIOS, TOWERS, Case, Fault, check_case, compiles, subject
-from harness.kit.registry import Entry, Registry, methods
+from harness.kit.entries import Entry
+from harness.kit.registry import Registry, methods
 from harness.reduction import MethodConfig, TokenReducer
 
 DRAWS = 1 if settings().max_examples <= 100 else 50

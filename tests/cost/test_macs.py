@@ -16,7 +16,7 @@ from harness.cost.budget import macs_ratio, module_macs, reducer_at_macs, spent,
 from harness.cost.flops import RULES, MacCounter, count, operator_name
 from harness.cost.probe import skeleton, tower_call, tower_inputs
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.reduced import ReducedModel
+from harness.hosts.reduced_vit import ReducedModel
 from harness.kit.errors import HarnessError
 from harness.reduction import Trace, phase
 from harness.reduction.budget import make_reducer, realised_ratio

@@ -17,7 +17,8 @@ from transformers import CLIPConfig, CLIPModel
 from harness.hosts.build import build_host, host_config
 from harness.hosts.host import HostModel
 from harness.hosts.ready import account
-from harness.hosts.weights.own import load_model, save_weights, stated_sizes
+from harness.hosts.weights.load import load_model, stated_sizes
+from harness.hosts.weights.own import save_weights
 from harness.hosts.weights.released import load_parts
 from harness.hosts.weights.released_files import content_digest, read_released
 from harness.hosts.weights.sets import weights_digest
@@ -112,7 +113,8 @@ def test_the_architecture_is_that_of_the_config_beside_the_weights(tmp_path: Pat
     assert "guessed" not in account(loaded.report)
     assert stated_sizes("clip-base", loaded.weights)["depth"] == 3
     other = {"gelu": "quick_gelu", "quick_gelu": "gelu"}[activation]
-    wrong = type(loaded.model)(config.model_copy(update={"activation": other})).eval()  # type: ignore[call-arg]
+    kind: Any = type(loaded.model)
+    wrong = kind(config.model_copy(update={"activation": other})).eval()
     wrong.load_state_dict(loaded.model.state_dict())
     assert (features(wrong, images) - wanted).norm(dim=-1).mean() > 1e-3
 
@@ -251,7 +253,8 @@ def test_timm_and_bert_are_taken_from_safetensors_as_from_pth(tmp_path: Path, re
     for suffix in ("pth", "safetensors"):
         path = tmp_path / f"deit.{suffix}"
         head = {"head.weight": torch.zeros(10, 96), "head.bias": torch.zeros(10)}
-        (save_file if suffix == "safetensors" else torch.save)(released | head, path)  # type: ignore[operator]
+        write: Any = save_file if suffix == "safetensors" else torch.save
+        write(released | head, path)
         host = build_host("blip-tiny")
         report = load_parts(host, read_released(path), str(path), "vision")
         assert torch.equal(host.state_dict()["vision.pos_embed"], released["pos_embed"])

@@ -30,35 +30,30 @@ from harness.hosts.blip.names import (
 )
 from harness.hosts.blip.recipes import RECIPES
 from harness.hosts.blip.text import LABEL_SMOOTHING, BlipConfig, BlipText, begun
-from harness.hosts.host import AnswerTargets, TextBatch, timm_vision, vision_transformer
+from harness.hosts.host import AnswerTargets, TextBatch
 from harness.hosts.parts.answers import CANDIDATES, answer_word_losses, rank_answers
 from harness.hosts.parts.generation import generate
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
+from harness.hosts.parts.presets import TINY
 from harness.hosts.parts.recipes import SMALL_WORLD_TOWER, Starts
+from harness.hosts.parts.timm_vision import timm_vision, vision_transformer
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.weights.released import Lacking, LoadReport, Part, Translation
 from harness.kit.errors import HarnessError
 from harness.reduction import Tokens
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "image_size": 64,
-        "patch_size": 8,
-        "width": 96,
+    "tiny": TINY
+    | {
         "depth": 12,
-        "heads": 3,
         "text_layers": 5,
-        "mlp_ratio": 4,
         "projection": 96,
         "vocab_size": 159,
-        "text_length": 48,
         "pad_id": 0,
         "cls_id": 2,
         "sep_id": 3,
         "dec_id": 157,
         "enc_id": 158,
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.25, 0.25, 0.25],
     },
     "base": {
         "image_size": 224,
@@ -67,7 +62,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "depth": 12,
         "heads": 12,
         "text_layers": 12,
-        "mlp_ratio": 4,
         "projection": 256,
         "vocab_size": 30524,
         "text_length": 30,

@@ -72,14 +72,14 @@ class Inert:
 class InertDict:
     """Stands for a subclass of dict: torch lets items be set on its own kinds of dict only, so it makes one."""
 
-    def __new__(cls, *items: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+    def __new__(cls, *items: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]  # see above: another class
         return OrderedDict(*items)
 
 
 class InertList:
     """Stands for a subclass of list, for the same reason."""
 
-    def __new__(cls, *items: Any) -> list[Any]:  # type: ignore[misc]
+    def __new__(cls, *items: Any) -> list[Any]:  # type: ignore[misc]  # as above
         return list(*items)
 
 

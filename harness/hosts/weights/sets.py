@@ -12,15 +12,8 @@ from pathlib import Path
 from harness.data.digest import data_digest
 from harness.hosts.parts.tokenizer import HUB_FILE, TOKENIZER_FOLDER, VOCABULARY_FILE
 from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE
-from harness.hosts.weights.own import (
-    ASSETS,
-    WEIGHTS_FILE,
-    WEIGHTS_FILES,
-    assets_of,
-    file_metadata,
-    find_weights,
-    weights_file,
-)
+from harness.hosts.weights.find import ASSETS, WEIGHTS_FILE, WEIGHTS_FILES, assets_of, find_weights, weights_file
+from harness.hosts.weights.own import file_metadata
 from harness.hosts.weights.released_files import content_digest, is_released
 from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest
@@ -64,7 +57,7 @@ def weights_digest(model: str, path: Path, tokenizer: str | None = None) -> str:
     """16 hex digits of a file of weights and of what is read beside it: answers and prompt, facts of the architecture,
     vocabulary or tokenizer, and the `tokenizer` named in place of that.
 
-    Where a folder lacks them the host's own are read, as `harness.hosts.weights.own.load_model` does.
+    Where a folder lacks them the host's own are read, as `harness.hosts.weights.load.load_model` does.
     """
     digest = hashlib.sha256(content_digest(path).encode())
     if (path.parent / OPEN_CLIP_FILE).is_file():
