@@ -11,7 +11,8 @@ import torch
 from harness.data.scenes import write_scenes
 from harness.hosts.build import build_host
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE
-from harness.hosts.weights.own import assets_of, save_weights
+from harness.hosts.weights.find import assets_of
+from harness.hosts.weights.own import save_weights
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods
 from harness.report.suitable import Pair, pairs, render_suitable
