@@ -62,7 +62,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _of_means(rows: pd.DataFrame, seed: int) -> dict[str, float]:
     """metric -> p of metrics that are means: the clusters' differences, each with either sign."""
     difference = rows["value"].astype(float) - rows["value_other"].astype(float)
-    by_cluster = difference.groupby([_clusters(rows), rows["metric"]], sort=True).sum().unstack(fill_value=0.0)
+    by_cluster = difference.groupby([_clusters(rows), rows["metric"]], sort=True).sum().unstack(fill_value=0)
     differences_CM = by_cluster.to_numpy(dtype=float)
     differences_CM = differences_CM[(np.abs(differences_CM) > ROUNDING).any(axis=1)]
     observed_M = np.abs(differences_CM.sum(0))
@@ -107,7 +107,7 @@ def _signs(clusters: int, seed: int) -> Iterator[Floats]:
     """Signs (R, C) by batches: all of them, or ASSIGNMENTS drawn ones."""
     if clusters <= MOST_EXACT:
         bits = np.arange(2**clusters)[:, None] >> np.arange(clusters)
-        yield 1.0 - 2.0 * (bits & 1)
+        yield (1 - 2 * (bits & 1)).astype(np.float64)
         return
     for drawn in _drawn(clusters, seed):
         yield drawn.astype(np.float64)

@@ -34,9 +34,9 @@ def place_labels(axes: Axes, words: Sequence[tuple[float, float, str]], points: 
     for x, y, text in sorted(words, key=lambda one: -one[1]):
         mark = axes.transData.transform((x, y))
         measured = axes.text(0, 0, text, fontsize=FONT_SIZE)
-        width, height = measured.get_window_extent().size + per_point
+        width, height = np.asarray(measured.get_window_extent().size) + per_point
         measured.remove()
-        choices = []
+        choices: list[tuple[int, float, int, float, Bbox]] = []
         for distance in DISTANCES:
             for step in range(DIRECTIONS):
                 angle = pi / 4 + 2 * pi * step / DIRECTIONS
