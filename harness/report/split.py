@@ -29,6 +29,7 @@ RIGHT = 0.5
 DECIDED = 0.5
 # Shares of dense's forward MACs that differ by no more than this are the same budget.
 SAME_MACS = 0.05
+MATCHED = {"macs": " MACs", "train-macs": " train MACs"}
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def render_split(
         return _csv(found)
     draw, write = writers[format]
     assert draw is not None
+    assert write is not None
     parts = [draw(_part(title, board, rows, control)) for title, board, rows, _ in found if rows]
     note = (
         f"wrong, right: samples that {control} gets wrong and right at the same ratio (at the nearest MACs where "
@@ -104,18 +106,16 @@ def _rows(
     settings, rows, missing = board.settings, [], []
     shares = board.column("gmacs_ratio")["value"].astype(float)
     dense = settings[board.dense]
-    for (ratio, match), index in (
-        settings[~board.dense].groupby(["ratio", "match"], dropna=False, sort=False).groups.items()
-    ):
+    groups = settings[~board.dense].groupby(["ratio", "match"], dropna=False, sort=False)
+    for index in groups.groups.values():
         group = settings.loc[index]
+        ratio, match = float(group["ratio"].astype(float).iloc[0]), str(group["match"].iloc[0])
         beside = _beside(settings, shares, group, control)
         if beside is None:
             missing.append(_command(group.iloc[0], by_key, control, folder, ratio, match, shares[index]))
             continue
         reference = {task: samples(record) for task, record in _by_task(beside, by_key).items()}
-        budget = ("paper" if pd.isna(ratio) else f"{ratio:g}") + {"macs": " MACs", "train-macs": " train MACs"}.get(
-            match, ""
-        )
+        budget = ("paper" if pd.isna(ratio) else f"{ratio:g}") + MATCHED.get(match, "")
         for _, setting in pd.concat([dense, group]).iterrows():
             name = f"{setting['method']} {setting['variant'] if setting['method'] != DENSE else ''}".strip()
             seeds = [by_key[key] for key in setting["keys"] if by_key[key]["status"] == "done"]
@@ -131,7 +131,7 @@ def _beside(settings: pd.DataFrame, shares: pd.Series, group: pd.DataFrame, cont
         done = done[(done["ratio"] == first["ratio"]) & (done["match"] == first["match"])]
         return None if done.empty else done.iloc[0]
     distance = (shares[done.index] - shares[group.index].mean()).abs().dropna()
-    return done.loc[distance.idxmin()] if len(distance) and distance.min() <= SAME_MACS else None
+    return done.loc[[distance.idxmin()]].iloc[0] if len(distance) and distance.min() <= SAME_MACS else None
 
 
 def _by_task(setting: pd.Series, by_key: Mapping[str, Record]) -> dict[str, Record]:
@@ -152,7 +152,12 @@ def _halves(
             for name, half in _of_record(samples(record), reference[record["spec"]["task"]]):
                 found.setdefault(name, []).append(half)
     return {
-        name: Half(*(fmean(getattr(one, field) for one in halves) for field in ("value", "low", "high")), halves[0].n)
+        name: Half(
+            fmean(one.value for one in halves),
+            fmean(one.low for one in halves),
+            fmean(one.high for one in halves),
+            halves[0].n,
+        )
         for name, halves in found.items()
     }
 
@@ -168,7 +173,8 @@ def _of_record(here: pd.DataFrame, control: pd.DataFrame) -> Iterator[tuple[tupl
         for side, chosen in zip(SIDES, (rows[~right], rows[right]), strict=True):
             if len(chosen):
                 made = summarise(chosen["value"].to_numpy(dtype=float), chosen["cluster"].to_numpy())
-                yield (str(metric), side), Half(made["value"], *made["ci95"], made["n"])
+                low, high = made["ci95"]
+                yield (str(metric), side), Half(made["value"], low, high, made["n"])
 
 
 def _part(title: str, board: Frame, rows: Sequence[Row], control: str) -> Part:
