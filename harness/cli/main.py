@@ -61,9 +61,16 @@ def _root(
 
 def list_names(
     kind: Annotated[Optional[str], typer.Argument(help=f"{', '.join(KINDS)}; left out: all.")] = None,
+    hosts: Annotated[
+        bool,
+        typer.Option("--hosts", help="Of methods: in which hosts, tasks and protocols they make sense, and why not."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Names that exist, each with one line about it."""
+    if hosts:
+        _list_suitable(kind, as_json)
+        return
     if kind is not None and kind not in KINDS:
         from harness.kit.registry import unknown
 
@@ -79,6 +86,16 @@ def list_names(
         typer.echo(name)
         for entry, summary in entries.items():
             typer.echo(on_one_line(f"  {entry:<24}{summary}"))
+
+
+def _list_suitable(kind: str | None, as_json: bool) -> None:
+    if kind != "methods":
+        raise HarnessError(f"--hosts: is for methods, not {kind or 'all kinds'}; take: list methods --hosts")
+    from dataclasses import asdict
+
+    from harness.report.suitable import pairs, render_suitable
+
+    typer.echo(json.dumps([asdict(pair) for pair in pairs()], indent=1) if as_json else render_suitable())
 
 
 def new_method(

@@ -17,6 +17,7 @@ import pandas as pd
 
 from harness.kit.errors import HarnessError
 from harness.metrics.quantity import Quantity
+from harness.report.families import adjust
 from harness.report.quantities import OF_THROUGHPUT, of_costs, of_metrics, quantity_of
 from harness.report.row import Value, absent_metrics, setting_of, values_of
 from harness.report.settings import CONTEXT, DENSE, PER_BUDGET, Setting, settings_of
@@ -117,6 +118,7 @@ def to_frame(records: Iterable[Mapping[str, Any]]) -> Frame:
     place = {pair: number for number, pair in enumerate(of_metrics())}
     rows["place"] = [place.get(pair, len(place)) for pair in zip(rows["task"], rows["quantity"], strict=True)]
     rows = rows.sort_values(["task", "place"], kind="stable").drop(columns="place").reset_index(drop=True)
+    adjust(rows, settings)
     every = [record for setting in found for record in setting.by_seed()]
     return Frame(
         settings,

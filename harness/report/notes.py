@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from harness.report.cost_columns import spreads
+from harness.report.families import notes_of
 from harness.report.frame import Frame
 from harness.report.quality_columns import KEPT_ALL
 
@@ -31,6 +32,7 @@ def notes(frame: Frame) -> list[str]:
     without_text = marks[marks["fallback"].notna()].drop_duplicates()
     lines += [f"{mark}{method} where no text is given: {said}" for mark, method, said in without_text.to_numpy()]
     lines += _seeds(frame)
+    lines += notes_of(frame.values)
     if frame.values["blind"].notna().any():
         lines.append(BLIND)
     if "throughput" in quantities:

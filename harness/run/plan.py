@@ -56,7 +56,11 @@ def plan_rows(
             known = (cell.method, str(cell.config), str(host.shape), cell.task if adaptive else "")
             if known not in costs and adaptive:
                 ready, sample = budgets.on_images(cell.task)
-                made, on = ready.method(cell.method, cell.config), ready.model
+                on = (
+                    ready.model
+                )  # what the method will have learned by then is not there yet where training comes first
+                reducer = make_reducer(cell.method, on.shape, settings=cell.config)
+                made = ready.with_learned(reducer) if cell.training else ready.method(cell.method, cell.config)
                 costs[known] = cost_report(on.vision, cell.method, shape=on.shape, sample=sample, reducer=made)
             elif known not in costs:
                 about = (cell.model, host.config, host.shape, cell.method, cell.config, "float32")

@@ -15,6 +15,8 @@ from harness.kit.settings import NO_FLAG, Flag, validated
 
 # What --quick measures on, where no --limit says otherwise: about a minute for the default command on two cores.
 QUICK_IMAGES = 100
+# Every registered method that makes sense where it is measured.
+EVERY = ("all",)
 
 
 def read_seeds(words: str) -> tuple[int, ...]:
@@ -29,8 +31,9 @@ def read_seeds(words: str) -> tuple[int, ...]:
     return seeds
 
 
-def _read_methods(words: str) -> tuple[str, ...]:
-    return methods.expand(words, without=("dense",))
+def read_methods(words: str) -> tuple[str, ...]:
+    """The methods of 'elip,evit', or EVERY of 'all'; HarnessError for names that nobody registered."""
+    return EVERY if words.strip() == EVERY[0] else methods.expand(words, without=("dense",))
 
 
 def _read_ratios(words: str) -> tuple[float, ...]:
@@ -56,9 +59,12 @@ class Measurement(BaseModel):
 
     methods: Annotated[
         tuple[str, ...],
-        Flag("--method", read=_read_methods),
-        Field(description="Methods, comma-separated, or 'all'. Dense is always measured beside them"),
+        Flag("--method", read=read_methods),
+        Field(
+            description="Methods, comma-separated, or 'all' that make sense there. Dense is always measured beside them"
+        ),
     ]
+    every_method: Annotated[bool, NO_FLAG] = False
     ratios: Annotated[
         tuple[float, ...] | None,
         Flag(read=_read_ratios),
@@ -135,6 +141,14 @@ class Measurement(BaseModel):
         for task in options:
             tasks.entry(task)
         return options
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_method(cls, given: Any) -> Any:
+        """'all' as the names of all methods, of which those that make no sense are left out instead of refused."""
+        if isinstance(given, dict) and tuple(given.get("methods", ())) == EVERY:
+            return given | {"methods": methods.expand(EVERY[0], without=("dense",)), "every_method": True}
+        return given
 
     @model_validator(mode="before")
     @classmethod
@@ -231,7 +245,7 @@ class EvaluateOptions(RunOptions):
 
     methods: Annotated[
         tuple[str, ...],
-        Flag("--method", read=_read_methods, default="dense"),
+        Flag("--method", read=read_methods, default="dense"),
         Field(description="Methods to measure too, comma-separated"),
     ] = ("dense",)
     tasks: Annotated[
@@ -246,7 +260,7 @@ class AnswerOptions(RunOptions):
 
     methods: Annotated[
         tuple[str, ...],
-        Flag("--method", read=_read_methods, default="dense"),
+        Flag("--method", read=read_methods, default="dense"),
         Field(description="Token reduction in the vision tower"),
     ] = ("dense",)
     ratios: Annotated[

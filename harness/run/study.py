@@ -10,13 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
 from harness.kit.reading import read_yaml
-from harness.kit.registry import NAME, methods, studies, tasks
+from harness.kit.registry import NAME, studies, tasks
 from harness.kit.settings import validated
 from harness.run.cell import Cell, unique
 from harness.run.choose import brings_answers, measurable_tasks
 from harness.run.grid import plan_cells
-from harness.run.request import RunRequest
-from harness.run.settings import check_methods, settings_for
+from harness.run.request import RunRequest, read_methods
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -87,13 +86,13 @@ def plan_study(
             "schedule": entry.schedule,
             **shared,
         }
-        measured = methods.expand(entry.methods, without=("dense",))
-        check_methods(entry.settings, measured)
-        for method in measured:
-            own = {"methods": (method,), "settings": settings_for(entry.settings, method)}
-            planned = plan_cells(validated(RunRequest, fields | own, "study"), progress)
-            cells += planned
-            labels = entry.model_dump(include={"label", "placement", "stages"}, exclude_none=True)
-            index.append({"method": method, **labels, "keys": [cell.key for cell in planned if cell.method != "dense"]})
+        own = {"methods": read_methods(entry.methods), "settings": entry.settings}
+        request = validated(RunRequest, fields | own, "study")
+        planned = plan_cells(request, progress)
+        cells += planned
+        labels = entry.model_dump(include={"label", "placement", "stages"}, exclude_none=True)
+        for method in request.methods:
+            keys = [cell.key for cell in planned if cell.method == method != "dense"]
+            index += [{"method": method, **labels, "keys": keys}] if keys else []
     ordered = sorted(unique(cells), key=lambda cell: cell.method != "dense")
     return ordered, index
