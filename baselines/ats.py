@@ -26,6 +26,8 @@ from harness.reduction import (
 )
 
 MOST_SAMPLES = 32  # times n0: more of them tell no more tokens apart
+# A bend below this would oversample beyond that everywhere: what is asked for above it is all tokens.
+FINEST = 2.0**-12
 
 
 class ATSConfig(MethodConfig):
@@ -49,7 +51,7 @@ class ATSConfig(MethodConfig):
     as_in_a_batch: bool = False
 
     def bent(self, gamma: float) -> "ATSConfig":
-        return self.model_copy(update={"oversampling": self.oversampling / gamma if gamma else 0.0})
+        return self.model_copy(update={"oversampling": self.oversampling / gamma if gamma >= FINEST else 0.0})
 
     def samples(self, shape: StackShape) -> dict[int, int]:
         """How many are drawn, by block."""

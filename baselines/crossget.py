@@ -9,7 +9,7 @@ Two tokens that are each other's best always tie in the ranking: here the lower 
 torch's default sort decides (`unstable_sort`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -84,7 +84,8 @@ class CrossGET(TokenReducer[CrossGETConfig]):
             state = replace(state, mask=None)
         of_text = None if guide is None or stack.shape.kind != "vision" else guide.notes.get(CROSS)
         if of_text is not None and guide is not None:
-            state = state.noted(**{OF_TEXT: of_text if guide.shared is None else guide.shared[1](of_text)})
+            space = compared_in(guide)
+            state = state.noted(**{OF_TEXT: of_text if space is None else space[1](of_text)})
         return state.append(Pooled(state.tokens[:, :1], None, None)).packed()
 
     def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
@@ -98,7 +99,8 @@ class CrossGET(TokenReducer[CrossGETConfig]):
         state = replace(state, tokens=moved)
         if not self.training:
             return state
-        seen = cross if kind == "text" or guide is None or guide.shared is None else guide.shared[0](cross)
+        space = None if kind == "text" or guide is None else compared_in(guide)
+        seen = cross if space is None else space[0](cross)
         before = [state.notes[CROSS]] if CROSS in state.notes else []
         return state.noted(**{CROSS: torch.cat([*before, seen], dim=1)})
 
@@ -144,6 +146,13 @@ class CrossGET(TokenReducer[CrossGETConfig]):
         blocks = min(image.shape[1], text.shape[1])
         weight = self.config.kd_weight / (1 - self.config.kd_weight)
         return {"cross": weight * distillation(image[:, -blocks:], text[:, -blocks:])}
+
+
+def compared_in(guide: Guide) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None:
+    """The space in which both towers' cross tokens are compared: CLIP's shared one, whose texts have a width of their
+    own; the states' where a guide has those of words (the released program for BLIP).
+    """
+    return guide.shared if guide.text_states is None else None
 
 
 def last(state: TokenState) -> Tensor:

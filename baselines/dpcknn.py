@@ -63,7 +63,9 @@ class DPCKNN(TokenReducer[DPCKNNConfig]):
         tokens = state.patch_tokens
         weights = torch.ones_like(tokens[..., 0])
         if not self.config.equal_weight:
-            weights = self.cluster_layers[str(stage)].score(tokens).squeeze(-1).exp()  # type: ignore[operator,union-attr]
+            layer = self.cluster_layers[str(stage)]
+            assert isinstance(layer, Score)
+            weights = layer.score(tokens).squeeze(-1).exp()
         with phase("matching"):
             apart = distances(tokens) / tokens.shape[-1] ** 0.5
         noise = self.config.noise * self.drawn(stage, state)

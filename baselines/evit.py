@@ -1,32 +1,20 @@
 """EViT: keep the patches the class token attends to, fuse the others into one token (arXiv 2202.07800)."""
 
-from math import ceil
-
 from harness.reduction import (
     Evidence,
-    MethodConfig,
-    Ratio,
-    Schedule,
+    RatedConfig,
     StackShape,
     TokenReducer,
     TokenState,
     split_top,
-    validated,
 )
 
 
-class EViTConfig(MethodConfig):
-    """keep_rate counts ceil of the current tokens, at `blocks`; a schedule, if given, int of the input's patches."""
+class EViTConfig(RatedConfig):
+    """fuse: the tokens that are dropped become one."""
 
-    keep_rate: Ratio = 0.7
     blocks: tuple[int, ...] = (3, 6, 9)
     fuse: bool = True
-    schedule: Schedule | None = None
-
-    def bent(self, gamma: float) -> "EViTConfig":
-        if self.schedule is not None:
-            return self.model_copy(update={"schedule": self.schedule.bend(gamma)})
-        return self.model_copy(update={"keep_rate": max(self.keep_rate**gamma, 1e-9)})
 
 
 class EViT(TokenReducer[EViTConfig]):
@@ -40,16 +28,7 @@ class EViT(TokenReducer[EViTConfig]):
 
     def __init__(self, config: EViTConfig, shape: StackShape) -> None:
         super().__init__(config, shape)
-        rates = {"begin": config.blocks, "keep": (config.keep_rate,) * len(config.blocks)}
-        schedule = config.schedule or validated(Schedule, rates, "evit blocks")
-        schedule.check_depth(shape.depth)
-        self.counts: dict[int, int] = {}
-        current = shape.patches
-        for block, absolute in zip(schedule.begin, schedule.counts(shape.patches)):
-            count = absolute if config.schedule else ceil(config.keep_rate * current)
-            if count < current:
-                self.counts[block] = count
-                current = count + config.fuse
+        self.counts = config.counts("evit", shape, config.fuse)
 
     def evidence(self, block: int) -> frozenset[str]:
         return frozenset({"cls_attention"}) if block in self.counts else frozenset()

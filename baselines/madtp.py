@@ -32,6 +32,8 @@ from harness.reduction import (
 SCORES, IMPORTANCE, LAST = "madtp_scores", "madtp_importance", "madtp_last"
 ALIGNED, OF_TEXT = "madtp_aligned", "madtp_text_aligned"
 EPS = 1e-8
+# Below this bend softmax picks one token at any temperature: what is asked for above what is left then is all tokens.
+COLDEST = 2.0**-40
 
 
 class MADTPConfig(MethodConfig):
@@ -53,7 +55,7 @@ class MADTPConfig(MethodConfig):
     by_batch: bool = False
 
     def bent(self, gamma: float) -> "MADTPConfig":
-        return self.model_copy(update={"temperature": self.temperature * gamma})
+        return self.model_copy(update={"temperature": self.temperature * gamma if gamma >= COLDEST else 0.0})
 
 
 class MADTP(TokenReducer[MADTPConfig]):
@@ -128,7 +130,9 @@ class MADTP(TokenReducer[MADTPConfig]):
         """
         config, here = self.config, self.counted(state)
         with phase("predictor"):
-            focus = (scores / config.temperature).masked_fill(~here.unsqueeze(-1), -torch.inf).softmax(dim=1)
+            counted = scores.masked_fill(~here.unsqueeze(-1), -torch.inf)
+            # The largest becomes 0 first: at low temperatures the quotient of others would be beyond all numbers.
+            focus = ((counted - counted.amax(dim=1, keepdim=True)) / config.temperature).softmax(dim=1)
             threshold = (focus.transpose(1, 2) @ found.unsqueeze(-1)).amin(dim=1)
         count = ((found > threshold) & here).sum(dim=1, keepdim=True)
         count = count.amax().expand_as(count) if config.by_batch else count

@@ -6,16 +6,13 @@ parameter, and meets the block's own keys.
 """
 
 from dataclasses import replace
-from math import ceil
 
 from torch import Tensor
 
 from harness.reduction import (
     Evidence,
     Guide,
-    MethodConfig,
-    Ratio,
-    Schedule,
+    RatedConfig,
     Stack,
     StackShape,
     TokenReducer,
@@ -23,23 +20,15 @@ from harness.reduction import (
     attention_map,
     phase,
     split_top,
-    validated,
 )
 
 QUERY, SCORES = "trips_query", "trips_scores"
 
 
-class TRIPSConfig(MethodConfig):
-    """keep_rate counts ceil of the current tokens, at `blocks` (from 0); a schedule, if given, int of the input's."""
+class TRIPSConfig(RatedConfig):
+    """The blocks are those of TRIPS's ViT-B/16."""
 
-    keep_rate: Ratio = 0.7
     blocks: tuple[int, ...] = (5, 10)
-    schedule: Schedule | None = None
-
-    def bent(self, gamma: float) -> "TRIPSConfig":
-        if self.schedule is not None:
-            return self.model_copy(update={"schedule": self.schedule.bend(gamma)})
-        return self.model_copy(update={"keep_rate": max(self.keep_rate**gamma, 1e-9)})
 
 
 class TRIPS(TokenReducer[TRIPSConfig]):
@@ -54,16 +43,7 @@ class TRIPS(TokenReducer[TRIPSConfig]):
 
     def __init__(self, config: TRIPSConfig, shape: StackShape) -> None:
         super().__init__(config, shape)
-        rates = {"begin": config.blocks, "keep": (config.keep_rate,) * len(config.blocks)}
-        schedule = config.schedule or validated(Schedule, rates, "trips blocks")
-        schedule.check_depth(shape.depth)
-        self.counts: dict[int, int] = {}
-        current = shape.patches
-        for block, absolute in zip(schedule.begin, schedule.counts(shape.patches)):
-            count = absolute if config.schedule else ceil(config.keep_rate * current)
-            if count < current:
-                self.counts[block] = count
-                current = count + 1
+        self.counts = config.counts("trips", shape, pooled=True)
 
     def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
         if guide is None or block not in self.counts:

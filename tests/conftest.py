@@ -42,14 +42,14 @@ EXAMPLES = dict(re.findall(r"```(?:python|toml|yaml)\n# (\S+)\n(.*?)```", PAGE, 
 def own_methods(tmp_path, monkeypatch):
     """The names of the methods of docs/extend.md, which stand beside those that ship, for this process alone."""
     import baselines
-    from harness.kit import registry
+    from harness.kit import packages
 
-    folder = shutil.copytree(registry.package_folder("baselines"), tmp_path / "baselines")
+    folder = shutil.copytree(packages.package_folder("baselines"), tmp_path / "baselines")
     files = [path for path in EXAMPLES if path.startswith("baselines/")]
     for path in files:
         (folder / Path(path).name).write_text(EXAMPLES[path], encoding="utf-8")
-    found = registry.package_folder
-    monkeypatch.setattr(registry, "package_folder", lambda name: folder if name == "baselines" else found(name))
+    found = packages.package_folder
+    monkeypatch.setattr(packages, "package_folder", lambda name: folder if name == "baselines" else found(name))
     monkeypatch.setattr(baselines, "__path__", [str(folder)])
     names = [Path(path).stem for path in files]
     yield names

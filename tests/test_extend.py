@@ -14,6 +14,7 @@ from harness.reduction import Guide, Trace, encode, reducing
 from harness.reduction.budget import make_reducer
 from harness.reduction.plan import Sample
 
+SCHEDULE = {"begin": [2], "keep": [0.5]}
 HOSTS = ("albef-tiny", "blip-tiny", "meter-tiny", "clip-tiny")
 
 
@@ -22,7 +23,7 @@ def small(name):
     return build_host(name, depth=4, width=24, heads=3, image_size=32).double().eval()
 
 
-@pytest.mark.parametrize("name", ["norm", "scorer", "above", "policy", "last_two"])
+@pytest.mark.parametrize("name", ["norm", "scorer", "alike", "above", "policy", "last_two"])
 def test_the_report_card_of_each_example_is_clean(own_methods, name):
     assert name in own_methods
     verdicts = lines(name)
@@ -43,6 +44,44 @@ def test_a_scorer_without_trained_weights_is_refused_in_one_line(own_methods):
     host = load_host("albef-tiny", None, "cpu", "float32")
     with pytest.raises(HarnessError, match="method scorer learns, and these weights hold none of it: train it"):
         host.method("scorer", {})
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_patches_most_like_the_text_are_those_of_the_hosts_own_comparison(own_methods, host):
+    model = small(host)
+    tower, reducer = open_tower(model.vision), make_reducer("alike", model.shape, settings={"schedule": SCHEDULE})
+    images = torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    ids = torch.tensor([[2, 40, 41, 3], [2, 50, 3, 0], [2, 60, 61, 3]])
+    texts = model.text_batch(ids, ids > 0)
+    guide = model.guide(texts)
+    kept = encode(tower, reducer, images, guide)
+    assert kept.states.shape[1] == tower.shape.prefix + tower.shape.patches // 2
+    assert encode(tower, reducer, images).states.shape[1] == tower.shape.prefix + tower.shape.patches
+    if "contrast" not in model.abilities:
+        assert guide.shared is None
+        assert guide.text_feature is None
+        return
+    torch.testing.assert_close(guide.text_feature, model.embed_text(texts))
+    swapped = encode(tower, reducer, images, guide.rows(torch.tensor([1, 2, 0])))
+    assert not torch.equal(swapped.states, kept.states)
+
+
+@pytest.mark.parametrize("host", ["albef-tiny", "blip-tiny"])
+def test_a_class_token_in_the_shared_space_is_where_the_contrast_has_it(host):
+    model = small(host)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    states = []
+    model.vision.norm.register_forward_pre_hook(lambda _, given: states.append(given[0]))
+    found = model.embed_image(model.encode_image(images))
+    of_image, _ = model.shared_space()
+    place = of_image(states[0])
+    torch.testing.assert_close(torch.nn.functional.normalize(place[:, 0], dim=-1), found)
+    place.sum().backward()
+    assert model.image_projection.weight.grad is None
+    assert model.vision.norm.weight.grad is None
+    assert model.vision.blocks[-1].mlp.fc2.weight.grad is not None
+    model.absent = frozenset({"image_projection.weight"})
+    assert model.guide(model.text_batch(torch.tensor([[2, 40, 3]]), torch.ones(1, 3, dtype=torch.bool))).shared is None
 
 
 def test_a_method_without_a_stack_to_work_in_is_refused(own_methods):

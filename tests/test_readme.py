@@ -21,7 +21,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"<!-- (?:table|output): python -m harness ([^\n]*?) -->\n(.*?)<!-- end -->", re.DOTALL)
 BLOCKS = [block for page in PAGES for block in BLOCK.findall(page.read_text(encoding="utf-8"))]
-FROM_RECORDS = [(words, block) for words, block in BLOCKS if words.startswith(("table", "cost", "throughput"))]
+FROM_RECORDS = [(words, block) for words, block in BLOCKS if words.startswith(("table", "cost", "throughput", "list"))]
 TRAINING_RUNS = re.findall(r"^python -m harness run (--protocol .*)$", README.replace("\\\n", " "), re.MULTILINE)
 ASSETS = ROOT / "harness" / "assets"
 
@@ -36,7 +36,7 @@ def test_blocks_are_what_the_commands_print(words, block, capsys, monkeypatch):
 
 
 def test_every_block_is_filled():
-    assert len(BLOCKS) == 10
+    assert len(BLOCKS) == 11
     assert all(block.strip() for _, block in BLOCKS)
 
 

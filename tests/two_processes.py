@@ -1,4 +1,4 @@
-"""What each of two processes does for `tests/test_parallel.py`."""
+"""What each of two processes does for `tests/kit/test_distributed.py`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from harness.kit.distributed import (
 )
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT
-from tests.tasks.every_task import CASES, SCENES, evaluated, results, scene_set, told
+from tests.tasks.every_task import CASES, SCENES, error_of, evaluated, results, scene_set
 
 
 def main(folder: str) -> None:
@@ -39,13 +39,13 @@ def main(folder: str) -> None:
     found: dict[str, Any] = {case: measured(case) for case in CASES}
     one = scene_set("vqa")
     found["one sample"] = results(evaluated("vqa", replace(one, questions=one.questions[:1]))[0])
-    found["failures"] = {name: told(action) for name, action in failures(Path(folder)).items()}
+    found["failures"] = {name: error_of(action) for name, action in failures(Path(folder)).items()}
     made = Path(folder) / "made"
     with main_process_first():
         if not made.is_file():
             made.write_text(f"made by {rank()}")
     found["first"] = made.read_text()
-    found["by first"] = on_main_process(rank)
+    found["by the first alone"] = on_main_process(rank)
     found["gathered"] = gathered()
     (Path(folder) / f"{rank()}.json").write_text(json.dumps(found))
     end_processes()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CLIPVisionModel
@@ -34,9 +35,9 @@ class Fault(Exception):
     """A property that the method under test does not have."""
 
 
-def _timm(**options: Any) -> VisionTransformer:
+def _timm(kind: type[VisionTransformer] = VisionTransformer, **options: Any) -> VisionTransformer:
     sizes = {"img_size": 48, "patch_size": 8, "embed_dim": WIDTH, "depth": DEPTH, "num_heads": HEADS, "num_classes": 0}
-    return VisionTransformer(**{**sizes, "mlp_ratio": 2.0, **options})
+    return kind(**{**sizes, "mlp_ratio": 2.0, **options})
 
 
 def _transformers(model: Any, config: Any) -> Any:
@@ -48,6 +49,7 @@ def _transformers(model: Any, config: Any) -> Any:
 TOWERS: dict[str, Callable[[], Any]] = {
     "timm": _timm,
     "registers": lambda: _timm(reg_tokens=4),
+    "distillation token": lambda: _timm(VisionTransformerDistilled),
     "mean-pooled": lambda: _timm(class_token=False, global_pool="avg"),
     "class token, mean-pooled": lambda: _timm(global_pool="avg"),
     "patch 14": lambda: _timm(img_size=70, patch_size=14),

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CLIPVisionModel
 
+from harness.check.drawn import TOLERANCE, Fault, same
 from harness.cost.adaptive import ratio_on
 from harness.hosts.build import build_host
 from harness.hosts.host import HostModel
@@ -23,12 +24,7 @@ from harness.reduction.plan import Sample, token_counts
 
 DEPTH, SIDE, PATCH, WIDTH, HEADS = 12, 64, 8, 24, 3
 RATIOS = (0.9, 0.7, 0.5)
-TOLERANCE = 1e-10
 TINY_HOSTS = ("albef-tiny", "blip-tiny", "meter-tiny", "clip-tiny")
-
-
-class Fault(Exception):
-    """A property that the method under test does not have."""
 
 
 def small_vit(**options: Any) -> VisionTransformer:
@@ -106,17 +102,9 @@ def batch_order(name: str) -> str:
     permuted = _run(tower, reducer, images[order], guide.rows(order))
     alone = [_run(tower, reducer, images[[row]], guide.rows(slice(row, row + 1))) for row in range(3)]
     for what, found in (("its order", permuted.rows(order.argsort())), ("its other images", join(alone))):
-        if not _same(found, together):
+        if not same(found, together):
             raise Fault(f"an image's output depends on {what} in the batch")
     return "an image's output does not depend on its batch"
-
-
-def _same(found: Tokens, expected: Tokens) -> bool:
-    """Whether the tokens that stand are the same; what stands at padding does not matter."""
-    if found.states.shape != expected.states.shape or not torch.equal(found.standing, expected.standing):
-        return False
-    here = expected.standing
-    return float((found.states[here] - expected.states[here]).abs().max()) <= TOLERANCE
 
 
 def planned_counts(name: str) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
-from harness.kit.registry import NAME, methods, package_folder
+from harness.kit.packages import package_folder
+from harness.kit.registry import NAME, methods
 
 TEMPLATE = '''"""{title}: say in one line what it keeps and why (shown by `list`; name the paper)."""
 

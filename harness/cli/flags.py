@@ -15,7 +15,7 @@ import inspect
 import types
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Optional, Union, cast, get_args, get_origin, get_type_hints
 
 import annotated_types
 import typer
@@ -139,7 +139,7 @@ def _parameter(name: str, field: FieldInfo, defaults: Mapping[str, Any]) -> insp
         item = str if _is_dict(kind) or _choices(get_args(kind)[0]) else get_args(kind)[0]
         if default and not _is_dict(kind):
             extra["show_default"] = ", ".join(map(str, default))
-        annotation, default = Optional[list[item]], None  # type: ignore[valid-type]
+        annotation, default = Optional[list[item]], None  # type: ignore[valid-type]  # typer reads it
     else:
         annotation = str if choices else kind
         if annotation not in PLAIN:
@@ -193,9 +193,9 @@ def _bounds(field: FieldInfo) -> dict[str, Any]:
         elif isinstance(part, annotated_types.Le):
             bounds["max"] = part.le
         elif isinstance(part, annotated_types.Gt) and whole:
-            bounds["min"] = int(part.gt) + 1  # type: ignore[call-overload]
+            bounds["min"] = int(cast(int, part.gt)) + 1
         elif isinstance(part, annotated_types.Lt) and whole:
-            bounds["max"] = int(part.lt) - 1  # type: ignore[call-overload]
+            bounds["max"] = int(cast(int, part.lt)) - 1
     return bounds
 
 

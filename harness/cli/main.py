@@ -61,9 +61,16 @@ def _root(
 
 def list_names(
     kind: Annotated[Optional[str], typer.Argument(help=f"{', '.join(KINDS)}; left out: all.")] = None,
+    hosts: Annotated[
+        bool,
+        typer.Option("--hosts", help="Of methods: in which hosts, tasks and protocols they make sense, and why not."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Names that exist, each with one line about it."""
+    if hosts:
+        _list_suitable(kind, as_json)
+        return
     if kind is not None and kind not in KINDS:
         from harness.kit.registry import unknown
 
@@ -79,6 +86,16 @@ def list_names(
         typer.echo(name)
         for entry, summary in entries.items():
             typer.echo(on_one_line(f"  {entry:<24}{summary}"))
+
+
+def _list_suitable(kind: str | None, as_json: bool) -> None:
+    if kind != "methods":
+        raise HarnessError(f"--hosts: is for methods, not {kind or 'all kinds'}; take: list methods --hosts")
+    from dataclasses import asdict
+
+    from harness.report.suitable import pairs, render_suitable
+
+    typer.echo(json.dumps([asdict(pair) for pair in pairs()], indent=1) if as_json else render_suitable())
 
 
 def new_method(
@@ -117,6 +134,9 @@ for name, command in COMMANDS.items():
 
 
 INTERRUPTED = 130
+# Of a path that someone named: it cannot be looked at.
+NO_PLACE = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+LONGEST_PATH = 200
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # typer carries click inside in its later releases: take the base class that it really raises.
 CLICK_ERROR: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -134,6 +154,10 @@ def main(arguments: list[str] | None = None) -> None:
         typer.echo(f"error: {error}", err=True)
         status = 2
     except OSError as error:
+        if error.filename and error.errno in NO_PLACE:
+            line = f"{_shown_path(error.filename)}: {error.strerror}; name a path that can be read, or make it readable"
+            typer.echo(f"error: {on_one_line(line)}", err=True)
+            sys.exit(2)
         if error.errno not in NO_SPACE:
             raise
         _drop_output()
@@ -158,6 +182,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _ran_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error)) is not None
+
+
+def _shown_path(path: object) -> str:
+    text = os.fsdecode(path) if isinstance(path, (str, bytes)) else str(path)
+    return text if len(text) <= LONGEST_PATH else f"{text[:LONGEST_PATH]}…"
 
 
 def _drop_output() -> None:

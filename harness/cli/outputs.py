@@ -27,6 +27,24 @@ def table_text(folder: Path, study: str | None, format: str, *, summary: bool = 
     return render_study_table(records, labels, format)
 
 
+def split_text(folder: Path, study: str | None, format: str, control: str) -> str:
+    """The table of a folder's records by the samples that a control gets wrong, and right, at the same budget."""
+    from harness.kit.registry import methods
+    from harness.report.split import render_split
+
+    methods.entry(control)
+    records, _ = _records(folder, study)
+    return render_split(records, Store(folder).samples, control, str(folder), format)
+
+
+def draw_pareto(folder: Path, study: str | None, out: Path) -> list[Path]:
+    """Write the Pareto fronts of a folder's records, which may be a study's; their paths."""
+    from harness.report.pareto import plot_pareto
+
+    records, _ = _records(folder, study)
+    return plot_pareto(to_frame(records), out, stem="pareto" if study is None else f"{study}-pareto")
+
+
 def draw(folder: Path, study: str | None, out: Path, *, patches: bool, ratio: float) -> list[Path]:
     """Write the figures of a folder's records, which may be a study's, and the picture of kept patches; their paths."""
     from harness.report.figures import plot_quality, plot_study

@@ -17,17 +17,29 @@ def table(
     study: StudyName = None,
     format: Annotated[str, typer.Option("--format", help="text, csv, md or latex.")] = "text",
     summary: Annotated[bool, typer.Option("--summary", help="A row a method only: quality kept and costs.")] = False,
+    split: Annotated[
+        Optional[str],
+        typer.Option(
+            "--split", help="Columns by difficulty: samples that this method, as downsample, gets wrong and right."
+        ),
+    ] = None,
     standalone: Annotated[
         bool, typer.Option("--standalone", help="Of LaTeX: a whole document, with the preamble it needs.")
     ] = False,
     out: Annotated[Optional[Path], typer.Option("--out", help="Write to this file instead of stdout.")] = None,
 ) -> None:
     """The records as a table: quality with intervals and differences to dense, beside the cost."""
-    from harness.cli.outputs import table_text
+    from harness.cli.outputs import split_text, table_text
 
+    if split is not None and summary:
+        raise HarnessError("--split and --summary: are two tables; name one of them")
     if standalone and format != "latex":
         raise HarnessError(f"--standalone: is for --format latex, not {format}; leave it out")
-    text = table_text(_folder(runs, study), study, format, summary=summary)
+    folder = _folder(runs, study)
+    if split is not None:
+        text = split_text(folder, study, format, split)
+    else:
+        text = table_text(folder, study, format, summary=summary)
     if standalone:
         from harness.report.layout import standalone as whole
 
@@ -44,6 +56,9 @@ def plot(
     runs: Runs = None,
     study: StudyName = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of the figures.")] = FIGURES_FOLDER,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Draw only the Pareto fronts: quality against MACs, latency and memory.")
+    ] = False,
     patches: Annotated[
         bool, typer.Option("--patches/--no-patches", help="Also draw which patches each method keeps.")
     ] = True,
@@ -63,9 +78,11 @@ def plot(
 ) -> None:
     """Figures, SVG and PNG: quality against MACs and ratio, and which patches each method keeps for a few scenes.
 
+    With --pareto, quality against forward and training MACs, latency and memory, with the front of what none beats.
+
     With --method, the patches that these methods keep, of an image and a text of your own.
     """
-    from harness.cli.outputs import draw, draw_methods
+    from harness.cli.outputs import draw, draw_methods, draw_pareto
 
     if method is not None:
         names = methods.expand(method, without=("dense",))
@@ -77,6 +94,9 @@ def plot(
         if value is not None:
             raise HarnessError(f"{flag}: is for --method, which is not given; name the methods to draw")
 
+    if pareto:
+        typer.echo("\n".join(map(str, draw_pareto(_folder(runs, study), study, out))))
+        return
     for path in draw(_folder(runs, study), study, out, patches=patches and study is None, ratio=ratio):
         typer.echo(str(path))
 

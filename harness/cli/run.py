@@ -48,10 +48,13 @@ def _run(
     place = named_executor(executor)
     set_threads(threads)
 
-    def planned(_: Store, progress: Progress) -> list[Cell]:
+    def planned(store: Store, progress: Progress) -> list[Cell]:
         from harness.run.grid import plan_cells
+        from harness.run.plan import announced
 
-        return [cell for request in options.requests() for cell in plan_cells(request, progress)]
+        found = [(request, plan_cells(request, progress)) for request in options.requests()]
+        progress.say(announced(found, store, force=force))
+        return [cell for _, cells in found for cell in cells]
 
     with processes(options.device) as first:
         records = _records(

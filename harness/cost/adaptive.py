@@ -41,7 +41,8 @@ def image_counts(stack: Stack, reducer: TokenReducer[Any], sample: Sample) -> Im
     for start in range(0, total, AT_ONCE):
         part, trace = sample.rows(slice(start, start + AT_ONCE)), Trace()
         encode(stack, reducer, part.images, part.guide, trace)
-        found.append(tuple(torch.stack(counts, dim=1) for counts in zip(*trace.standing)))  # type: ignore[arg-type]
+        entering, leaving = zip(*trace.standing)
+        found.append((torch.stack(entering, dim=1), torch.stack(leaving, dim=1)))
     reducer.train(was_training)
     attention, mlp = (torch.cat(counts) for counts in zip(*found))
     return ImageCounts(attention, mlp)
@@ -62,10 +63,13 @@ def token_ratios(stack: Stack, counts: ImageCounts) -> Tensor:
 
 
 def spread(stack: Stack, counts: ImageCounts) -> dict[str, float | int]:
-    """How the images differ: percentiles of the mean over blocks of the tokens in an image's MLPs, prefix included."""
-    each = counts.mlp.double().mean(dim=1)
+    """How the images differ: percentiles of the mean over blocks of the tokens in an image's MLPs, prefix included, and
+    the outer ones of their token ratio.
+    """
+    each, ratios = counts.mlp.double().mean(dim=1), token_ratios(stack, counts)
     found = {f"tokens_p{share}": float(each.quantile(share / 100)) for share in PERCENTILES}
-    return found | {"images": len(each)}
+    ends = {f"ratio_p{share}": float(ratios.quantile(share / 100)) for share in (PERCENTILES[0], PERCENTILES[-1])}
+    return found | ends | {"images": len(each)}
 
 
 def mean_macs(model: nn.Module, reducer: TokenReducer[Any], sample: Sample, *, train_step: bool = True) -> Counts:

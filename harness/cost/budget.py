@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from harness.cost.flops import Counts, count
-from harness.cost.probe import skeleton, tower_call, tower_inputs, without_data
+from harness.cost.probe import runs_fast, skeleton, tower_call, tower_inputs, without_data
 from harness.kit.errors import HarnessError
 from harness.reduction import TokenReducer, Trace
 from harness.reduction.budget import bender, make_reducer
@@ -64,7 +64,9 @@ def tower_macs(
 
     def counted(training: bool) -> Counts:
         run = partial(attempt, training=training)
-        return without_data(run) if device is None else run(device)
+        if device is not None:
+            return run(device)
+        return run("cpu") if runs_fast(model) else without_data(run)
 
     counts = counted(False)
     return replace(counts, train_step=counted(True).train_step) if train_step and trained else counts

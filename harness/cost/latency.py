@@ -23,6 +23,9 @@ from harness.reduction.kernels import attention_path
 from harness.reduction.plan import Sample
 
 WARM_UP = 3
+# What the pairs of a tower's timing may take; a quick one takes these.
+LATENCY_SECONDS = 5.0
+QUICK_SECONDS = 0.5
 
 
 def measure_latency(
@@ -31,7 +34,7 @@ def measure_latency(
     *,
     batch_size: int = 1,
     runs: int = 30,
-    seconds: float = 5.0,
+    seconds: float = LATENCY_SECONDS,
     attention: str = "fused",
     sample: Sample | None = None,
     progress: Progress = SILENT,

@@ -15,6 +15,8 @@ from harness.reduction import Guide, TokenReducer, Trace, encode
 from harness.reduction.plan import Sample
 
 M = TypeVar("M", bound=nn.Module)
+# Parameters and pixels of a tower that runs in less time than it takes to trace.
+FAST_WEIGHTS, FAST_PIXELS = 3_000_000, 64 * 64
 
 
 def skeleton(module: M, device: str | torch.device = "meta", dtype: torch.dtype | None = None) -> M:
@@ -33,6 +35,13 @@ def skeleton(module: M, device: str | torch.device = "meta", dtype: torch.dtype 
     for buffer in module.buffers():
         stand_ins[id(buffer)] = empty(buffer)
     return copy.deepcopy(module, stand_ins)
+
+
+def runs_fast(model: nn.Module) -> bool:
+    """Whether running a tower on zeros takes less time than tracing it without data, operator by operator in Python."""
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    _, height, width = image_shape(model)
+    return weights <= FAST_WEIGHTS and height * width <= FAST_PIXELS
 
 
 def image_shape(model: nn.Module) -> tuple[int, int, int]:

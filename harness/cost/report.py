@@ -14,7 +14,7 @@ from harness.cost.adaptive import image_counts, mean_macs, ratio_on, spread, tok
 from harness.cost.budget import reducer_at_macs, tower_macs
 from harness.cost.cost import extra_parts
 from harness.cost.flops import GIGA, Counts
-from harness.cost.latency import measure_latency
+from harness.cost.latency import LATENCY_SECONDS, measure_latency
 from harness.cost.memory import EXPLAINED_GAP, MemoryFit, estimate_memory, largest_batch, measure_memory
 from harness.cost.probe import image_shape
 from harness.cost.vits import build_vit
@@ -38,6 +38,7 @@ def cost_report(
     image_size: int | None = None,
     batch_size: int = 1,
     latency: bool = False,
+    seconds: float = LATENCY_SECONDS,
     attention: str = "fused",
     device: str = "cpu",
     gib: float | None = None,
@@ -52,35 +53,27 @@ def cost_report(
 ) -> dict[str, Any]:
     """The `cost --json` object of a timm ViT by name, or of a ViT already built (a host's tower).
 
-    MACs are per image at batch 1, in evaluation mode; `batch_size` is latency's. `match`: whether `ratio` is
-    of tokens or of forward MACs. `gib` adds memory.largest_batch. `name` is printed for a built model. On
+    MACs are per image at batch 1, in evaluation mode; `batch_size` and `seconds` are latency's. `match`: whether
+    `ratio` is of tokens or of forward MACs. `gib` adds memory.largest_batch. `name` is printed for a built model. On
     `device` "cpu" memory is estimated; on "cuda" it is measured. `sample`: real images, on which adaptive methods are
     counted, in a model with its weights. `shape`: the tower's within its host.
     `reducer`: the method itself, where it has learned. `counted`: `counted_parts` that were found
     before. Raises HarnessError for what cannot be built or reached.
     """
-    from harness.hosts.parts.towers import find_tower, open_tower
+    from harness.hosts.parts.towers import open_tower
 
     _check(attention, match, device)
     label = name or (model if isinstance(model, str) else type(model).__name__)
-    vit = build_vit(model, image_size) if isinstance(model, str) else find_tower(model)[1]
+    vit, height = _sized(model, image_size, label)
     shape = open_tower(vit).shape if shape is None else shape
-    if shape.pairwise and attention == "fused":
-        attention = "math"  # torch's fused attention on a CPU gives a bias of every pair no gradient
-    height, width = image_shape(vit)[1:]
-    if image_size is not None and (height, width) != (image_size, image_size):
-        raise HarnessError(f"image size {image_size}: {label} was built for {height} x {width} pixels; leave it out")
+    attention = _path(shape, attention)
     reducer = reducer or _reducer(method, vit, shape, ratio, schedule, settings, match, sample)
-    if reducer.adaptive and sample is None:
-        raise HarnessError(
-            f"method {method} is adaptive: what it costs is measured on images; name a host with weights"
-        )
-    runnable = None
-    if latency or device.startswith("cuda"):
-        runnable = build_vit(model, image_size, device) if isinstance(model, str) else _on(vit, device)
-        runnable = runnable.to(dtype)
-    measured_on = runnable if device.startswith("cuda") else None
-    counts: Mapping[str, Any] = counted or counted_parts(vit, reducer, attention, dtype, gib, sample, measured_on)
+    _check_sample(method, reducer, sample)
+    on_gpu = device.startswith("cuda")
+    runnable = _runnable(model, vit, image_size, device, dtype) if latency or on_gpu else None
+    counts: Mapping[str, Any] = counted or counted_parts(
+        vit, reducer, attention, dtype, gib, sample, measured_on=runnable if on_gpu else None
+    )
     report = {
         "model": label,
         "method": method,
@@ -92,15 +85,33 @@ def cost_report(
         "latency": None,
     }
     if latency and runnable is not None:
-        report["latency"] = measure_latency(
-            runnable,
-            reducer.to(device).eval(),
-            batch_size=batch_size,
-            attention=attention,
-            sample=sample,
-            progress=progress,
-        )
+        how: dict[str, Any] = {"batch_size": batch_size, "seconds": seconds, "attention": attention, "sample": sample}
+        report["latency"] = measure_latency(runnable, reducer.to(device).eval(), progress=progress, **how)
     return report | extra_parts(vit, reducer, report, sample)
+
+
+def _sized(model: str | nn.Module, image_size: int | None, label: str) -> tuple[nn.Module, int]:
+    """The ViT of a name or within a built model, and its images' height; HarnessError for one of another size."""
+    from harness.hosts.parts.towers import find_tower
+
+    vit = build_vit(model, image_size) if isinstance(model, str) else find_tower(model)[1]
+    height, width = image_shape(vit)[1:]
+    if image_size is not None and (height, width) != (image_size, image_size):
+        raise HarnessError(f"image size {image_size}: {label} was built for {height} x {width} pixels; leave it out")
+    return vit, height
+
+
+def _path(shape: StackShape, attention: str) -> str:
+    """The attention path that is counted: torch's fused one on a CPU gives a bias of every pair no gradient."""
+    return "math" if shape.pairwise and attention == "fused" else attention
+
+
+def _runnable(
+    model: str | nn.Module, vit: nn.Module, image_size: int | None, device: str, dtype: torch.dtype
+) -> nn.Module:
+    """The ViT with data to run with, on a device."""
+    built = build_vit(model, image_size, device) if isinstance(model, str) else _on(vit, device)
+    return built.to(dtype)
 
 
 def counted_parts(
@@ -117,8 +128,7 @@ def counted_parts(
 
     measured_on: the tower on a GPU, where memory is measured. dense: the entry of that name, where it is known.
     """
-    if reducer.shape.pairwise and attention == "fused":
-        attention = "math"  # torch's fused attention on a CPU gives a bias of every pair no gradient
+    attention = _path(reducer.shape, attention)
     adaptive = sample is not None and reducer.adaptive
     macs = _macs_on(vit, reducer, sample) if adaptive and sample is not None else _macs(vit, reducer)
     return {
@@ -156,6 +166,14 @@ def _check(attention: str, match: str, device: str) -> None:
         raise HarnessError(f"match {match!r}: expected {' or '.join(MATCHES)}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise HarnessError(f"device {device}: torch finds no GPU here; use --device cpu")
+
+
+def _check_sample(method: str, reducer: TokenReducer[Any], sample: Sample | None) -> None:
+    """HarnessError for an adaptive method without the images that it is measured on."""
+    if reducer.adaptive and sample is None:
+        raise HarnessError(
+            f"method {method} is adaptive: what it costs is measured on images; name a host with weights"
+        )
 
 
 def _on(model: nn.Module, device: str) -> nn.Module:

@@ -35,7 +35,7 @@ class Augmentation(BaseModel):
     Without `crop` the whole image is resized to a square.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     size: PositiveInt = 256
     crop: bool = True

@@ -13,6 +13,7 @@ from harness.data.scenes import WORLD_FORMATS
 from harness.data.shards import is_shards
 from harness.data.world import world_of
 from harness.kit.errors import HarnessError
+from harness.kit.reading import read_bytes
 from harness.kit.registry import formats, module_of
 
 
@@ -63,7 +64,7 @@ def _state(path: Path, text: frozenset[str]) -> bytes:
     """The digest of an annotation file's content; of any other file its size."""
     try:
         if path.suffix.lower() in text:
-            return hashlib.sha256(path.read_bytes()).digest()
+            return hashlib.sha256(read_bytes(path)).digest()
         return str(path.stat().st_size).encode() + b"\0"
     except OSError as error:
         raise HarnessError(f"{path}: cannot be read ({error.strerror}); make it readable") from error

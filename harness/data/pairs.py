@@ -75,7 +75,7 @@ def read_pairs(source: str | Path, root: Path | None = None, warn: Warn = warn_o
     """The pairs of a file of captions of any format, or of a folder's; of sets with splits those of train.
 
     A file of one split is read whole. Images are looked for by their name below `root`, then below the file's folder
-    (of annotations/FILE the folder above). `warn` is told, in one line, of pairs that cannot be used: of images that
+    (of annotations/FILE the folder above). `warn` gets one line on pairs that cannot be used: of images that
     do not exist, and of captions that are broken or too long. Raises HarnessError, one line, for missing, empty and
     malformed files, entries without image or caption, and when no image exists at all.
     """

@@ -1,4 +1,4 @@
-"""What is said of a scene: captions, false captions and questions, and the patches that they speak of.
+"""Texts about a scene: captions, false captions and questions, and the patches that they speak of.
 
 A caption is a list of claims, each of one object: "a red circle at top left", or "a blue ring just below the
 red circle". A claim is checked against the layout, never against the pixels, so that truth is exact: `holds`

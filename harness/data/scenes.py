@@ -1,6 +1,6 @@
 """The built-in world on disk: scenes as PNG files with annotations for every task, and its oracle.
 
-`scene_layout` says what a scene is and draws it, `scene_text` and `scene_statements` what is said of it. Captions are
+`scene_layout` says what a scene is and draws it, `scene_text` and `scene_statements` the texts about it. Captions are
 COCO's, questions VQA v2's, hypotheses and statements ALBEF's lists, which name image files of any format and place;
 classes are folders. Files are written once, in the cache folder, and read by the same formats as the real sets. Extra
 fields: "patches" of captions, questions and hypotheses (the patch indices, 0..63 row-major, of the objects they speak

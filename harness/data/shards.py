@@ -29,6 +29,8 @@ DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 SHARDS_AT_ONCE = 4
+MOST_SHARDS = 10**5  # the largest sets that are published have some 40,000
+_MOST_DIGITS = 18
 _READ_BYTES = 1 << 16  # tarfile copies what is left of its buffer at every read: larger is slower.
 
 
@@ -44,7 +46,10 @@ def expand_shards(pattern: str) -> list[Path]:
     """
     if Path(pattern).is_file():
         return [Path(pattern)]
-    found = [Path(match) for name in _unbraced(pattern, pattern) for match in sorted(glob.glob(name)) or [name]]
+    names = list(itertools.islice(_unbraced(pattern, pattern), MOST_SHARDS + 1))
+    if len(names) > MOST_SHARDS:
+        raise HarnessError(f"shards {pattern}: stands for more than {MOST_SHARDS:,} files; narrow its ranges")
+    found = [Path(match) for name in names for match in sorted(glob.glob(name)) or [name]]
     missing = [path for path in found if not path.is_file()]
     if len(missing) == len(found):
         raise HarnessError(f"shards {pattern}: nothing matches; check the folder and the pattern")
@@ -73,8 +78,8 @@ def read_shard(
 ) -> Iterator[PairRef]:
     """Stream a shard's samples with the keys NAME/SAMPLE.
 
-    Of a truncated or corrupt shard come the whole samples; then `on_damage` is told the shard and the reason.
-    `on_skipped` is told of images and texts whose names have further dots (a.seg.png) and that make no sample.
+    Of a truncated or corrupt shard come the whole samples; then `on_damage` gets the shard and the reason.
+    `on_skipped` gets the images and texts whose names have further dots (a.seg.png) and that make no sample.
     """
     try:
         for sample, parts in _samples(shard, payload=True, on_skipped=on_skipped):
@@ -143,8 +148,12 @@ def _range(item: str, pattern: str) -> list[str]:
     if ends is None:
         return [item]
     first, last = ends.groups()
+    if max(len(first), len(last)) > _MOST_DIGITS:
+        raise HarnessError(f"shards: a range of numbers of more than {_MOST_DIGITS} digits; narrow it")
     if int(first) > int(last):
         raise HarnessError(f"shards {pattern}: the range {item} runs backwards; write {{{last}..{first}}}")
+    if int(last) - int(first) >= MOST_SHARDS:
+        raise HarnessError(f"shards {pattern}: {item} is more than {MOST_SHARDS:,} files; narrow it")
     width = max(len(first), len(last)) if first.startswith("0") else 0
     return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
 

@@ -30,7 +30,7 @@ class World(BaseModel):
     scene. `covered`: cells of 16 that hold an object or a distractor. `claims`: objects that a caption speaks of.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     shapes: Annotated[int, Field(ge=2, le=8)] = 8
     colours: Annotated[int, Field(ge=2, le=6)] = 6

@@ -134,7 +134,7 @@ class VisionEncoder:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """What is done within is no part of the task: its seconds are told apart."""
+        """What is done within is no part of the task: its seconds are counted apart."""
         with self._watch.aside():
             yield
 

@@ -27,7 +27,7 @@ from harness.metrics.quantity import Quantity
 class TaskOptions(BaseModel):
     """What a task lets one choose; stands in the record and in its key."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BlindOptions(TaskOptions):

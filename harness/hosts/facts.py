@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from harness.hosts.weights.own import file_metadata, stated_sizes, untrained_in
+from harness.hosts.weights.load import stated_sizes
+from harness.hosts.weights.own import file_metadata, untrained_in
 from harness.hosts.weights.released_files import is_released
 from harness.kit.kept import Kept
 from harness.kit.provenance import versions
@@ -65,12 +66,15 @@ def host_facts(
 
     HarnessError for a host nobody registered, for weights of another, and for a size that its patches do not divide.
     """
-    metadata = None if weights is None or is_released(weights) else file_metadata(weights)
+    released = weights is not None and is_released(weights)
+    metadata = None if weights is None or released else file_metadata(weights)
+    stated = stated_sizes(name, weights) if released and weights is not None else None
     key = {
         "host": name,
         "image_size": image_size,
         "sizes": sizes,
         "metadata": metadata,
+        "stated": stated,
         "code": dict(code_parts("harness.hosts.build", module_of(models, name))),
         "packages": versions(*PACKAGES),
     }

@@ -10,23 +10,20 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from harness.hosts.parts.recipes import Recipes, Starts
+from harness.hosts.parts.shared_space import Projection
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.hosts.weights.facts import Facts
-from harness.hosts.weights.released import Lacking, LoadReport, NotAWeight, Part, Translation, fill_part
+from harness.hosts.weights.facts import CONFIG_FILE, Facts
+from harness.hosts.weights.released import Lacking, LoadReport, Part, Translation, fill_part
 from harness.hosts.weights.released_files import read_released
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, Stack, StackShape, Tokens
-
-if TYPE_CHECKING:
-    from timm.models.vision_transformer import VisionTransformer
 
 
 class HostConfig(BaseModel):
@@ -36,7 +33,7 @@ class HostConfig(BaseModel):
     weights are fine-tuned for, which decides the heads that a host has and uses; None before fine-tuning.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     image_size: int
     patch_size: int
@@ -102,7 +99,8 @@ class HostModel(nn.Module, ABC):
     file may lack (patterns of our names, each lacking as a whole), and why. `TEXT_SIDE`: the pattern of the names of
     what reads a text alone. `TEXT_FROM`, `VISION_FROM`: other families of hosts whose text side or tower can start this
     one's (see `start_text`, `start_vision`). `STARTS`: by preset and built-in world, the shipped starts (`init_vision`,
-    `init_text`) that a protocol's pre-training takes where none are named.
+    `init_text`) that a protocol's pre-training takes where none are named. `FACT_FILES`: the configs beside a released
+    file that `stated_facts` reads.
     """
 
     KIND: ClassVar[str] = "host"
@@ -115,6 +113,7 @@ class HostModel(nn.Module, ABC):
     TEXT_FROM: ClassVar[frozenset[str]] = frozenset()
     VISION_FROM: ClassVar[frozenset[str]] = frozenset()
     STARTS: ClassVar[Starts] = {}
+    FACT_FILES: ClassVar[tuple[str, ...]] = (CONFIG_FILE,)
     vision: nn.Module
     config: Any
 
@@ -191,7 +190,9 @@ class HostModel(nn.Module, ABC):
 
     @classmethod
     def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:
-        """The fields of the config that files of facts beside a released program's weights state; `configs` by name."""
+        """The fields of the config that files of facts beside a released program's weights state; `configs` by name,
+        that of the file itself as `WITHIN`.
+        """
         return Facts()
 
     def lacking(self) -> Lacking:
@@ -260,7 +261,12 @@ class HostModel(nn.Module, ABC):
 
     def guide(self, texts: TextBatch) -> Guide:
         """What the text side offers to a text-guided method: states without gradient, notes with theirs."""
-        return Guide(texts.states[:, 0].detach(), texts.states.detach(), texts.tokens.mask, texts.tokens.notes)
+        states, shared = texts.states.detach(), self.shared_space()
+        return Guide(states[:, 0], states, texts.tokens.mask, texts.tokens.notes, shared)
+
+    def shared_space(self) -> tuple[Projection, Projection] | None:
+        """A guide's `shared`; None of a host without one, or whose weights hold none."""
+        return None
 
     def features(self, image: Tokens) -> Tensor:
         """What the tower makes of an image, (B, D'), before any head."""
@@ -335,36 +341,10 @@ class HostModel(nn.Module, ABC):
 
     def cannot(self, ability: str) -> HarnessError:
         """The error of a host that is asked what it cannot do."""
-        able = ", ".join(sorted(self.abilities)) or "nothing"
+        offered = ", ".join(sorted(self.abilities)) or "nothing"
         missing = [name for asked in ability.split(" or ") if asked in self.heads() for name in self.lacks(asked)]
         if not missing:
-            return HarnessError(f"{type(self).__name__} cannot {ability}: it can {able}")
+            return HarnessError(f"{type(self).__name__} cannot {ability}: it can {offered}")
         rest = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
         lacking = f"its weights hold no {missing[0]}{rest}"
-        return HarnessError(f"{type(self).__name__} cannot {ability}: {lacking}; they are for: {able}")
-
-
-def vision_transformer(config: HostConfig) -> VisionTransformer:
-    """The ViT of ALBEF and BLIP: timm's, with a class token and a final norm on all tokens."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    return VisionTransformer(
-        img_size=config.image_size,
-        patch_size=config.patch_size,
-        embed_dim=config.width,
-        depth=config.depth,
-        num_heads=config.heads,
-        mlp_ratio=config.mlp_ratio,
-        num_classes=0,
-        norm_layer=partial(nn.LayerNorm, eps=config.vision_eps),
-    )
-
-
-def timm_vision(name: str) -> Translation:
-    """What a tensor of timm's ViT or of DeiT is in the tower of `vision_transformer`."""
-    if name.startswith("head."):
-        return NotAWeight("the classifier of the pre-trained ViT")
-    known = (
-        r"cls_token|pos_embed|(patch_embed\.proj|norm|blocks\.\d+\.(norm1|norm2|attn\.qkv|attn\.proj|mlp\.fc[12]))\.\w+"
-    )
-    return f"vision.{name}" if re.fullmatch(known, name) else None
+        return HarnessError(f"{type(self).__name__} cannot {ability}: {lacking}; they are for: {offered}")

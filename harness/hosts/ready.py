@@ -14,7 +14,8 @@ import torch
 from harness.hosts.build import split_name
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import Tokenizer
-from harness.hosts.weights.own import LearnedMethod, load_model
+from harness.hosts.weights.load import load_model
+from harness.hosts.weights.own import LearnedMethod
 from harness.hosts.weights.released import LoadReport
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.registry import methods
@@ -124,7 +125,7 @@ def load_host(
     """The trained host on its device; raises HarnessError for unknown names and unusable weights.
 
     `image_size` other than the weights' interpolates their position table. `tokenizer`: in place of the weights' own,
-    as `harness.hosts.weights.own.load_model` takes it. `warn` is told, in one line, what became of
+    as `harness.hosts.weights.load.load_model` takes it. `warn` gets, in one line, what became of
     a released file's tensors.
     """
     split_name(name)

@@ -10,7 +10,7 @@ _MMAP_MAX = -4
 
 
 def keep_freed_memory() -> bool:
-    """Have freed memory stay with the process, for the next tensors; whether the C library could be told so.
+    """Have freed memory stay with the process, for the next tensors; whether the C library takes that setting.
 
     glibc gives large blocks back to the kernel, or not, depending on what was allocated before. Then every forward pass
     has its memory mapped and zeroed anew, page by page: 10,000 to 40,000 page faults a pass were seen in `albef-tiny`,

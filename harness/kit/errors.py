@@ -1,4 +1,4 @@
-"""What the user is told: the one error type whose text is meant for the user, and warnings."""
+"""The one error type whose text is meant for the user, and warnings."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def _read(path: Path) -> dict[str, bytes]:
     """The whole lines of a file, by name; nothing where there is none."""
     try:
         content = path.read_bytes()
-    except OSError:  # not there yet; where it cannot be read, the next line cannot be written, which is told
+    except OSError:  # not there yet; where it cannot be read, the next line cannot be written, which is reported
         return {}
     found = {}
     for line in content.split(b"\n"):

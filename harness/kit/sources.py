@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from harness.kit.registry import module_file
+from harness.kit.packages import module_file
 
 # They name, report and keep; no number depends on them, and every module imports them.
 NEUTRAL = frozenset(
-    {"harness", "harness.kit.errors", "harness.kit.files", "harness.kit.progress", "harness.kit.registry"}
+    {"harness", "harness.kit.errors", "harness.kit.files", "harness.kit.progress"}
+    | {"harness.kit.packages", "harness.kit.entries", "harness.kit.registry"}
 )
 # A host's recipes: every number of one stands in the spec of the stage that is trained by it.
 RECIPES = re.compile(r"harness\.hosts\.\w+\.recipes")

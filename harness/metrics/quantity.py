@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.kit.errors import HarnessError
 
@@ -38,7 +38,8 @@ def declared(path: Path) -> Iterator[Quantity]:
         if not isinstance(node, ast.Assign) or [ast.unparse(one) for one in node.targets] != ["quantities"]:
             continue
         try:
-            for call in node.value.elts:  # type: ignore[attr-defined]
+            stated: Any = node.value
+            for call in stated.elts:
                 words = [ast.literal_eval(value) for value in call.args]
                 yield Quantity(*words, **{word.arg: ast.literal_eval(word.value) for word in call.keywords})
         except (AttributeError, TypeError, ValueError) as error:

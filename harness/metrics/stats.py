@@ -47,7 +47,7 @@ def summarise(values: ArrayLike, clusters: ArrayLike | None = None, seed: int = 
         )
     low, high, value, count = _mean_interval(array, clusters, seed)
     if low == high and low in (0.0, 1.0):
-        low, high = _wilson(low, count)
+        low, high = wilson(low, count)
     return {"value": value, "ci95": [low, high], "n": int(array.size)}
 
 
@@ -255,7 +255,7 @@ def _same_ids(here: pd.Series, other: pd.Series, whose: str) -> None:
         )
 
 
-def _wilson(share: float, count: int) -> tuple[float, float]:
+def wilson(share: float, count: int) -> tuple[float, float]:
     """Wilson's 95 % score interval of a share of 0 or 1 among `count`."""
     width = Z**2 / (count + Z**2)
     return (0.0, width) if share == 0 else (1.0 - width, 1.0)

@@ -23,15 +23,15 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from harness.data.crops import covered_views
-from harness.data.pair_loader import PairBatch
-from harness.hosts.host import HostModel, TextBatch
+from harness.data.pair_batch import PairBatch
+from harness.hosts.host import TextBatch
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.objectives.parts.attention_mask import ClassAttention, in_view
 from harness.objectives.parts.batches import Asked, Batches, pair_batches
-from harness.objectives.parts.contrast import check_contrast, clamp_scale, pair_contrast, pair_scale
+from harness.objectives.parts.contrast import ContrastObjective, clamp_scale, pair_contrast, pair_scale
 from harness.objectives.parts.momentum import Twin, rising
-from harness.objectives.parts.objective import Batch, Losses, Moment, Objective, ObjectiveConfig
+from harness.objectives.parts.objective import Batch, Losses, Moment, ObjectiveConfig
 from harness.objectives.parts.views import byol_head, byol_loss, simclr_head, simclr_loss
 from harness.objectives.parts.visible import encode_visible, for_visible
 from harness.reduction import (
@@ -100,13 +100,10 @@ class Seen:
     predicted: Tensor
 
 
-class AclipObjective(Objective[HostModel]):
+class AclipObjective(ContrastObjective):
     """Contrast of each view, SimCLR's and BYOL's loss; follower, heads and their norms are in the checkpoint."""
 
-    NEEDS = frozenset({"contrast"})
     Config = AclipConfig
-    LEAST_PAIRS = 2
-    LEAVES_UNUSED = True
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -119,10 +116,6 @@ class AclipObjective(Objective[HostModel]):
         self.predictor = byol_head(config.out, config.hidden, config.out)
         self.projector_follower = Follower(self.projector)
         self._fitted = for_visible(self.reducer, self.count, "aclip")
-
-    @classmethod
-    def check_host(cls, host: HostModel) -> None:
-        check_contrast("aclip", host)
 
     @classmethod
     def batches(cls, asked: Asked, config: Any) -> Batches:

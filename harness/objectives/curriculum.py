@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.data.scene_layout import PATCHES_PER_SIDE
 from harness.data.scene_text import ANSWERS
 from harness.data.transforms import normalise
 from harness.data.world import BUILT_IN_WORLD
@@ -26,7 +25,7 @@ from harness.objectives.parts.objective import Batch, Losses, Moment, Objective
 from harness.objectives.parts.scenes import losses
 from harness.objectives.parts.scenes.corpus import OPEN, Corpus, build_corpus
 from harness.objectives.parts.scenes.facts import SupervisedHeads, facts_loss, patch_loss, surroundings_loss
-from harness.objectives.parts.scenes.steps import CurriculumConfig, SceneBatches, drawn_scenes
+from harness.objectives.parts.scenes.steps import CurriculumConfig, SceneBatches, check_scenes, drawn_scenes
 from harness.reduction import Tokens, join, take
 
 
@@ -82,13 +81,7 @@ class CurriculumObjective(Objective[Albef]):
 
     def prepare(self) -> None:
         sizes = self.host.config
-        if sizes.image_size != PATCHES_PER_SIDE * sizes.patch_size:
-            raise HarnessError(
-                f"objective curriculum: a scene has {PATCHES_PER_SIDE} patches a side; take image_size "
-                f"{PATCHES_PER_SIDE * sizes.patch_size}"
-            )
-        if self.recipe.accumulate > 1:
-            raise HarnessError("objective curriculum: counts its steps in batches; leave the recipe's accumulate at 1")
+        check_scenes("objective curriculum", sizes.image_size, sizes.patch_size, self.recipe.accumulate)
 
     def default_steps(self, steps_per_epoch: int) -> int:
         return self.config.vision_steps + self.config.text_steps + self.config.joint_steps

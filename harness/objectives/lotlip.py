@@ -19,12 +19,12 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.batches import Asked, Batches, pair_batches
-from harness.objectives.parts.contrast import check_contrast, clamp_scale, pair_scale
+from harness.objectives.parts.contrast import ContrastObjective, clamp_scale, pair_scale
 from harness.objectives.parts.corner_tokens import (
     causal_corner_mask,
     corner_mask,
@@ -32,7 +32,7 @@ from harness.objectives.parts.corner_tokens import (
     read_by,
     texts_of_images,
 )
-from harness.objectives.parts.objective import Batch, Losses, Moment, Objective, ObjectiveConfig
+from harness.objectives.parts.objective import Batch, Losses, Moment, ObjectiveConfig
 
 
 class LotlipConfig(ObjectiveConfig):
@@ -58,13 +58,10 @@ class LongPairs(Batch):
     mask: Tensor
 
 
-class LotlipObjective(Objective[HostModel]):
+class LotlipObjective(ContrastObjective):
     """The contrast with the short text, and the sum of those with all others, each over the number of texts."""
 
-    NEEDS = frozenset({"contrast"})
     Config = LotlipConfig
-    LEAST_PAIRS = 2
-    LEAVES_UNUSED = True
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
@@ -74,7 +71,6 @@ class LotlipObjective(Objective[HostModel]):
     @classmethod
     def check_host(cls, host: HostModel) -> None:
         super().check_host(host)
-        check_contrast("lotlip", host)
         if not (hasattr(host, "embeddings") or hasattr(host, "words")):
             raise HarnessError(
                 f"objective lotlip: {type(host).__name__} has no table of words; take albef, blip or clip"

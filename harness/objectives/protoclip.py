@@ -1,4 +1,4 @@
-"""ProtoCLIP: contrast, and clusters of one side's features told from the other side's, found anew every episode.
+"""ProtoCLIP: contrast, and clusters of one side's features predicted from the other side's, found anew every episode.
 
 Source: megvii-research/protoclip (loss and weights: parts/prototypes.py; clustering: parts/episodes.py). An epoch is an
 episode: pairs drawn with replacement, all of them run through the towers in evaluation without gradient, clustered,

@@ -4,8 +4,8 @@ Source: Yang, Liu and Lin 2023 (TMM, arXiv 2301.07236): pre-training from pixels
 losses of what a region model knows. Their formulas are in no source that was read, so all three are this project's
 own: cross-entropy of the class (or nothing) of each patch, of the attribute, and the mean distance of box edges, over
 labels (parts/object_labels.py) that are true in the built-in worlds and a detector's on other data. With a method each
-patch is told by the token that it lives in; a merged token thus has the mean of its patches' targets, each counting
-once, and patches that are gone have no loss.
+patch is predicted from the token that it lives in; a merged token thus has the mean of its patches' targets, each
+counting once, and patches that are gone have no loss.
 """
 
 from __future__ import annotations

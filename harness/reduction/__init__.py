@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from harness.reduction.stack import StackShape as StackShape
     from harness.reduction.stack import Trace as Trace
     from harness.reduction.staged import MixedStages as MixedStages
+    from harness.reduction.staged import RatedConfig as RatedConfig
     from harness.reduction.staged import StagedConfig as StagedConfig
     from harness.reduction.state import Pooled as Pooled
     from harness.reduction.state import TokenState as TokenState
@@ -138,6 +139,7 @@ _HOMES = {
     ),
     "harness.reduction.staged": (
         "MixedStages",
+        "RatedConfig",
         "StagedConfig",
     ),
     "harness.reduction.state": (

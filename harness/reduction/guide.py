@@ -1,4 +1,7 @@
-"""What texts, and in training a momentum tower, offer to a method. Shapes: B texts, L tokens, D channels, n0 patches."""
+"""What texts, and in training a momentum tower, offer to a method.
+
+Shapes: B texts, L tokens, D channels, n0 patches, P the shared space.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -13,18 +17,26 @@ class Guide:
     """What is offered: text_cls (B, D); optionally text_states (B, L, D) and text_mask (B, L).
 
     notes: what a method noted in the text stack, (B, ...) each and with gradient, for losses that compare both sides.
-    image_attention: (B, n0), what the class token of a momentum tower attends to among an image's patches, for methods
-    that need one.
     shared: what takes image states and text states (..., D) to the space both sides share, with weights that get no
-    gradient; None where a host has none.
+    gradient; None where a host has none. feature: (B, P), the text's place there, of a host whose text_cls is something
+    else than the state that `shared` takes there. image_attention: (B, n0), what the class token of a momentum tower
+    attends to among an image's patches, for methods that need one.
     """
 
     text_cls: Tensor
     text_states: Tensor | None = None
     text_mask: Tensor | None = None
     notes: Mapping[str, Tensor] = field(default_factory=dict)
-    image_attention: Tensor | None = None
     shared: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]] | None = None
+    feature: Tensor | None = None
+    image_attention: Tensor | None = None
+
+    @property
+    def text_feature(self) -> Tensor | None:
+        """The text's place in the shared space, (B, P) of unit length; None where a host has no such space."""
+        if self.feature is not None or self.shared is None:
+            return self.feature
+        return F.normalize(self.shared[1](self.text_cls), dim=-1)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Guide:
         """The same with every tensor changed."""
@@ -37,8 +49,9 @@ class Guide:
             changed(self.text_states),
             changed(self.text_mask),
             {name: change(note) for name, note in self.notes.items()},
-            changed(self.image_attention),
             self.shared,
+            changed(self.feature),
+            changed(self.image_attention),
         )
 
     def rows(self, part: slice | Tensor) -> Guide:

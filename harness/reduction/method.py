@@ -20,7 +20,7 @@ from harness.reduction.tokens import Tokens
 class MethodConfig(BaseModel):
     """Settings of a method; the defaults are its paper's. Every field is reachable by `--set name=value`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     def bent(self, gamma: float) -> Self:
         """The same setting at another budget: gamma 0 keeps every token, larger gamma keeps fewer, monotonically.
@@ -100,7 +100,7 @@ class TokenReducer(BlockHooks, Generic[C]):
         return None
 
     def remarks(self) -> Sequence[str]:
-        """Lines on what this tower cannot give of a setting as it is asked for; a user is told them once."""
+        """Lines on what this tower cannot give of a setting as it is asked for; a user sees them once."""
         return ()
 
     def resized(self, images: Tensor) -> Tensor | None:

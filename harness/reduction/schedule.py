@@ -19,6 +19,8 @@ from harness.kit.reading import read_json, read_yaml
 from harness.kit.settings import validated
 
 GAMMA_MAX = 4096.0
+MOST_REMOVED = 2**20  # a block; beyond it floating point counts wrong, and no tower has as many
+LONGEST_SHOWN = 100
 Ratio = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -30,8 +32,11 @@ def geometric(rate: float, stages: int) -> tuple[float, ...]:
 def per_block(r: float, inflect: float, depth: int) -> list[int]:
     """Tokens to remove in each block: r, fractions spread evenly; or from r(1 - inflect) to r(1 + inflect) in a line.
 
-    The latter in whole numbers, as ToMe's program does (facebookresearch/ToMe, tome/utils.py, `parse_r`).
+    The latter in whole numbers, as ToMe's program does (facebookresearch/ToMe, tome/utils.py, `parse_r`). HarnessError
+    for more than any tower has.
     """
+    if not abs(r) <= MOST_REMOVED:
+        raise HarnessError(f"r {r:g}: expected {MOST_REMOVED:,} tokens a block at most")
     if inflect == 0:
         return [math.floor((block + 1) * r) - math.floor(block * r) for block in range(depth)]
     first = int(r * (1 - inflect))
@@ -46,7 +51,7 @@ class Schedule(BaseModel):
     score looks at (ELIP); left out, each stage looks as far as the next one begins, the last to the end.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     begin: tuple[int, ...] = Field(min_length=1)
     keep: tuple[float, ...] = Field(min_length=1)
@@ -131,7 +136,7 @@ def parse_schedule(spec: str | dict[str, Any] | None) -> Schedule | None:
         )
     else:
         fields = spec
-    return validated(Schedule, fields, f"schedule {spec!r}")
+    return validated(Schedule, fields, f"schedule {_shown(spec)}")
 
 
 def _schedule_file(path: Path) -> dict[str, Any]:
@@ -142,13 +147,19 @@ def _schedule_file(path: Path) -> dict[str, Any]:
     return fields
 
 
+def _shown(spec: str | dict[str, Any]) -> str:
+    """What was given, cut where it is long."""
+    text = repr(spec)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
 def _schedule_words(spec: str) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for word in spec.replace(";", " ").split():
         name, equals, values = word.partition("=")
         if not equals or name in fields:
             raise HarnessError(
-                f"schedule {spec!r}: expected 'paper', 'begin=2,4,10 keep=.9,.65,.4 [lookahead=2,6,2]' or a "
+                f"schedule {_shown(spec)}: expected 'paper', 'begin=2,4,10 keep=.9,.65,.4 [lookahead=2,6,2]' or a "
                 "YAML or JSON file"
             )
         fields[name] = [value for value in values.split(",") if value]

@@ -170,7 +170,7 @@ class Stack(ABC):
     ) -> tuple[TokenState, Evidence]:
         """Attention and residual of one block, with the evidence wanted; by `hooks`'s own attention where it has one.
 
-        Without a hooks: the stack's plain attention, as look-ahead scoring runs it.
+        Without hooks: the stack's plain attention, as look-ahead scoring runs it.
         """
         if hooks is None or hooks.takes_values(block, state):
             q, k, v = self.queries_keys_values(block, state.tokens)

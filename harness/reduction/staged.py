@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from math import ceil
 from typing import Self, TypeVar
 
 from pydantic import PositiveInt
 from torch import nn
 
 from harness.kit.errors import HarnessError
+from harness.kit.settings import validated
 from harness.reduction.guide import Guide
 from harness.reduction.method import MethodConfig, TokenReducer
-from harness.reduction.schedule import Schedule, geometric
+from harness.reduction.schedule import Ratio, Schedule, geometric
 from harness.reduction.stack import Stack, StackShape
 from harness.reduction.state import TokenState
 
@@ -56,6 +58,36 @@ class StagedConfig(MethodConfig):
             if count < current:
                 found[block] = (stage, count)
                 current = count
+        return found
+
+
+class RatedConfig(MethodConfig):
+    """keep_rate counts ceil of the current tokens, at `blocks` (from 0); a schedule, if given, int of the input's."""
+
+    keep_rate: Ratio = 0.7
+    blocks: tuple[int, ...]
+    schedule: Schedule | None = None
+
+    def bent(self, gamma: float) -> Self:
+        if self.schedule is not None:
+            return self.model_copy(update={"schedule": self.schedule.bend(gamma)})
+        return self.model_copy(update={"keep_rate": max(self.keep_rate**gamma, 1e-9)})
+
+    def counts(self, method: str, shape: StackShape, pooled: bool) -> dict[int, int]:
+        """By block, K of the stages that leave fewer tokens than there were before.
+
+        `pooled`: what a stage drops stands on as one token more. HarnessError, which names the method, for blocks that
+        do not rise or are not in the stack.
+        """
+        rates = {"begin": self.blocks, "keep": (self.keep_rate,) * len(self.blocks)}
+        schedule = self.schedule or validated(Schedule, rates, f"{method} blocks")
+        schedule.check_depth(shape.depth)
+        found, current = dict[int, int](), shape.patches
+        for block, absolute in zip(schedule.begin, schedule.counts(shape.patches)):
+            count = absolute if self.schedule else ceil(self.keep_rate * current)
+            if count < current:
+                found[block] = count
+                current = count + pooled
         return found
 
 

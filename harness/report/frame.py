@@ -17,6 +17,7 @@ import pandas as pd
 
 from harness.kit.errors import HarnessError
 from harness.metrics.quantity import Quantity
+from harness.report.families import adjust
 from harness.report.quantities import OF_THROUGHPUT, of_costs, of_metrics, quantity_of
 from harness.report.row import Value, absent_metrics, setting_of, values_of
 from harness.report.settings import CONTEXT, DENSE, PER_BUDGET, Setting, settings_of
@@ -117,6 +118,7 @@ def to_frame(records: Iterable[Mapping[str, Any]]) -> Frame:
     place = {pair: number for number, pair in enumerate(of_metrics())}
     rows["place"] = [place.get(pair, len(place)) for pair in zip(rows["task"], rows["quantity"], strict=True)]
     rows = rows.sort_values(["task", "place"], kind="stable").drop(columns="place").reset_index(drop=True)
+    adjust(rows, settings)
     every = [record for setting in found for record in setting.by_seed()]
     return Frame(
         settings,
@@ -135,12 +137,13 @@ def boards(frame: Frame) -> list[tuple[str, Frame]]:
     parts, apart = [], []
     for _, settings in frame.settings.groupby(list(CONTEXT), sort=False, dropna=False):
         first = settings.iloc[0]
+        values = frame.values[frame.values["setting"].isin(settings["setting"])]
         split = "" if pd.isna(first["split"]) else f", split {first['split']}"
         limit = "" if pd.isna(first["limit"]) else f", limit {int(first['limit'])}"
+        limit += _quick(values) if first["quick"] else ""
         sizes = ", ".join(str(first["image_size"]).split())
         set_and_size = (f"{first['data']}{split}{limit}", f"{sizes} px")
         what = (first["model"], _protocol(settings), *set_and_size, first["dtype"], *_machine(first))
-        values = frame.values[frame.values["setting"].isin(settings["setting"])]
         parts.append((" · ".join(map(str, what)), replace(frame, settings=settings, values=values)))
         apart.append(f"weights {str(first['base'])[-BASE_LETTERS:]}, {first['device']}")
     titles = [title for title, _ in parts]
@@ -148,6 +151,17 @@ def boards(frame: Frame) -> list[tuple[str, Frame]]:
         (f"{title} · {more}" if titles.count(title) > 1 else title, board)
         for (title, board), more in zip(parts, apart, strict=True)
     ]
+
+
+def _quick(values: pd.DataFrame) -> str:
+    """', quick, 100 to 483 samples': what a quick measurement is of, so that no one takes it for the whole."""
+    quality = values[values["kind"] == "quality"]
+    shown = [quantity_of(task, name).headline for task, name in zip(quality["task"], quality["quantity"], strict=True)]
+    counts = quality.loc[shown, "n"].dropna().astype(int)
+    if counts.empty:
+        return ", quick"
+    least, most = counts.min(), counts.max()
+    return f", quick, {least if least == most else f'{least} to {most}'} samples"
 
 
 def _machine(settings: pd.Series) -> list[str]:

@@ -151,6 +151,8 @@ TEX = {
     "†": r"$\dagger$",
     "−": r"$-$",
     "→": r"$\to$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
     "²": r"$^2$",
     '"': r"\textquotedbl{}",
     "<": r"\textless{}",

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 from harness.report.cost_columns import spreads
+from harness.report.families import notes_of
 from harness.report.frame import Frame
 from harness.report.quality_columns import KEPT_ALL
 
-SEVERAL_SEEDS = "values of several seeds are means: sd is over the seeds, ± the mean of their intervals over test items"
+SEVERAL_SEEDS = (
+    "values of several seeds are means: sd is over the seeds, intervals resample seeds and then test items (without "
+    "the samples of all seeds: the mean of the seeds' intervals over test items)"
+)
 BLIND = "blind: dense shown blank images, which scores by the text and the most frequent answers alone"
 THROUGHPUT = "throughput: end to end, decoding of images included; in parentheses of the model alone"
 IN_TURN = (
@@ -28,6 +32,7 @@ def notes(frame: Frame) -> list[str]:
     without_text = marks[marks["fallback"].notna()].drop_duplicates()
     lines += [f"{mark}{method} where no text is given: {said}" for mark, method, said in without_text.to_numpy()]
     lines += _seeds(frame)
+    lines += notes_of(frame.values)
     if frame.values["blind"].notna().any():
         lines.append(BLIND)
     if "throughput" in quantities:

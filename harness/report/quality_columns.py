@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.report.families import marks
 from harness.report.frame import Frame
 from harness.report.layout import Column, shortest
 
@@ -22,8 +23,11 @@ def quality(board: Frame, metric: str, blind: bool = False) -> Column:
     """A metric's column; with `blind`, dense is followed by what it scores on blank images ('-': not measured)."""
     quantity, rows = board.quantity(metric), board.column(metric)
     kept_all = rows["unguided"] & ~board.dense
-    texts = [_value(row, quantity.scale, full) for row, full in zip(rows.itertuples(), kept_all, strict=True)]
-    widths = [max(len(text[part]) for text in texts) for part in range(3)]
+    texts = [
+        (*_value(row, quantity.scale, full), "" if full else marks(row, quantity.better))
+        for row, full in zip(rows.itertuples(), kept_all, strict=True)
+    ]
+    widths = [max(len(text[part]) for text in texts) for part in range(4)]
     cells = [_cell(parts, widths) for parts in texts]
     best = _best(board, rows["value"].where(~kept_all), quantity.better)
     if blind:
@@ -72,8 +76,10 @@ def _blind(board: Frame, metric: str, dense: str) -> str:
 
 
 def _cell(parts: Sequence[str], widths: Sequence[int]) -> str:
-    """A value, its spread over seeds and its delta, each under the same of other cells."""
-    return " ".join(f"{part:>{width}}" for part, width in zip(parts, widths, strict=True) if width)
+    """A value, its spread over seeds and its delta, each under the same of other cells, and its marks behind them."""
+    *numbers, mark = parts
+    shown = " ".join(f"{part:>{width}}" for part, width in zip(numbers, widths, strict=False) if width)
+    return shown + f"{mark:<{widths[-1]}}"
 
 
 def _value(row: Any, scale: float, kept_all: bool = False) -> tuple[str, str, str]:

@@ -40,6 +40,13 @@ class Value(NamedTuple):
     error: str = ""
     image_size: float = NAN
     unguided: bool = False
+    p_dense: float = NAN
+    p_dense_holm: float = NAN
+    delta_random: float = NAN
+    delta_random_low: float = NAN
+    delta_random_high: float = NAN
+    p_random: float = NAN
+    p_random_holm: float = NAN
 
 
 def setting_of(number: int, setting: Setting) -> dict[str, Any]:
@@ -85,7 +92,12 @@ def _metric(number: int, task: str, metric: str, records: Sequence[Record]) -> V
     found = [entry for record in records if (entry := (record.get("quality") or {}).get(task, {}).get(metric))]
     bounds = [entry.get("ci95") or (None, None) for entry in found]
     delta_bounds = [entry.get("delta_ci95") or (None, None) for entry in found]
+    several = found[0].get("over_seeds") if found else None
+    if several and several["seeds"] == len(found) > 1:
+        bounds = [several["ci95"]]
+        delta_bounds = [several["delta_ci95"]] if "delta_ci95" in several else delta_bounds
     values, deltas = ([entry.get(name) for entry in found] for name in ("value", "delta_to_dense"))
+    random_bounds = [entry.get("delta_to_random_ci95") or (None, None) for entry in found]
     error = next((ERRORS[record["status"]] for record in records if record["status"] in ERRORS), "no value")
     if any(metric in absent_metrics(record) for record in records):
         error = ABSENT
@@ -106,6 +118,11 @@ def _metric(number: int, task: str, metric: str, records: Sequence[Record]) -> V
         delta_high=_mean([high for _, high in delta_bounds]),
         delta_sd=_sd(deltas),
         blind=_mean([(record.get("blind") or {}).get(metric) for record in records]),
+        p_dense=_largest([entry.get("p_to_dense") for entry in found]),
+        delta_random=_mean([entry.get("delta_to_random") for entry in found]),
+        delta_random_low=_mean([low for low, _ in random_bounds]),
+        delta_random_high=_mean([high for _, high in random_bounds]),
+        p_random=_largest([entry.get("p_to_random") for entry in found]),
         error="" if found else error,
     )
 
@@ -149,6 +166,12 @@ def _mean(values: Sequence[float | None]) -> float:
         return NAN if values[0] is None else float(values[0])
     there = [float(value) for value in values if value is not None]
     return fmean(there) if there else NAN
+
+
+def _largest(p_values: Sequence[float | None]) -> float:
+    """Of several seeds: what is not chance has to show in each."""
+    there = [value for value in p_values if value is not None]
+    return float(max(there)) if there and len(there) == len(p_values) else NAN
 
 
 def _sd(values: Sequence[float | None]) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 DENSE = "dense"
 PLACE = ("device", "hardware", "threads", "dtype")
-SHARED = ("model", "base", "protocol", "data", "split", "limit", *PLACE)
+SHARED = ("model", "base", "protocol", "data", "split", "limit", "quick", *PLACE)
 # What rows that may be compared have in common.
 CONTEXT = (*SHARED, "training", "image_size")
 PER_TASK = {"task", "task_options", "data_digest", "batch_size", "code", "weights", "training", "image_size"}
@@ -85,7 +85,8 @@ def length_of_training(spec: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _shared(spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{name: spec.get(name) for name in SHARED}, "base": spec.get("base") or spec["weights"]}
+    stated = {"base": spec.get("base") or spec["weights"], "quick": bool(spec.get("quick"))}
+    return {name: spec.get(name) for name in SHARED} | stated
 
 
 def _setting(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from statistics import fmean
+
 import pandas as pd
 
-from harness.report.cost_columns import beside_dense
+from harness.report.cost_columns import beside_dense, spreads
 from harness.report.frame import Frame
-from harness.report.layout import Column, plain
+from harness.report.layout import Column, plain, shortest
 
 # What it costs, as a share of dense's own.
 SHARES = (
@@ -18,44 +21,88 @@ SHARES = (
 
 
 def summary(board: Frame) -> list[Column]:
-    """Quality as a share of dense's, the mean over tasks with the least and the most of them, and costs as shares.
+    """Quality as a share of dense's, the mean over tasks with its interval, the task that loses most, and costs as
+    shares, each with its spread where it has one.
 
     A task's share is the mean over its headline metrics; those for which a method kept all tokens are left out.
     """
-    shares = quality_shares(board)
-    cells = [_share(list(row.dropna())) for _, row in shares.iterrows()]
-    columns = [plain("quality kept", "% of dense (over tasks)", cells)]
-    columns.append(plain("tokens", "% of n0", _percent(board.column("token_ratio")["value"].astype(float))))
+    shares, low, high = quality_shares(board)
+    columns = [plain("quality kept", "[95 %]", [_kept(*three) for three in _rows(shares, low, high)])]
+    if len(shares.columns) > 1:
+        columns.append(plain("worst task", "", [_worst(*row) for row in _beside(shares, board)]))
+    tokens = board.column("token_ratio")
+    texts = [text + said for text, said in zip(_percent(tokens["value"].astype(float)), spreads(tokens), strict=True)]
+    columns.append(plain("tokens", "of n0", texts))
     for title, name in SHARES:
         values = board.column(name)["value"].astype(float)
         if name == "train_mib_per_image":
             values = values / values[board.dense].iloc[0] if board.dense.any() else values * float("nan")
         if values.notna().any():
             texts = beside_dense(board) if name == "latency_ratio" else _percent(values)
-            columns.append(plain(title, "% of dense", texts))
+            columns.append(plain(title, "[quartiles]" if any("[" in text for text in texts) else "", texts))
     return columns
 
 
-def quality_shares(board: Frame) -> pd.DataFrame:
-    """Share of dense's quality, a row a setting and a column a task; NaN where there is none to compare with."""
-    by_task: dict[str, list[pd.Series]] = {}
+def quality_shares(board: Frame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Share of dense's quality, and the ends of its 95 % interval: a row a setting and a column a task; NaN where there
+    is none to compare with.
+
+    The interval is that of the paired difference to dense. A task's ends are the means of its metrics': as wide as if
+    all of them erred together, since they are of the same images.
+    """
+    by_task: dict[str, list[pd.DataFrame]] = {}
     for metric in board.headline():
         rows = board.column(metric)
         dense = rows["value"][board.dense]
         if not len(dense) or pd.isna(dense.iloc[0]) or not dense.iloc[0]:
             continue
         kept_all = rows["unguided"] & ~board.dense
-        by_task.setdefault(board.metrics[metric], []).append((rows["value"] / dense.iloc[0]).where(~kept_all))
-    means = {task: pd.concat(columns, axis=1).mean(axis=1) for task, columns in by_task.items()}
-    return pd.DataFrame(means, index=board.settings.index)
+        ends = {side: 1 + rows[f"delta_{side}"].astype(float) / dense.iloc[0] for side in ("low", "high")}
+        found = pd.DataFrame({"value": rows["value"] / dense.iloc[0], **ends}).mask(kept_all, axis=0)
+        by_task.setdefault(board.metrics[metric], []).append(found)
+    index = board.settings.index
+
+    def means(side: str) -> pd.DataFrame:
+        tasks = {task: pd.concat([one[side] for one in found], axis=1).mean(axis=1) for task, found in by_task.items()}
+        return pd.DataFrame(tasks, index=index)
+
+    return means("value"), means("low"), means("high")
 
 
-def _share(shares: list[float]) -> str:
-    """'82.1 (40.3 - 100.0)', or the one share there is."""
+def summary_notes(frame: Frame) -> list[str]:
+    """What the brackets of a summary are of, where the headings do not say all of it."""
+    lines = []
+    if (frame.settings["seeds"].map(len) > 1).any():
+        lines.append("several seeds: the interval of quality resamples seeds, then images")
+    if frame.column("token_ratio")["low"].notna().any():
+        lines.append("tokens of adaptive methods: in brackets the 5 and 95 % of images")
+    return lines
+
+
+def _rows(*frames: pd.DataFrame) -> Iterator[tuple[list[float], ...]]:
+    """Of each setting: the values of each frame, without those that are missing."""
+    for row in range(len(frames[0])):
+        yield tuple(list(frame.iloc[row].dropna()) for frame in frames)
+
+
+def _beside(shares: pd.DataFrame, board: Frame) -> Iterator[tuple[pd.Series, bool]]:
+    for (_, row), is_dense in zip(shares.iterrows(), board.dense, strict=True):
+        yield row.dropna(), bool(is_dense)
+
+
+def _kept(shares: list[float], low: list[float], high: list[float]) -> str:
+    """'82.1 [80.5, 83.9]': the mean over tasks, its ends the means of theirs; without these where one has none."""
     if not shares:
         return "-"
-    mean = f"{100 * sum(shares) / len(shares):.1f}"
-    return mean if len(shares) == 1 else f"{mean} ({100 * min(shares):.1f} - {100 * max(shares):.1f})"
+    text = f"{100 * fmean(shares):.1f}"
+    if len(low) != len(shares) or len(high) != len(shares):
+        return text
+    return f"{text} [{shortest(100 * fmean(low))}, {shortest(100 * fmean(high))}]"
+
+
+def _worst(shares: pd.Series, is_dense: bool) -> str:
+    """'40.3 retrieval': the task of which least is left."""
+    return "-" if shares.empty or is_dense else f"{100 * shares.min():.1f} {shares.idxmin()}"
 
 
 def _percent(values: pd.Series) -> list[str]:

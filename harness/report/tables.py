@@ -19,7 +19,7 @@ from harness.report.frame import Frame, boards, study_frame
 from harness.report.layout import Column, Part, latex, latex_note, markdown, plain, text
 from harness.report.notes import notes
 from harness.report.quality_columns import names_with_blind, quality, shown_blind
-from harness.report.summary import summary
+from harness.report.summary import summary, summary_notes
 
 FORMATS = ("text", "csv", "md", "latex")
 # What a ratio is of, where it is not of tokens.
@@ -38,9 +38,11 @@ def render_summary(frame: Frame, format: str = "text") -> str:
     """The frame's summary: a row a setting, for those who look once. Raises HarnessError for an unknown format."""
     draw = _writer(format)
     parts = [
-        Part(f"Summary · {title}", _method_columns(board.settings), summary(board)) for title, board in boards(frame)
+        Part(f"Summary, % of dense · {title}", _method_columns(board.settings), summary(board))
+        for title, board in boards(frame)
     ]
-    return "\n".join(draw(part) for part in parts).rstrip("\n")
+    write = {"md": lambda line: "- " + markdown_text(line), "latex": latex_note}.get(format, on_one_line)
+    return "\n".join([*(draw(part) for part in parts), *(write(line) for line in summary_notes(frame))]).rstrip("\n")
 
 
 def _writer(format: str) -> Callable[[Part], str]:

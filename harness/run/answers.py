@@ -53,7 +53,7 @@ def answering_cell(request: RunRequest, progress: Progress) -> Cell:
 
 def _given(cell: Cell, measurer: Measurer, data: TaskData) -> list[str]:
     try:
-        host, reducer, _ = measurer.subject(cell)
+        host, reducer, *_ = measurer.subject(cell)
         encoder = VisionEncoder(host, reducer, data.images, cell.batch_size, measurer.progress)
         with torch.no_grad():
             given, _, _ = answers(encoder, data, VQAOptions.model_validate(cell.task_options))

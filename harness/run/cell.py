@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from harness.data.digest import reader_modules
 from harness.kit.digest import key_of
@@ -23,7 +23,8 @@ class Cell(BaseModel):
 
     `weights` are what the task is done with, or what its training starts from, none for pre-training; `base` names the
     set they belong to, of which other tasks may have others. `training`: the stages of the protocol that make the
-    weights; none for inference. `code`: digests of the program's parts that its quality comes from.
+    weights; none for inference. `quick`: timed in short, so that its record is not served as the whole measurement.
+    `code`: digests of the program's parts that its quality comes from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class Cell(BaseModel):
     data_digest: str
     split: str | None
     limit: int | None
+    quick: bool = False
     device: str
     hardware: str
     threads: int
@@ -52,6 +54,12 @@ class Cell(BaseModel):
     image_size: int
     seed: int
     code: dict[str, str]
+
+    @model_serializer(mode="wrap")
+    def _quick_only_where_it_is(self, fields: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The cell as it always was, but for one that is quick."""
+        dumped: dict[str, Any] = fields(self)
+        return dumped if self.quick else {name: value for name, value in dumped.items() if name != "quick"}
 
     @cached_property
     def key(self) -> str:

@@ -11,7 +11,8 @@ from harness.data.scenes import WORLD_FORMATS
 from harness.data.world import BUILT_IN_WORLD, world_of
 from harness.hosts.build import skeleton
 from harness.hosts.facts import host_facts
-from harness.hosts.weights.own import abilities_in, assets_of, read_answers
+from harness.hosts.weights.find import assets_of
+from harness.hosts.weights.load import abilities_in, read_answers
 from harness.hosts.weights.released_files import is_released
 from harness.hosts.weights.sets import shipped, stated_model, tasks_of
 from harness.kit.errors import HarnessError, warn_on_stderr

@@ -1,7 +1,7 @@
-"""Records beside dense: differences on the same samples, computed when records are read and kept beside them.
+"""Records beside dense and `random`: differences on the same samples, computed when read and kept beside them.
 
-A record knows itself alone. What it differs by from dense belongs to the pair, so it is kept by both records' digests:
-a record that is measured again is another pair, and what was kept is never stale.
+A record knows itself alone. What it differs by from another belongs to the pair, so it is kept by both records'
+digests: a record that is measured again is another pair, and what was kept is never stale.
 """
 
 from __future__ import annotations
@@ -9,51 +9,158 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import replace_all
 from harness.run.store import Record, Store
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 Deltas = dict[str, dict[str, dict[str, Any]]]
 NAME = "comparisons.jsonl"
+CONTROL = "random"
+FIELDS = frozenset({"delta", "ci95", "p"})
+# With whom a metric is compared -> field of the comparison -> what a record that was read calls it.
+NAMES = {
+    "dense": {"delta": "delta_to_dense", "ci95": "delta_ci95", "p": "p_to_dense"},
+    CONTROL: {"delta": "delta_to_random", "ci95": "delta_to_random_ci95", "p": "p_to_random"},
+}
 # What records that are compared have in common, beside their training.
 SHARED = (
-    *("model", "base", "protocol", "task", "task_options", "data", "data_digest", "split", "limit"),
+    *("model", "base", "protocol", "task", "task_options", "data", "data_digest", "split", "limit", "quick"),
     *("device", "hardware", "threads", "dtype", "image_size"),
 )
 # Of a stage of training: the method, the draw, and what content the draw gave.
 OWN = {"method", "config", "settings", "seed", "digests"}
+DRAWN = {"seed", "digests"}
 
 
 def with_deltas(records: Sequence[Record], store: Store, warn: Callable[[str], None] = warn_on_stderr) -> list[Record]:
-    """The records of a store, each metric with `delta_to_dense` and `delta_ci95`; both None where there is no dense.
+    """The records of a store, each metric with its difference to dense and to `random`, interval and p (NAMES); None
+    where there is no such record.
 
-    Dense is the latest done record of the same host, data and task, after training that of the same seed. Where the
-    samples of two records differ, `warn` gets the line that says so.
+    Dense is the latest done record of the same host, data and task, after training that of the same seed. `random` is
+    that of the same ratio, too: of the same seed, else of the first. Metrics of a setting with several seeds have
+    `over_seeds` besides: the intervals of the mean over seeds. Where the samples of two records differ, `warn`
+    gets the line that says so.
     """
-    dense = _dense_of(records)
+    dense, drawn = _dense_of(records), _random_of(records)
     kept, found = _read(store), dict[str, Deltas]()
-    compared = []
-    for record in records:
-        beside = dense.get(_board(record["spec"])) if record["status"] == "done" else None
-        deltas: Deltas = {}
-        if beside is not None and record["spec"]["method"] != "dense":
-            pair = f"{record['digest']} {beside['digest']}"
-            deltas = kept[pair] if pair in kept else _computed(record, beside, store, warn)
-            if deltas and pair not in kept:
-                found[pair] = deltas
-        compared.append({**record, "quality": _joined(record["quality"], deltas)})
+    tables: dict[str, pd.DataFrame] = {}
+
+    def once(name: str, compute: Callable[[], Deltas]) -> Deltas:
+        """What is kept under a name, or computed now; nothing, which may be mended, is not kept."""
+        if name not in kept and (deltas := compute()):
+            found[name] = kept[name] = deltas
+        return kept.get(name, {})
+
+    def compared(record: Record, other: Record | None) -> Deltas:
+        if other is None or record["status"] != "done" or record["spec"]["method"] == other["spec"]["method"]:
+            return {}
+        pair = f"{record['digest']} {other['digest']}"
+        return once(pair, partial(_computed, record, other, store, tables, warn))
+
+    pairs = [(record, dense.get(_board(record["spec"])) if record["status"] == "done" else None) for record in records]
+    several = _of_several_seeds(pairs, store, once, warn)
+    joined = []
+    for record, beside in pairs:
+        differences = {"dense": compared(record, beside)}
+        if record["spec"]["method"] != "dense":
+            differences[CONTROL] = compared(record, _random_for(record["spec"], drawn))
+        quality = _joined(record["quality"], differences)
+        for task, metrics in several.get(record["digest"], {}).items():
+            for metric, entry in metrics.items():
+                quality[task][metric] = {**quality[task][metric], "over_seeds": entry}
+        joined.append({**record, "quality": quality})
     if found:
-        _write(store, kept | found)
-    return compared
+        _write(store, kept)
+    return joined
+
+
+def _in_order(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=_started)
+
+
+def _of_several_seeds(
+    pairs: Sequence[tuple[Record, Record | None]],
+    store: Store,
+    once: Callable[[str, Callable[[], Deltas]], Deltas],
+    warn: Callable[[str], None],
+) -> dict[str, Deltas]:
+    """By the digest of a record whose setting has several seeds: the intervals over them, of value and difference.
+
+    Of a seed that was measured more than once, the latest counts.
+    """
+    groups: dict[str, dict[str, tuple[Record, Record | None]]] = {}
+    for record, beside in sorted(pairs, key=lambda pair: _started(pair[0])):
+        if record["status"] == "done":
+            draws = json.dumps([record["spec"]["seed"], record["spec"]["config"].get("seed")])
+            groups.setdefault(_setting(record["spec"]), {})[draws] = record, beside
+    found: dict[str, Deltas] = {}
+    for group in (list(by_seed.values()) for by_seed in groups.values() if len(by_seed) > 1):
+        is_dense = group[0][0]["spec"]["method"] == "dense"
+        besides = [] if is_dense else [beside for _, beside in group if beside is not None]
+        used = [*(record for record, _ in group), *besides]
+        name = hashlib.sha256(" ".join(one["digest"] for one in used).encode()).hexdigest()
+        several = once(f"seeds {name}", partial(_seeds, [one for one, _ in group], besides, store, warn))
+        found |= {record["digest"]: several for record, _ in group}
+    return found
+
+
+def _seeds(records: Sequence[Record], besides: Sequence[Record], store: Store, warn: Callable[[str], None]) -> Deltas:
+    from harness.metrics.seeds import over_seeds
+
+    try:
+        read = {record["digest"]: store.samples(record) for record in (*records, *besides)}
+        dense = [read[one["digest"]] for one in besides] if len(besides) == len(records) else None
+        found = over_seeds([read[one["digest"]] for one in records], dense)
+    except HarnessError as error:
+        warn(f"the {len(records)} seeds of {records[0]['samples']} are not compared: {error}")
+        return {}
+    return {
+        task: {metric: {**entry, "seeds": len(records)} for metric, entry in metrics.items()}
+        for task, metrics in found.items()
+    }
+
+
+def _setting(spec: Mapping[str, Any]) -> str:
+    """What records of one setting share, whatever their seed."""
+    config = {name: value for name, value in spec["config"].items() if name != "seed"}
+    stages = [{name: stage[name] for name in stage if name not in DRAWN} for stage in spec["training"]]
+    own = [spec.get(name) for name in ("method", "ratio", "schedule", "match", "weights")]
+    return json.dumps([config, stages, own, *(spec.get(name) for name in SHARED)], sort_keys=True)
+
+
+def _started(record: Record) -> str:
+    return (record.get("run") or {}).get("started") or ""
 
 
 def _dense_of(records: Iterable[Record]) -> dict[str, Record]:
     """The dense record of each board: the latest, if it is done."""
-    ordered = sorted(records, key=lambda record: (record.get("run") or {}).get("started") or "")
-    latest = {_board(record["spec"]): record for record in ordered if record["spec"]["method"] == "dense"}
+    latest = {_board(record["spec"]): record for record in _in_order(records) if record["spec"]["method"] == "dense"}
     return {board: record for board, record in latest.items() if record["status"] == "done"}
+
+
+def _random_of(records: Iterable[Record]) -> dict[str, dict[int, Record]]:
+    """Seed -> the latest done record of `random` at each budget of each board."""
+    found: dict[str, dict[int, Record]] = {}
+    for record in _in_order(records):
+        if record["spec"]["method"] == CONTROL and record["status"] == "done":
+            found.setdefault(_budget(record["spec"]), {})[record["spec"]["seed"]] = record
+    return found
+
+
+def _random_for(spec: Mapping[str, Any], drawn: Mapping[str, Mapping[int, Record]]) -> Record | None:
+    by_seed = drawn.get(_budget(spec), {})
+    return None if spec["ratio"] is None or not by_seed else by_seed.get(spec["seed"], by_seed[min(by_seed)])
+
+
+def _budget(spec: Mapping[str, Any]) -> str:
+    """What a record shares with the `random` that it is compared with: the board, and the budget that was asked for."""
+    return json.dumps([_board(spec), spec["ratio"], spec["match"]])
 
 
 def _board(spec: Mapping[str, Any]) -> str:
@@ -63,23 +170,52 @@ def _board(spec: Mapping[str, Any]) -> str:
     """
     stages = [{name: value for name, value in stage.items() if name not in OWN} for stage in spec["training"]]
     seed = spec["seed"] if stages else None
-    return json.dumps([stages, seed, *(spec[name] for name in SHARED)], sort_keys=True)
+    return json.dumps([stages, seed, *(spec.get(name) for name in SHARED)], sort_keys=True)
 
 
-def _computed(record: Record, dense: Record, store: Store, warn: Callable[[str], None]) -> Deltas:
+def _computed(
+    record: Record,
+    other: Record,
+    store: Store,
+    tables: dict[str, pd.DataFrame],
+    warn: Callable[[str], None],
+) -> Deltas:
+    """task -> metric -> difference to another record, its interval and p; nothing where samples differ, with a warning.
+
+    `tables`: samples of records that others are compared with, read once.
+    """
+    from harness.metrics.significance import p_values
     from harness.metrics.stats import deltas
 
     try:
-        return deltas(store.samples(record), store.samples(dense))
+        if other["digest"] not in tables:
+            tables[other["digest"]] = store.samples(other)
+        here, there = store.samples(record), tables[other["digest"]]
+        found, chance = deltas(here, there), p_values(here, there)
     except HarnessError as error:
-        warn(f"{record['samples']} is not compared with {dense['samples']}: {error}")
+        warn(f"{record['samples']} is not compared with {other['samples']}: {error}")
         return {}
-
-
-def _joined(quality: Mapping[str, Any], deltas: Deltas) -> dict[str, dict[str, Any]]:
-    nothing = {"delta_to_dense": None, "delta_ci95": None}
     return {
-        task: {metric: entry | deltas.get(task, {}).get(metric, nothing) for metric, entry in metrics.items()}
+        task: {
+            metric: {"delta": one["delta_to_dense"], "ci95": one["delta_ci95"], "p": chance[task][metric]}
+            for metric, one in metrics.items()
+        }
+        for task, metrics in found.items()
+    }
+
+
+def _joined(quality: Mapping[str, Any], differences: Mapping[str, Deltas]) -> dict[str, dict[str, Any]]:
+    """Each metric's entry with its differences under NAMES."""
+    return {
+        task: {
+            metric: entry
+            | {
+                name: differences.get(whom, {}).get(task, {}).get(metric, {}).get(field)
+                for whom, names in NAMES.items()
+                for field, name in names.items()
+            }
+            for metric, entry in metrics.items()
+        }
         for task, metrics in quality.items()
     }
 
@@ -93,9 +229,16 @@ def _read(store: Store) -> dict[str, Deltas]:
         first, _, rest = (store.folder / NAME).read_bytes().partition(b"\n")
         if first.decode() != hashlib.sha256(rest).hexdigest():
             return {}
-        return dict(json.loads(b"[" + rest.strip().replace(b"\n", b",") + b"]"))
+        pairs = dict(json.loads(b"[" + rest.strip().replace(b"\n", b",") + b"]"))
+        return {pair: deltas for pair, deltas in pairs.items() if _is_whole(deltas)}
     except (OSError, ValueError, RecursionError):
         return {}
+
+
+def _is_whole(deltas: Deltas) -> bool:
+    """Whether a kept comparison has all that is asked of one; earlier versions kept no p."""
+    entries = (entry for metrics in deltas.values() for entry in metrics.values())
+    return all("seeds" in entry or entry.keys() >= FIELDS for entry in entries)
 
 
 def _write(store: Store, pairs: dict[str, Deltas]) -> None:

@@ -36,6 +36,7 @@ from harness.reduction.schedule import Schedule, parse_schedule
 from harness.run.cell import Cell, cell_code, cost_code, resolve_task_options, unique
 from harness.run.request import RunRequest
 from harness.run.settings import check_methods, variants
+from harness.run.suitable import LeftOut, check_protocol, naming, nothing_to_read
 from harness.train.protocol import Stage, evaluation_image_size, method_facts, plan_stages, with_method
 from harness.train.stage_options import check_stages
 
@@ -45,7 +46,8 @@ WORLD_COUNT = 1000
 def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
     """Every cell of a request, dense first for each task and seed. HarnessError for anything impossible in it.
 
-    In inference a seed changes nothing but what a method draws, so whatever draws nothing has one cell, of the first.
+    Of `--method all` what makes no sense here is left out, each method with a line on stderr. In inference a seed
+    changes nothing but what a method draws, so whatever draws nothing has one cell, of the first.
     """
     check_stages(request.protocol, request.training)
     device = pick_device(request.device)
@@ -59,6 +61,7 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
         "data_digest": data_digest(folder),
         "split": request.split,
         "limit": request.limit,
+        "quick": request.quick,
         "device": str(device),
         "hardware": hardware(device),
         "threads": torch.get_num_threads(),
@@ -71,7 +74,7 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
     own = {name: variants(request.settings, name) for name in request.methods if name != "dense"}
     wanted: list[tuple[str, float | None, dict[str, Any]]] = [("dense", 1.0, {})]
     wanted += [(name, ratio, settings) for ratio, name in product(ratios, own) for settings in own[name]]
-    cells = []
+    cells, left_out = [], LeftOut(request.model, len(ratios), len(request.tasks))
     with progress.bar("settings", len(request.tasks) * len(request.seeds) * len(wanted)) as bar:
         for task, seed in product(request.tasks, request.seeds):
             if seed == request.seeds[0] or request.protocol != "inference":  # without training seeds share the rest
@@ -86,9 +89,21 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
                 }
             about = of_task | {"seed": seed}
             for method, ratio, settings in wanted:
-                if seed == request.seeds[0] or stages or draws(method, settings):
-                    cells.append(_cell(about, budgets, host, stages, method, ratio, settings))
                 bar.advance()
+                if seed != request.seeds[0] and not stages and not draws(method, settings):
+                    continue
+                reason = None
+                if request.every_method:
+                    reason = nothing_to_read(method, host.shape, task, request.protocol)
+                try:
+                    cells += [_cell(about, budgets, host, stages, method, ratio, settings)] if reason is None else []
+                except HarnessError as error:
+                    if method == "dense" or not request.every_method:
+                        raise
+                    reason = str(error)
+                if reason is not None:
+                    left_out.note(method, ratio, task, reason)
+    left_out.tell(sum(cell.method != "dense" for cell in cells))
     return unique(cells)
 
 
@@ -142,6 +157,7 @@ class Budgets:
     def __init__(self, request: RunRequest, folder: Path) -> None:
         self.request, self.folder = request, folder
         self._solved: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self._impossible: dict[tuple[Any, ...], HarnessError] = {}
         self._samples: dict[str, tuple[Host, Sample]] = {}
         self._kept = Kept("budgets")
         self._codes: dict[tuple[str, str, str], dict[str, str]] = {}
@@ -161,34 +177,45 @@ class Budgets:
     ) -> dict[str, Any]:
         """A method's resolved config; `chosen`: its settings that were asked for.
 
-        HarnessError for budgets it has not, and for one that learns without weights.
+        HarnessError, which names the method, for budgets it has not, and for one that learns without weights.
         """
         adaptive = methods.get(method).adaptive
         drawn = {"seed": seed} if draws(method, chosen) else {}
         # How many tokens a method with fixed counts keeps does not depend on what it draws.
         given, own = ({**chosen, **drawn}, (task,)) if adaptive else ({**chosen}, ())
         key = (method, ratio, str(given), str(host.shape), *own)
-        if key not in self._solved:
-            self._solved[key] = self._solve(host, method, ratio, task, given, bool(chosen))
+        with naming(method):
+            if key in self._impossible:
+                raise self._impossible[key]
+            if key not in self._solved:
+                self._solved[key] = self._solve(host, method, ratio, task, given, bool(chosen), key)
         return self._solved[key] | drawn
 
     def _solve(
-        self, host: HostFacts, method: str, ratio: float | None, task: str, given: dict[str, Any], chosen: bool
+        self,
+        host: HostFacts,
+        method: str,
+        ratio: float | None,
+        task: str,
+        given: dict[str, Any],
+        chosen: bool,
+        key: tuple[Any, ...],
     ) -> dict[str, Any]:
         if method == "dense":
             return make_reducer("dense", host.shape).config.model_dump(mode="json")
         request = self.request
-        if methods.get(method).only_in_training and request.protocol == "inference":
-            raise HarnessError(
-                f"method {method} reduces in training alone, and inference would measure dense: take --protocol "
-                "finetune or pretrain"
-            )
+        check_protocol(method, request.protocol)
         learned = self._learned(task)
         own = learned is not None and learned[0] == method
         if learned is not None and own and not (ratio or chosen or request.schedule):
             return dict(learned[1])
         adaptive = methods.get(method).adaptive
         settings, schedule = paper_settings(request.model, method, request.schedule, given, host.paper)
+        if adaptive and not own and request.protocol == "inference":
+            # Before a search over images that ends in the same refusal.
+            as_set = make_reducer(method, host.shape, schedule=schedule, settings=settings)
+            if as_set.learns:
+                check_learned(method, as_set.config.model_dump(mode="json"), learned)
 
         def solved() -> dict[str, Any]:
             if request.match != "tokens" and ratio is not None:
@@ -203,7 +230,13 @@ class Budgets:
                 )
             return {"config": reducer.config.model_dump(mode="json"), "learns": reducer.learns}
 
-        made = solved() if adaptive else self._kept.value(self._key(host, method, ratio, schedule, settings), solved)
+        try:
+            made = (
+                solved() if adaptive else self._kept.value(self._key(host, method, ratio, schedule, settings), solved)
+            )
+        except HarnessError as error:
+            self._impossible[key] = error
+            raise
         config: dict[str, Any] = made["config"]
         if made["learns"] and request.protocol == "inference":
             check_learned(method, config, learned)
@@ -277,7 +310,8 @@ def _cell(
     dense, request = method == "dense", budgets.request
     config = budgets.config(host, method, ratio, about["task"], about["seed"], settings)
     whose = (about["model"], method, about["task"])
-    trained = tuple(with_method(stages, method, config, ratio))
+    with naming(method):
+        trained = tuple(with_method(stages, method, config, ratio))
     return Cell(
         **about,
         method=method,

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 import torch
 
+from harness.cost.latency import LATENCY_SECONDS, QUICK_SECONDS
 from harness.cost.report import cost_report
-from harness.data.annotations.records import ImageTextSet
 from harness.data.image_store import ImageStore, PixelBudget
 from harness.evaluate.encoder import VisionEncoder
 from harness.evaluate.quantities import images_kept_all
@@ -21,11 +21,10 @@ from harness.evaluate.sample import sample_of
 from harness.evaluate.task import Outcome, TaskData
 from harness.evaluate.timing import Pass, settled, speeds
 from harness.hosts.host import HostConfig, HostModel
-from harness.hosts.parts.tokenizer import unknown_share
 from harness.hosts.ready import Host, load_host, pick_dtype
 from harness.hosts.weights.sets import task_weights
 from harness.kit.allocator import keep_freed_memory
-from harness.kit.distributed import is_main_process, on_main_process, run_together, world
+from harness.kit.distributed import on_main_process, run_together, world
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import cache_folder
 from harness.kit.progress import SILENT, Progress
@@ -36,13 +35,12 @@ from harness.run.cell import Cell, cost_code
 from harness.run.costs import CountedCosts
 from harness.run.grid import data_folder
 from harness.run.store import FORMAT
+from harness.run.unknown import unknown_to
 from harness.train.protocol import method_host
 
 BLANK = "blank_images"
 # Cells of one task follow each other; each may have weights of its own, which are too many to keep.
 HOSTS_KEPT = 2
-# A share of unknown words above which a host is not for a set.
-MANY_UNKNOWN = 0.1
 
 
 class Measurer:
@@ -82,15 +80,15 @@ class Measurer:
         Several processes share the samples and all have the outcomes; the first measures costs while the others wait.
         """
         started, clock, busy = datetime.now(UTC), time.perf_counter(), load()
-        host, reducer, training = self.subject(cell)
+        host, reducer, weights, training = self.subject(cell)
         data = run_together(partial(self._set, cell, host.model.config))
         encoder, outcome, first = run_together(partial(self._timed, cell, host, reducer, data, self.progress))
         encoder.release()
         again = partial(self._again, cell, host, data)
         dense = host.method("dense", {})
         beside = None if cell.method == "dense" else partial(again, dense)
-        passes, dense_passes = settled(first, partial(again, reducer), beside)
-        unknown = self._unknown_words(cell, host, data)
+        passes, dense_passes = ([first], []) if cell.quick else settled(first, partial(again, reducer), beside)
+        unknown = unknown_to(cell, host, weights, data, self._warn)
         blind = run_together(partial(self._blind, cell, host, reducer, data))
         unguided = encoder.unguided
         record = skeleton_record(cell) | {
@@ -99,7 +97,7 @@ class Measurer:
             "diagnostics": {
                 **outcome.diagnostics,
                 **fallback_of(reducer, encoder.text_guided, unguided),
-                "unknown_words": unknown,
+                **unknown,
             },
             "throughput": speeds(passes, dense_passes),
             "blind": blind,
@@ -109,12 +107,12 @@ class Measurer:
         }
         return record, outcome.frame()
 
-    def subject(self, cell: Cell) -> tuple[Host, TokenReducer[Any], list[dict[str, Any]]]:
-        """What a cell evaluates: the host, what reduces in it, both on the device, and how the host was trained."""
+    def subject(self, cell: Cell) -> tuple[Host, TokenReducer[Any], Path, list[dict[str, Any]]]:
+        """What a cell evaluates: the host, what reduces in it, both on the device, its weights, and their training."""
         weights, training = self._weights(cell)
         torch.manual_seed(cell.seed)
         host = run_together(partial(self._host, cell, weights))
-        return host, evaluated_reducer(cell, host), training
+        return host, evaluated_reducer(cell, host), weights, training
 
     def config(self, cell: Cell) -> HostConfig:
         """That of the cell's host; HarnessError where its weights cannot do the cell's task."""
@@ -180,16 +178,6 @@ class Measurer:
             outcome = task.evaluate(encoder, data, options)
         return encoder, outcome, Pass(outcome.throughput, time.perf_counter() - started)
 
-    def _unknown_words(self, cell: Cell, host: Host, data: TaskData) -> float | None:
-        """The share of the set's words that the host never read, which is warned of where they are many."""
-        share = unknown_share(host.tokenizer, texts_of(data.annotations, tasks.get(cell.task).READS))
-        if share is not None and share > MANY_UNKNOWN and is_main_process():
-            self._warn(
-                f"{cell.model} does not know {100 * share:.0f} % of the words of {cell.data} ({cell.task}): what it "
-                "scores there says little; name a host that was trained on such texts, with --model and --weights"
-            )
-        return None if share is None else round(share, 6)
-
     def _again(self, cell: Cell, host: Host, data: TaskData, reducer: TokenReducer[Any]) -> Pass:
         """The time of one more pass."""
         return run_together(partial(self._timed, cell, host, reducer, data, SILENT))[-1]
@@ -252,6 +240,7 @@ class Measurer:
                 **self._on_images(cell, method, config),
                 batch_size=cell.batch_size,
                 latency=self.latency,
+                seconds=QUICK_SECONDS if cell.quick else LATENCY_SECONDS,
                 device=cell.device,
                 dtype=pick_dtype(cell.dtype),
                 name=cell.model,
@@ -273,15 +262,6 @@ def evaluated_reducer(cell: Cell, host: Host) -> TokenReducer[Any]:
     pre-training, nothing.
     """
     return host.method("dense", {}) if cell.protocol == "pretrain" else host.method(cell.method, cell.config)
-
-
-def texts_of(annotations: ImageTextSet, field: str) -> list[str]:
-    """The texts that a field of a set brings: captions, questions, hypotheses, statements, or the names of classes;
-    images alone bring none.
-    """
-    if field == "classified":
-        return list(annotations.classes)
-    return [one.text for one in getattr(annotations, field) if not isinstance(one, Path)]
 
 
 def fallback_of(reducer: TokenReducer[Any], text_guided: bool, unguided: float | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from harness.reduction.plan import Sample
 from harness.reduction.schedule import check_ratio
 from harness.run.cell import Cell
 from harness.run.costs import CountedCosts
+from harness.run.estimate import Estimate, Estimator, Gmacs, total_in_words
 from harness.run.grid import Budgets, data_folder, plan_cells, planned_host
 from harness.run.request import RunRequest
 from harness.run.store import Store
@@ -34,10 +36,13 @@ MOST_GIB = 100_000
 def plan_rows(
     request: RunRequest, out: Path, *, force: bool = False, progress: Progress = SILENT
 ) -> list[dict[str, Any]]:
-    """One row per cell: label, key, whether its record is there, tokens per block, MACs and memory."""
-    cells = plan_cells(request, progress)
-    kept = {} if force else Store(out).find(cell.key for cell in cells)
-    budgets = Budgets(request, data_folder(request.data, request.limit, progress))
+    """One row per cell: label, key, whether its record is there, tokens per block, MACs, memory and about how long it
+    will take.
+    """
+    cells, store = plan_cells(request, progress), Store(out)
+    kept = {} if force else store.find(cell.key for cell in cells)
+    data = data_folder(request.data, request.limit, progress)
+    budgets, times = Budgets(request, data), Estimator(data, store)
     hosts: dict[str, HostFacts] = {}
     costs: dict[tuple[str, ...], dict[str, Any]] = {}
     counted = CountedCosts()
@@ -51,17 +56,54 @@ def plan_rows(
             known = (cell.method, str(cell.config), str(host.shape), cell.task if adaptive else "")
             if known not in costs and adaptive:
                 ready, sample = budgets.on_images(cell.task)
-                made, on = ready.method(cell.method, cell.config), ready.model
+                on = (
+                    ready.model
+                )  # what the method will have learned by then is not there yet where training comes first
+                reducer = make_reducer(cell.method, on.shape, settings=cell.config)
+                made = ready.with_learned(reducer) if cell.training else ready.method(cell.method, cell.config)
                 costs[known] = cost_report(on.vision, cell.method, shape=on.shape, sample=sample, reducer=made)
             elif known not in costs:
                 about = (cell.model, host.config, host.shape, cell.method, cell.config, "float32")
                 costs[known] = counted.of(*about, partial(getattr, host, "vision"))
-            rows.append(_row(cell, costs[known], cell.key in kept))
+            done = cell.key in kept
+            time = Estimate(0.0, "records") if done else times.of(cell, host, gmacs_of(costs[known]))
+            rows.append(_row(cell, costs[known], done, time))
             bar.advance()
     return rows
 
 
-def _row(cell: Cell, cost: dict[str, Any], done: bool) -> dict[str, Any]:
+def announced(planned: Iterable[tuple[RunRequest, list[Cell]]], store: Store, *, force: bool = False) -> str:
+    """'42 cells, 36 to run, about 14 min on this machine': what is said before cells are run.
+
+    Adaptive methods, whose MACs are measured on images, go by their ratio.
+    """
+    counted, every, left, times = CountedCosts(), 0, 0, []
+    for request, cells in planned:
+        kept = {} if force else store.find(cell.key for cell in cells)
+        every, wanted = every + len(cells), [cell for cell in cells if cell.key not in kept]
+        left += len(wanted)
+        if not wanted:
+            continue
+        estimator = Estimator(data_folder(request.data, request.limit), store)
+        hosts: dict[str, HostFacts] = {}
+        for cell in wanted:
+            host = hosts.get(cell.task) or hosts.setdefault(cell.task, planned_host(request, cell.task, cell.training))
+            adaptive = methods.get(cell.method).adaptive
+            own = ("dense", make_reducer("dense", host.shape).config.model_dump(mode="json"))
+            method, config = own if adaptive else (cell.method, cell.config)
+            tower = partial(getattr, host, "vision")
+            cost = counted.of(cell.model, host.config, host.shape, method, config, "float32", tower)
+            times.append(estimator.of(cell, host, gmacs_of(cost, (cell.ratio or 1.0) if adaptive else 1.0)))
+    return f"{every} cells, {left} to run" + total_in_words(times)
+
+
+def gmacs_of(cost: dict[str, Any], share: float = 1.0) -> Gmacs:
+    """A report's MACs, of which a method spends a share."""
+    forward, step = (share * cost[name]["total_gmacs"] for name in ("forward", "train_step"))
+    return Gmacs(forward, cost["dense"]["forward_gmacs"], step)
+
+
+def _row(cell: Cell, cost: dict[str, Any], done: bool, time: Estimate) -> dict[str, Any]:
     forward = cost["forward"]["total_gmacs"]
     return {
         "cell": cell.label,
@@ -74,6 +116,8 @@ def _row(cell: Cell, cost: dict[str, Any], done: bool) -> dict[str, Any]:
         "forward_gmacs": forward,
         "forward_to_dense": round(forward / cost["dense"]["forward_gmacs"], 4),
         "train_mib_per_image": cost["memory"]["train_mib_per_image"],
+        "seconds": None if time.seconds is None else round(time.seconds, 1),
+        "seconds_from": time.source,
     }
 
 
@@ -88,8 +132,9 @@ def render_plan(rows: list[dict[str, Any]]) -> str:
         + "".join(f"; {stage}" for stage in row["training"])
         for row in rows
     ]
-    left = sum(not row["done"] for row in rows)
-    return "\n".join([head, *body, f"{len(rows)} cells, {left} to run"])
+    left = [row for row in rows if not row["done"]]
+    times = total_in_words([Estimate(row["seconds"], row["seconds_from"]) for row in left])
+    return "\n".join([head, *body, f"{len(rows)} cells, {len(left)} to run{times}"])
 
 
 def cost_of(model: str, method: str, *, ratio: str | None, **options: Any) -> dict[str, Any]:

@@ -13,6 +13,11 @@ from harness.kit.errors import HarnessError
 from harness.kit.registry import methods, models, tasks
 from harness.kit.settings import NO_FLAG, Flag, validated
 
+# What --quick measures on, where no --limit says otherwise: about a minute for the default command on two cores.
+QUICK_IMAGES = 100
+# Every registered method that makes sense where it is measured.
+EVERY = ("all",)
+
 
 def read_seeds(words: str) -> tuple[int, ...]:
     """(0, 1, 2) from '0,1,2', each once; HarnessError for what no generator takes as a seed."""
@@ -26,8 +31,9 @@ def read_seeds(words: str) -> tuple[int, ...]:
     return seeds
 
 
-def _read_methods(words: str) -> tuple[str, ...]:
-    return methods.expand(words, without=("dense",))
+def read_methods(words: str) -> tuple[str, ...]:
+    """The methods of 'elip,evit', or EVERY of 'all'; HarnessError for names that nobody registered."""
+    return EVERY if words.strip() == EVERY[0] else methods.expand(words, without=("dense",))
 
 
 def _read_ratios(words: str) -> tuple[float, ...]:
@@ -49,13 +55,16 @@ def _read_tasks(words: str) -> str:
 class Measurement(BaseModel):
     """What all cells of a command share, and the methods, ratios and seeds that they differ in."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     methods: Annotated[
         tuple[str, ...],
-        Flag("--method", read=_read_methods),
-        Field(description="Methods, comma-separated, or 'all'. Dense is always measured beside them"),
+        Flag("--method", read=read_methods),
+        Field(
+            description="Methods, comma-separated, or 'all' that make sense there. Dense is always measured beside them"
+        ),
     ]
+    every_method: Annotated[bool, NO_FLAG] = False
     ratios: Annotated[
         tuple[float, ...] | None,
         Flag(read=_read_ratios),
@@ -83,6 +92,10 @@ class Measurement(BaseModel):
     dtype: Annotated[str, Field(description="float32, float64 or bfloat16")] = "float32"
     batch_size: Annotated[PositiveInt, Field(description="Images or pairs per forward pass")] = 64
     limit: Annotated[PositiveInt | None, Field(description="Use the first N images only")] = None
+    quick: Annotated[
+        bool,
+        Field(description=f"The first {QUICK_IMAGES} images and short timings: a first look, with wide intervals"),
+    ] = False
     seeds: Annotated[
         tuple[int, ...],
         Flag("--seed", read=read_seeds, default="0"),
@@ -131,10 +144,25 @@ class Measurement(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _every_method(cls, given: Any) -> Any:
+        """'all' as the names of all methods, of which those that make no sense are left out instead of refused."""
+        if isinstance(given, dict) and tuple(given.get("methods", ())) == EVERY:
+            return given | {"methods": methods.expand(EVERY[0], without=("dense",)), "every_method": True}
+        return given
+
+    @model_validator(mode="before")
+    @classmethod
     def _small_enough_to_pretrain_in(cls, given: Any) -> Any:
         """Without data named, pre-training takes the world that the papers' own losses learn within a quarter hour."""
         if isinstance(given, dict) and given.get("protocol") == "pretrain":
             return {"data": SMALL_WORLD} | given
+        return given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_images_where_quick(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("quick") and given.get("limit") is None:
+            return given | {"limit": QUICK_IMAGES}
         return given
 
     @property
@@ -217,7 +245,7 @@ class EvaluateOptions(RunOptions):
 
     methods: Annotated[
         tuple[str, ...],
-        Flag("--method", read=_read_methods, default="dense"),
+        Flag("--method", read=read_methods, default="dense"),
         Field(description="Methods to measure too, comma-separated"),
     ] = ("dense",)
     tasks: Annotated[
@@ -232,7 +260,7 @@ class AnswerOptions(RunOptions):
 
     methods: Annotated[
         tuple[str, ...],
-        Flag("--method", read=_read_methods, default="dense"),
+        Flag("--method", read=read_methods, default="dense"),
         Field(description="Token reduction in the vision tower"),
     ] = ("dense",)
     ratios: Annotated[
@@ -247,6 +275,7 @@ class AnswerOptions(RunOptions):
     tasks: Annotated[str | None, NO_FLAG] = "vqa"
     protocol: Annotated[str, NO_FLAG] = "inference"
     training: Annotated[dict[str, dict[str, Any]], NO_FLAG] = {}
+    quick: Annotated[bool, NO_FLAG] = False
 
     def request(self) -> RunRequest:
         """The one request; HarnessError for several models, methods, ratios or seeds."""
@@ -264,7 +293,10 @@ def overrides(names: Sequence[str]) -> type[BaseModel]:
         field = Measurement.model_fields[name]
         marks = tuple(part for part in field.metadata if not isinstance(part, Flag))
         flags = tuple(Flag(part.name, part.read, None, part.metavar) for part in field.metadata if part not in marks)
+        # Types made at run time, which pydantic reads and mypy cannot.
         kind = Annotated[(field.annotation, *marks)] if marks else field.annotation  # type: ignore[valid-type]
         about = Field(description=f"{field.description}; left out: the study's")
         fields[name] = (Annotated[(kind | None, *flags, about)], None)  # type: ignore[operator]
-    return create_model("StudyOptions", __config__=ConfigDict(frozen=True, extra="forbid"), **fields)
+    return create_model(
+        "StudyOptions", __config__=ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False), **fields
+    )

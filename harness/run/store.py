@@ -19,6 +19,7 @@ import pandas as pd
 from harness.kit.digest import canonical
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import ensure_writable, explained, replace_all
+from harness.kit.reading import read_bytes
 
 Record = dict[str, Any]
 FORMAT = 2
@@ -27,6 +28,7 @@ STATUSES = ("done", "failed", "out_of_memory")
 DIGEST, END = b',\n "digest": "', b"\n}"
 STALE_SECONDS = 24 * 3600
 KEY_LETTERS = 12
+MOST_RECENT = 8
 NAMES = "*-" + KEY_LETTERS * "[0-9a-f]" + ".json"
 
 
@@ -74,6 +76,7 @@ class Store:
     ) -> None:
         self.folder = Path(folder)
         self._warn, self._notice = warn, notice or warn
+        self._by_cell: dict[str, list[Path]] | None = None
 
     def prepare(self) -> None:
         """Create the folder, see that files can be written in it, and clear what killed runs left a day ago.
@@ -115,6 +118,17 @@ class Store:
         if earlier:
             count = f"{len(earlier)} records" if len(earlier) > 1 else f"record {earlier[0].name}"
             self._notice(f"{count} in {self.folder}: measured by an earlier version; left out, to be computed again")
+        return [record for record in read if record is not None]
+
+    def recent(self, method: str, ratio: float | None, task: str, most: int = MOST_RECENT) -> list[Record]:
+        """The whole records of a method at a budget in a task that were written last; none where there is no folder."""
+        named = "paper" if ratio is None else f"{ratio:g}"
+        if self._by_cell is None:
+            self._by_cell = {}
+            for path in self.folder.glob(NAMES):
+                self._by_cell.setdefault(path.stem[: -KEY_LETTERS - 1], []).append(path)
+        paths = sorted(self._by_cell.get(f"{method}-{named}-{task}", ()), key=lambda path: path.stat().st_mtime)
+        read = [self._read(path, []) for path in paths[-most:]]
         return [record for record in read if record is not None]
 
     def samples(self, record: Mapping[str, Any]) -> pd.DataFrame:
@@ -181,8 +195,10 @@ class Store:
 def _checked(path: Path) -> Record:
     """Read a record and compare it with its own digest; raises Damaged, and Earlier for another version's."""
     try:
-        text = path.read_bytes()
+        text = read_bytes(path)
         record = json.loads(text)
+    except HarnessError as error:
+        raise Damaged(str(error).removeprefix(f"{path}: ")) from error
     except (ValueError, RecursionError) as error:
         raise Damaged(f"not whole JSON ({_first_line(error)})") from error
     if not isinstance(record, dict) or "digest" not in record:
@@ -198,7 +214,21 @@ def _checked(path: Path) -> Record:
     content = text.rpartition(DIGEST)[0] + END
     if digest != _digest(content, table.read_bytes() if record.get("samples") is not None else None):
         raise Damaged("changed after it was saved (its digest does not fit)")
+    if not _is_record(record):
+        raise Damaged("not a record of this program, though its digest fits")
     return record
+
+
+def _is_record(record: Record) -> bool:
+    """Whether what names a record is there, and what else there is of its kind."""
+    spec = record.get("spec")
+    if not isinstance(spec, dict) or not isinstance(record.get("key"), str) or record.get("status") not in STATUSES:
+        return False
+    named = isinstance(spec.get("method"), str) and isinstance(spec.get("task"), str)
+    budget = spec.get("ratio") is None or type(spec["ratio"]) in (int, float)
+    return (
+        named and budget and isinstance(record.get("quality", {}), dict) and isinstance(record.get("run") or {}, dict)
+    )
 
 
 def _digest(text: bytes, table: bytes | None) -> str:

@@ -10,13 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
 from harness.kit.reading import read_yaml
-from harness.kit.registry import NAME, methods, studies, tasks
+from harness.kit.registry import NAME, studies, tasks
 from harness.kit.settings import validated
 from harness.run.cell import Cell, unique
 from harness.run.choose import brings_answers, measurable_tasks
 from harness.run.grid import plan_cells
-from harness.run.request import RunRequest
-from harness.run.settings import check_methods, settings_for
+from harness.run.request import RunRequest, read_methods
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -24,7 +23,7 @@ SUFFIXES = (".yaml", ".yml")
 class StudyCells(BaseModel):
     """One entry of a study's grid: methods x ratios at one schedule; label, placement and stages are for its figure."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     methods: str
     ratios: tuple[float, ...]
@@ -38,7 +37,7 @@ class StudyCells(BaseModel):
 class Study(BaseModel):
     """A study file: how it is drawn, options that all its runs share, and its cells."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     draw: Literal["tradeoff", "schedule"]
     run: dict[str, Any] = {}
@@ -87,13 +86,13 @@ def plan_study(
             "schedule": entry.schedule,
             **shared,
         }
-        measured = methods.expand(entry.methods, without=("dense",))
-        check_methods(entry.settings, measured)
-        for method in measured:
-            own = {"methods": (method,), "settings": settings_for(entry.settings, method)}
-            planned = plan_cells(validated(RunRequest, fields | own, "study"), progress)
-            cells += planned
-            labels = entry.model_dump(include={"label", "placement", "stages"}, exclude_none=True)
-            index.append({"method": method, **labels, "keys": [cell.key for cell in planned if cell.method != "dense"]})
+        own = {"methods": read_methods(entry.methods), "settings": entry.settings}
+        request = validated(RunRequest, fields | own, "study")
+        planned = plan_cells(request, progress)
+        cells += planned
+        labels = entry.model_dump(include={"label", "placement", "stages"}, exclude_none=True)
+        for method in request.methods:
+            keys = [cell.key for cell in planned if cell.method == method != "dense"]
+            index += [{"method": method, **labels, "keys": keys}] if keys else []
     ordered = sorted(unique(cells), key=lambda cell: cell.method != "dense")
     return ordered, index

@@ -118,5 +118,5 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str) -> Tensor | None:
 
 def cannot_caption(name: str) -> HarnessError:
     """The error of a host without a text decoder, with the hosts that have one."""
-    able = [host for host in models.names() if "caption" in skeleton(host).heads()]
-    return HarnessError(f"captioning: {name} writes no text; hosts that do: {', '.join(able)}")
+    writers = [host for host in models.names() if "caption" in skeleton(host).heads()]
+    return HarnessError(f"captioning: {name} writes no text; hosts that do: {', '.join(writers)}")

@@ -71,8 +71,9 @@ class Retrieval(Task):
         assert isinstance(options, RetrievalOptions)
         host, abilities = encoder.host, encoder.host.model.abilities
         if not abilities & {"contrast", "match"}:
-            able = ", ".join(sorted(abilities)) or "nothing"
-            raise HarnessError(f"retrieval: {host.name} can neither contrast nor match (it can {able}); name another")
+            offered = ", ".join(sorted(abilities)) or "nothing"
+            line = f"retrieval: {host.name} can neither contrast nor match (it can {offered}); name another"
+            raise HarnessError(line)
         captions, owner = chosen_captions(data.annotations, options.captions_per_image)
         if not captions:
             raise HarnessError("retrieval: the data has no captions")

@@ -9,7 +9,7 @@ from typing import Any
 from harness.data.annotations.answer_list import read_answer_list
 from harness.hosts.build import build_host
 from harness.hosts.host import HostModel
-from harness.hosts.weights.own import LoadedModel, load_model
+from harness.hosts.weights.load import LoadedModel, load_model
 from harness.kit.distributed import run_together
 from harness.kit.errors import HarnessError
 from harness.kit.progress import Progress

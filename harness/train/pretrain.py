@@ -11,7 +11,9 @@ from harness.data.world import are_worlds
 from harness.hosts.build import build_host, host_class, host_config, skeleton, split_name
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, HubTokenizer, TextTokenizer, Tokenizer, open_tokenizer
-from harness.hosts.weights.own import LearnedMethod, find_weights, load_model, stated_sizes
+from harness.hosts.weights.find import find_weights
+from harness.hosts.weights.load import load_model, stated_sizes
+from harness.hosts.weights.own import LearnedMethod
 from harness.kit import distributed
 from harness.kit.distributed import main_process_first, run_together
 from harness.kit.errors import HarnessError

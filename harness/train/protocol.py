@@ -20,7 +20,8 @@ from harness.data.world import BUILT_IN_WORLD, world_of
 from harness.hosts.build import host_class, host_config, skeleton, split_name
 from harness.hosts.facts import HostFacts, host_facts
 from harness.hosts.host import HostModel
-from harness.hosts.weights.own import find_weights, stated_sizes
+from harness.hosts.weights.find import find_weights
+from harness.hosts.weights.load import stated_sizes
 from harness.hosts.weights.released_files import content_digest
 from harness.hosts.weights.sets import start_weights, tokenizer_digest, weights_digest
 from harness.kit.digest import key_of

@@ -21,7 +21,7 @@ Weights = Annotated[
 class TrainSpec(BaseModel):
     """What one may choose of every training run, also of a protocol's stage (`--set-train`)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     data: Annotated[
         tuple[str, ...] | None,

@@ -25,7 +25,8 @@ from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.ready import fill_method, pick_device, pick_dtype
 from harness.hosts.weights.facts import CONFIG_FILE
-from harness.hosts.weights.own import WEIGHTS_FILE, LearnedMethod, save_weights
+from harness.hosts.weights.find import WEIGHTS_FILE
+from harness.hosts.weights.own import LearnedMethod, save_weights
 from harness.kit import distributed
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
@@ -71,7 +72,7 @@ class Prepared:
 def ending_together() -> Iterator[None]:
     """A block in which an error of one of several processes ends it, with a line on stderr and status 2.
 
-    The others wait for it in the middle of a step, where they cannot be told: what started them ends them too. In a
+    The others wait for it in the middle of a step, where no message reaches them: what started them ends them too. In a
     single process the error is raised as it is.
     """
     try:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
-from harness.hosts.weights.own import WEIGHTS_FILE
+from harness.hosts.weights.find import WEIGHTS_FILE
 from harness.kit.distributed import on_main_process, run_together
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import explained

@@ -14,7 +14,8 @@ from harness.data.world import BUILT_IN_WORLD, are_worlds
 from harness.hosts.build import host_class, host_config, skeleton, split_name
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
-from harness.hosts.weights.own import WEIGHTS_FILE, assets_of, find_weights, read_weights, split_method, weights_file
+from harness.hosts.weights.find import WEIGHTS_FILE, assets_of, find_weights, weights_file
+from harness.hosts.weights.own import read_weights, split_method
 from harness.hosts.weights.released import LoadReport, load_parts
 from harness.hosts.weights.released_files import content_digest, is_released, read_released
 from harness.kit.errors import HarnessError

@@ -5,8 +5,9 @@ import torch
 
 from harness.check import method as checks
 from harness.check.template import write_template
+from harness.kit.entries import Entry
 from harness.kit.errors import HarnessError
-from harness.kit.registry import Entry, Registry, methods
+from harness.kit.registry import Registry, methods
 from harness.reduction import MethodConfig, TokenReducer
 
 

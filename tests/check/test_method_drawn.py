@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from harness.check import drawn
 from harness.check.drawn import RATIOS, TOWERS, Case, Fault, check_case, compiles, subject
-from harness.kit.registry import Entry, Registry, methods
+from harness.kit.entries import Entry
+from harness.kit.registry import Registry, methods
 from harness.reduction import MethodConfig, TokenReducer
 
 DRAWS = 1 if settings().max_examples <= 100 else 50
@@ -27,8 +28,7 @@ CASES = st.builds(
 )
 
 
-# An adaptive method's ratio is looked for on images, in some towers for minutes: that is for the night, too.
-@pytest.mark.parametrize("name", [name for name in IN_VISION if DRAWS > 1 or not methods.get(name).adaptive])
+@pytest.mark.parametrize("name", IN_VISION)
 @given(case=CASES)
 # A draw that fails says which it was; making it smaller takes minutes and is for the night.
 @settings(max_examples=DRAWS, deadline=None, derandomize=DRAWS == 1, database=None, phases=PHASES)

@@ -13,7 +13,8 @@ from harness.check.weights import Measured
 from harness.cli.check import check_weights
 from harness.data.world import SMALL_WORLD, WORLDS
 from harness.hosts.build import build_host
-from harness.hosts.weights.own import assets_of, save_weights, weights_file
+from harness.hosts.weights.find import assets_of, weights_file
+from harness.hosts.weights.own import save_weights
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.check.weights import FLOORS, lines
-from harness.hosts.weights.own import assets_of
+from harness.hosts.weights.find import assets_of
 
 
 @pytest.mark.parametrize("model", sorted({model for model, _ in FLOORS}))

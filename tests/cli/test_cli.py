@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from harness import __version__
 from harness.cli.main import main
 from harness.data.scenes import write_scenes
-from harness.hosts.weights.own import weights_file
+from harness.hosts.weights.find import weights_file
 
 COUNT = 12
 
@@ -479,7 +479,8 @@ def test_help_and_list_import_no_torch(words):
 
 
 def test_a_study_runs_resumes_and_is_drawn(harness, world, tmp_path, monkeypatch):
-    from harness.kit.registry import Entry, Registry
+    from harness.kit.entries import Entry
+    from harness.kit.registry import Registry
 
     (tmp_path / "mini.yaml").write_text(
         "# Mini\ndraw: schedule\nrun: {tasks: vqa, limit: 4}\ncells:\n"

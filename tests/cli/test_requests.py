@@ -23,6 +23,8 @@ PRETRAIN = ["pretrain", "--model", "albef-tiny", "--out", "never"]
         ([*RUN, "--set", f"r={'[' * 5000}"], "nested too deeply"),
         ([*RUN, "--set-task", "retrieval.rerank_k=0x_"], "not valid YAML"),
         ([*RUN, "--set-train", "finetune.steps=*a"], "anchors, aliases and tags are not read"),
+        ([*RUN, "--tokenizer", "no/such-tokenizer"], "tokenizer no/such-tokenizer: no vocabulary file or folder, and"),
+        ([*RUN, "--data", "x" * 5000], "File name too long"),
         ([*RUN, "--threads", "1000000"], "--threads 1000000: expected"),
         ([*RUN, "--image-size", "1000000"], "--image-size"),
         ([*RUN, "--seed", "-1"], "--seed -1: expected"),

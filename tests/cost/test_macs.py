@@ -13,10 +13,10 @@ from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CL
 
 from harness.cost.adaptive import mean_macs
 from harness.cost.budget import macs_ratio, module_macs, reducer_at_macs, spent, tower_macs
-from harness.cost.flops import RULES, MacCounter, count, operator_name
+from harness.cost.flops import RULES, Counts, MacCounter, count, operator_name
 from harness.cost.probe import skeleton, tower_call, tower_inputs
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.reduced import ReducedModel
+from harness.hosts.reduced_vit import ReducedModel
 from harness.kit.errors import HarnessError
 from harness.reduction import Trace, phase
 from harness.reduction.budget import make_reducer, realised_ratio
@@ -209,6 +209,13 @@ def test_a_skeleton_has_no_data_and_leaves_the_model_alone():
     assert not any(parameter.is_meta for parameter in model.parameters())
     assert tower_macs(copy, reducer_for("dense", model)) == tower_macs(model, reducer_for("dense", model))
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_totals_are_the_sums_of_all_phases():
+    forward = {"main": 400, "scoring": 30, "matching": 2, "predictor": 1}
+    found = Counts(forward, {name: 3 * count for name, count in forward.items()}, {}).gmacs()
+    assert found["forward"]["total_gmacs"] == pytest.approx(433 / 1e9)
+    assert found["train_step"]["total_gmacs"] == pytest.approx(3 * 433 / 1e9)
 
 
 def test_any_module_can_be_counted():

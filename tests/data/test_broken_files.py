@@ -117,6 +117,8 @@ def test_links_in_circles_and_what_is_no_file(tmp_path: Path) -> None:
         open_image(tmp_path / "p.jpg", "p")
     with pytest.raises(HarnessError, match="is a pipe or a device"):
         lines(tmp_path / "pipe.json")
+    with pytest.raises(HarnessError, match="is a pipe or a device"):
+        data_digest(tmp_path / "pipe.json")
 
 
 def test_folders_without_permission_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

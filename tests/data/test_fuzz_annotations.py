@@ -6,7 +6,9 @@ The draws are the same on every run, and end with the time that is set for them.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +24,23 @@ from harness.data.annotations.source import OpenedSource, load
 from harness.data.formats import load_unanswered
 from harness.data.pairs import read_pairs
 from harness.kit.errors import HarnessError
+from harness.kit.registry import formats
 
+
+def shard() -> bytes:
+    """A tar of two samples, an image and a text each."""
+    out, picture = io.BytesIO(), io.BytesIO()
+    Image.new("L", (4, 4)).save(picture, "PNG")
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name in ("a", "b"):
+            for suffix, content in (("png", picture.getvalue()), ("txt", b"A caption")):
+                member = tarfile.TarInfo(f"{name}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+SHARD = shard()
 SECONDS = 6.0
 SLOWEST = 5.0
 Written = dict[str, Any]
@@ -74,6 +92,7 @@ SETS: dict[str, tuple[str, Written]] = {
     "nlvr2": ("statements", {"n.json": [{"identifier": "dev-1-0-0", "sentence": "A", "label": "True"}]}),
     "nlvr2_list": ("statements", {"n.json": [{"images": ["1.jpg", "2.jpg"], "sentence": "A", "label": "True"}]}),
     "class_folders": ("classified", {"classes.json": {"ape": "monkey", "dog": "hound"}, "t.txt": "a {}.\n"}),
+    "webdataset": ("", {"0.tar": SHARD}),
     "sentences": ("", {"hyp.txt": "A cat\nA dog\n", "ref.txt": "One cat\nOne dog\n"}),
 }
 VALUES = st.sampled_from(
@@ -124,10 +143,17 @@ def gone(value: Any) -> Any:
     raise KeyError
 
 
+def in_bytes(content: Any) -> bytes:
+    """A file's content, as text, bytes or JSON."""
+    if isinstance(content, bytes):
+        return content
+    return content.encode() if isinstance(content, str) else json.dumps(content).encode()
+
+
 @st.composite
 def damaged(draw: st.DrawFn, content: Any) -> bytes:
     """A file's content with a value changed, left out or repeated, or with bytes cut or changed."""
-    if not isinstance(content, str):
+    if not isinstance(content, str | bytes):
         for _ in range(draw(st.integers(1, 2))):
             path = draw(st.sampled_from(list(places(content))))
             what = draw(st.sampled_from(["other", "gone", "twice"]))
@@ -138,8 +164,8 @@ def damaged(draw: st.DrawFn, content: Any) -> bytes:
             else:
                 other = draw(VALUES)
                 content = changed(content, path, lambda one, other=other: other)
-    data = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-    if isinstance(content, str) or draw(st.integers(0, 3)) == 0:
+    data = in_bytes(content)
+    if isinstance(content, str | bytes) or draw(st.integers(0, 3)) == 0:
         at = draw(st.integers(0, max(len(data) - 1, 0)))
         data = data[:at] + draw(st.sampled_from([b"", data[at + 1 :], b"\xff" + data[at:], b"\0" + data[at:], b"\n"]))
     return data
@@ -174,7 +200,11 @@ def write(root: Path, contents: dict[str, bytes]) -> Path:
 
 
 def undamaged(files: Written) -> dict[str, bytes]:
-    return {name: (one if isinstance(one, str) else json.dumps(one)).encode() for name, one in files.items()}
+    return {name: in_bytes(one) for name, one in files.items()}
+
+
+def test_every_format_is_damaged() -> None:
+    assert set(SETS) == set(formats.names())
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from harness.data.augment import Augmentation
-from harness.data.pair_loader import PairBatch, PairLoader, _Decoder, loader_rate
+from harness.data.pair_batch import BatchDecoder, PairBatch
+from harness.data.pair_loader import PairLoader, loader_rate
 from harness.data.pairs import PairRef, sample_id
 from harness.kit.errors import HarnessError
 
@@ -163,7 +164,7 @@ def test_equal_names_in_two_sources_stay_two_pairs(tmp_path: Path) -> None:
 
 
 def test_the_workers_half_can_be_pickled(tmp_path: Path) -> None:
-    decoder = _Decoder(SMALL, 0, 1)
+    decoder = BatchDecoder(SMALL, 0, 1)
     refs = [PairRef("a", jpeg(0), ("x",))]
     (batch, failures), (again, _) = decoder[refs], pickle.loads(pickle.dumps(decoder))[pickle.loads(pickle.dumps(refs))]
     assert batch is not None

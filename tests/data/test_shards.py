@@ -189,3 +189,16 @@ def test_the_buffer_loses_nothing(size: int) -> None:
     keys = [int(one.key) for one in buffered(map(ref, range(50)), size, random.Random(0))]
     assert sorted(keys) == list(range(50))
     assert size == 1 or keys != sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("{0..99999999999}.tar", "more than 100,000 files"),
+        ("{0..999}-{0..999}-{0..999}.tar", "stands for more than 100,000 files"),
+        (f"{{0..{'9' * 50}}}.tar", "numbers of more than 18 digits"),
+    ],
+)
+def test_a_pattern_of_more_files_than_can_be_meant_is_refused_at_once(pattern: str, said: str) -> None:
+    with pytest.raises(HarnessError, match=said):
+        expand_shards(pattern)

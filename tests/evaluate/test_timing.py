@@ -69,7 +69,11 @@ def test_dense_takes_turns_with_what_is_measured_again() -> None:
     order: list[str] = []
 
     def noted(name: str) -> Callable[[], Pass]:
-        return lambda: order.append(name) or one_pass(16 + len(order))  # type: ignore[func-returns-value]
+        def made() -> Pass:
+            order.append(name)
+            return one_pass(16 + len(order))
+
+        return made
 
     passes, beside = settled(one_pass(1.4), noted("method"), noted("dense"))
     assert order == ["dense", "method"] * 2

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.hosts.albef.model import PRESETS, Albef
+from harness.hosts.albef.model import Albef
 from harness.hosts.build import build_host
 from harness.hosts.parts.tokenizer import MASK, PAD, SEP, TextTokenizer
-from harness.hosts.weights.own import VOCABULARY_FILE, assets_of
 from harness.kit.errors import HarnessError
 
 TEXTS = ("a red ring at top left", "what color is the moon at bottom right?", "yes")
@@ -19,16 +18,6 @@ TEXTS = ("a red ring at top left", "what color is the moon at bottom right?", "y
 def model() -> Albef:
     torch.manual_seed(0)
     return build_host("albef-tiny").double().eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> TextTokenizer:
-    return TextTokenizer(assets_of("albef-tiny") / VOCABULARY_FILE, PRESETS["tiny"]["text_length"])
-
-
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.randn(3, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def test_size_fits_the_package(model: Albef) -> None:

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertLMHeadModel
 
 from harness.hosts.albef.model import PRESETS, Albef, AlbefConfig
 from harness.hosts.host import AnswerTargets
-from harness.hosts.weights.own import load_model
+from harness.hosts.weights.load import load_model
 from harness.hosts.weights.released import LoadReport, load_released
 from harness.kit.errors import HarnessError
 from harness.reduction import Tokens

@@ -15,7 +15,8 @@ from harness.hosts.albef.model import PRESETS, Albef, AlbefConfig
 from harness.hosts.build import build_host
 from harness.hosts.host import AnswerTargets, TextBatch
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.own import load_model, save_weights
+from harness.hosts.weights.load import load_model
+from harness.hosts.weights.own import save_weights
 from harness.kit.errors import HarnessError
 from harness.kit.recompute import recomputing
 from harness.objectives.parts.momentum import Twin

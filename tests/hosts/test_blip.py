@@ -20,7 +20,7 @@ from harness.hosts.host import TextBatch
 from harness.hosts.parts.answers import token_losses
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.own import assets_of
+from harness.hosts.weights.find import assets_of
 from harness.hosts.weights.released import LoadReport, load_released
 from harness.kit.errors import HarnessError
 from harness.kit.recompute import recomputing

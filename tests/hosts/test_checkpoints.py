@@ -16,16 +16,9 @@ from transformers import BlipForImageTextRetrieval, CLIPConfig, CLIPModel, PreTr
 from harness.data.scene_text import ANSWERS
 from harness.hosts.albef.model import Albef
 from harness.hosts.build import build_host
-from harness.hosts.weights.own import (
-    assets_of,
-    find_weights,
-    load_model,
-    read_answers,
-    read_weights,
-    save_weights,
-    tensors_digest,
-    weights_file,
-)
+from harness.hosts.weights.find import assets_of, find_weights, weights_file
+from harness.hosts.weights.load import load_model, read_answers
+from harness.hosts.weights.own import read_weights, save_weights, tensors_digest
 from harness.kit.errors import HarnessError
 
 

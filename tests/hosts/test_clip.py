@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
-from harness.hosts.clip.model import PRESETS, Clip, ClipConfig, build_clip
+from harness.hosts.build import build_host
+from harness.hosts.clip.model import Clip, ClipConfig
 from harness.hosts.parts import attention
 from harness.hosts.parts.tokenizer import TextTokenizer
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.own import VOCABULARY_FILE, assets_of
 from harness.hosts.weights.released import LoadReport, load_released
 from harness.kit.errors import HarnessError
 from harness.reduction import encode, kernels, stack
@@ -46,17 +46,7 @@ MASK = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
 @pytest.fixture(scope="module")
 def model() -> Clip:
     torch.manual_seed(0)
-    return build_clip("tiny").double().eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> TextTokenizer:
-    return TextTokenizer(assets_of("albef-tiny") / VOCABULARY_FILE, PRESETS["tiny"]["text_length"])
-
-
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.randn(3, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return build_host("clip-tiny").double().eval()
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +140,7 @@ def test_shapes(model: Clip, tokenizer: TextTokenizer, images: Tensor) -> None:
 @pytest.mark.parametrize(("preset", "million"), [("small", 63), ("base", 150)])
 def test_presets_are_of_the_published_size(preset: str, million: int) -> None:
     with torch.device("meta"):
-        model = build_clip(preset)
+        model = build_host(f"clip-{preset}")
     assert sum(parameter.numel() for parameter in model.parameters()) // 1_000_000 == million - 1
 
 
@@ -265,7 +255,7 @@ def test_the_scale_stays_between_1_and_100() -> None:
 def test_its_own_weights_are_named_alike_under_every_release_of_transformers(model: Clip) -> None:
     state = model.state_dict()
     assert "vision.embeddings.position_embedding.weight" in state
-    other = build_clip("tiny").double()
+    other = build_host("clip-tiny").double()
     other.load_state_dict(state)
     assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
 

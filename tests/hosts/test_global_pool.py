@@ -15,7 +15,8 @@ from torch import Tensor
 
 from harness.check.method import small_vit
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.reduced import ReducedModel, reduce
+from harness.hosts.reduced import reduce
+from harness.hosts.reduced_vit import ReducedModel
 from harness.kit.errors import HarnessError
 from harness.reduction import Tokens, Trace, encode
 

@@ -14,7 +14,7 @@ import huggingface_hub
 import pytest
 
 from harness.hosts.weights import hub
-from harness.hosts.weights.own import find_weights
+from harness.hosts.weights.find import find_weights
 from harness.kit.errors import HarnessError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -101,6 +101,15 @@ def test_offline_is_respected(server: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert huggingface_hub.constants.HF_HUB_OFFLINE
 
 
-def test_files_and_folders_that_are_here_are_not_fetched(tmp_path: Path) -> None:
+def test_files_and_folders_that_are_here_are_not_fetched(
+    server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where the hub has a repository of that name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "someone" / "vit").mkdir(parents=True)
     hub.fetch(None)
-    hub.fetch(tmp_path)
+    hub.fetch("someone/vit")
+    assert not server.exists()
+    (tmp_path / "someone" / "vit").rmdir()
+    hub.fetch("someone/vit")
+    assert server.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,12 @@ from torch import Tensor
 
 from harness.check.golden.file import Golden, read_golden
 from harness.check.golden.meter import meter_config
+from harness.hosts.build import build_host
 from harness.hosts.host import TextBatch
-from harness.hosts.meter.model import PRESETS, Meter, MeterConfig, build_meter
+from harness.hosts.meter.model import PRESETS, Meter, MeterConfig
 from harness.hosts.meter.names import LAST_BLOCK
 from harness.hosts.parts.tokenizer import TextTokenizer
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.own import VOCABULARY_FILE, assets_of
 from harness.hosts.weights.released import LoadReport, load_released
 from harness.kit.errors import HarnessError
 from harness.reduction import Tokens, encode
@@ -29,17 +30,7 @@ BLOCK = "vit_model.visual.transformer.resblocks."
 @pytest.fixture(scope="module")
 def model() -> Meter:
     torch.manual_seed(0)
-    return build_meter("tiny").double().eval()
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> TextTokenizer:
-    return TextTokenizer(assets_of("albef-tiny") / VOCABULARY_FILE, PRESETS["tiny"]["text_length"])
-
-
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    return torch.randn(3, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return build_host("meter-tiny").double().eval()
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +77,7 @@ def test_shapes(model: Meter, tokenizer: TextTokenizer, images: Tensor) -> None:
 
 def test_base_is_of_the_published_size() -> None:
     with torch.device("meta"):
-        model = build_meter("base")
+        model = build_host("meter-base")
     shape = open_tower(model.vision).shape
     assert (shape.depth, shape.patches, shape.width) == (11, 18 * 18, 768)
     assert model.embeddings.positions.num_embeddings == 514
@@ -94,7 +85,8 @@ def test_base_is_of_the_published_size() -> None:
 
 
 def vision_blocks(model: Meter) -> torch.nn.ModuleList:
-    blocks: torch.nn.ModuleList = open_tower(model.vision).core.encoder.layers  # type: ignore[attr-defined]
+    tower: Any = open_tower(model.vision)
+    blocks: torch.nn.ModuleList = tower.core.encoder.layers
     return blocks
 
 
@@ -242,7 +234,7 @@ def test_a_file_of_another_architecture_is_refused(golden: Golden) -> None:
 def test_its_own_weights_are_named_alike_under_every_release_of_transformers(model: Meter) -> None:
     state = model.state_dict()
     assert "vision.embeddings.position_embedding.weight" in state
-    other = build_meter("tiny").double()
+    other = build_host("meter-tiny").double()
     other.load_state_dict(state)
     assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
 

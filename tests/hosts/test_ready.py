@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from harness.hosts.parts.tokenizer import VOCABULARY_FILE
+from harness.hosts.build import build_host
+from harness.hosts.parts.tokenizer import VOCABULARY_FILE, Specials
 from harness.hosts.ready import account, load_host
-from harness.hosts.weights.own import assets_of
+from harness.hosts.weights.find import assets_of
+from harness.hosts.weights.own import save_weights
 from harness.hosts.weights.released import LoadReport
+from harness.objectives.albef import AlbefObjective
+from harness.objectives.parts.recipe import recipe_of
+from harness.reduction import TokenReducer
+from harness.reduction.budget import make_reducer
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +56,28 @@ def test_another_image_size_resizes_the_position_table(their_clip: Path) -> None
 def test_our_own_files_are_loaded_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
     load_host("albef-tiny", None, "cpu", "float32")
     assert capsys.readouterr().err == ""
+
+
+def test_a_host_and_its_method_are_trained_saved_loaded_and_evaluated_as_one(tmp_path: Path) -> None:
+    """They travel as two arguments; an objective is one module of both, and a file of weights holds both."""
+    torch.manual_seed(0)
+    model = build_host("albef-tiny")
+    reducer: TokenReducer[Any] = make_reducer("dynamicvit", model.shape, ratio=0.7)
+    objective = AlbefObjective(
+        model, reducer, Specials(pad=0, begin=2, end=3, mask=4, unknown=1), recipe_of("albef-tiny", {})
+    )
+    for training in (True, False):
+        objective.train(training)
+        assert (model.training, reducer.training) == (training, training)
+    held = {id(parameter) for parameter in objective.parameters()}
+    assert all(id(parameter) in held for part in (model, reducer) for parameter in part.parameters())
+    save_weights(model, tmp_path / "model.safetensors", "albef-tiny", torch.float32, ("dynamicvit", reducer))
+    host = load_host("albef-tiny", tmp_path / "model.safetensors", "cpu", "float32")
+    loaded = host.method("dynamicvit", reducer.config)
+    assert (host.model.training, loaded.training) == (False, False)
+    for own, other in ((model, host.model), (reducer, loaded)):
+        assert own.state_dict().keys() == other.state_dict().keys()
+        assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in own.state_dict().items())
 
 
 def test_what_was_not_loaded_and_what_was_not_there_are_counted_by_reason() -> None:

@@ -8,7 +8,7 @@ import torch
 
 import harness
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.reduced import ReducedModel
+from harness.hosts.reduced_vit import ReducedModel
 from harness.kit.errors import HarnessError
 from harness.reduction import MethodConfig, TokenReducer, Trace, bipartite, encode
 

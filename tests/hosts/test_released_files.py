@@ -48,7 +48,7 @@ def absent() -> Iterator[Any]:
         for name in set(sys.modules) - set(kept):
             del sys.modules[name]
 
-    make.gone = gone  # type: ignore[attr-defined]
+    make.gone = gone  # type: ignore[attr-defined]  # the fixture is a function with an end of its own
     yield make
     gone()
 

@@ -21,7 +21,7 @@ from harness.hosts.parts.tokenizer import (
     holds_tokenizer,
     open_tokenizer,
 )
-from harness.hosts.weights.own import assets_of
+from harness.hosts.weights.find import assets_of
 from harness.kit.errors import HarnessError
 
 TEXTS = ("red red", "x", "a red")

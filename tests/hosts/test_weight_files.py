@@ -17,7 +17,8 @@ from transformers import CLIPConfig, CLIPModel
 from harness.hosts.build import build_host, host_config
 from harness.hosts.host import HostModel
 from harness.hosts.ready import account
-from harness.hosts.weights.own import load_model, save_weights, stated_sizes
+from harness.hosts.weights.load import load_model, stated_sizes
+from harness.hosts.weights.own import save_weights
 from harness.hosts.weights.released import load_parts
 from harness.hosts.weights.released_files import content_digest, read_released
 from harness.hosts.weights.sets import weights_digest
@@ -27,14 +28,14 @@ SIZES = {"width": 64, "depth": 3, "heads": 1, "image": 32, "patch": 16, "twidth"
 VOCABULARY, LENGTH, PROJECTION = 60, 16, 24
 
 
-def their_clip(activation: str, **changes: Any) -> CLIPModel:
+def their_clip(activation: str, depth: int = 3, patch: int = 16, **changes: Any) -> CLIPModel:
     """transformers' CLIP of no published size, its MLPs drawn wide enough that the activation shows."""
     torch.manual_seed(0)
     shared = {"hidden_act": activation}
     text = {"hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     text |= {"vocab_size": VOCABULARY, "max_position_embeddings": LENGTH, "bos_token_id": 1, "eos_token_id": 2}
-    vision = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 1}
-    vision |= {"image_size": 32, "patch_size": 16}
+    vision = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": depth, "num_attention_heads": 1}
+    vision |= {"image_size": 32, "patch_size": patch}
     config = CLIPConfig(
         text_config=text | shared | changes, vision_config=vision | shared | changes, projection_dim=PROJECTION
     )
@@ -61,8 +62,8 @@ def in_open_clips_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
     norms = {"visual.ln_pre": f"{vision}.pre_layrnorm", "visual.ln_post": f"{vision}.post_layernorm"}
     norms["ln_final"] = f"{text}.final_layer_norm"
-    for here, side, count in (("visual.", vision, 3), ("", text, 2)):
-        for block in range(count):
+    for here, side in (("visual.", vision), ("", text)):
+        for block in range(blocks_of(state, side)):
             ours, theirs = f"{here}transformer.resblocks.{block}", f"{side}.encoder.layers.{block}"
             norms |= {f"{ours}.ln_1": f"{theirs}.layer_norm1", f"{ours}.ln_2": f"{theirs}.layer_norm2"}
             norms |= {f"{ours}.mlp.c_fc": f"{theirs}.mlp.fc1", f"{ours}.mlp.c_proj": f"{theirs}.mlp.fc2"}
@@ -75,10 +76,16 @@ def in_open_clips_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def blocks_of(state: dict[str, Tensor], side: str) -> int:
+    """How many blocks a tower of transformers' CLIP has."""
+    return sum(re.fullmatch(rf"{side}\.encoder\.layers\.\d+\.layer_norm1\.bias", name) is not None for name in state)
+
+
 def open_clip_folder(folder: Path, theirs: CLIPModel, **model: Any) -> Path:
     folder.mkdir()
     torch.save(in_open_clips_names(theirs.state_dict()), folder / "open_clip_pytorch_model.bin")
-    vision = {"image_size": 32, "layers": 3, "width": 64, "patch_size": 16}
+    sizes = theirs.config.vision_config
+    vision = {"image_size": 32, "layers": sizes.num_hidden_layers, "width": 64, "patch_size": sizes.patch_size}
     text = {"context_length": LENGTH, "vocab_size": VOCABULARY, "width": 32, "heads": 2, "layers": 2}
     config = {"model_cfg": {"embed_dim": PROJECTION, "vision_cfg": vision, "text_cfg": text, **model}}
     config["preprocess_cfg"] = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}
@@ -112,7 +119,8 @@ def test_the_architecture_is_that_of_the_config_beside_the_weights(tmp_path: Pat
     assert "guessed" not in account(loaded.report)
     assert stated_sizes("clip-base", loaded.weights)["depth"] == 3
     other = {"gelu": "quick_gelu", "quick_gelu": "gelu"}[activation]
-    wrong = type(loaded.model)(config.model_copy(update={"activation": other})).eval()  # type: ignore[call-arg]
+    kind: Any = type(loaded.model)
+    wrong = kind(config.model_copy(update={"activation": other})).eval()
     wrong.load_state_dict(loaded.model.state_dict())
     assert (features(wrong, images) - wanted).norm(dim=-1).mean() > 1e-3
 
@@ -251,7 +259,8 @@ def test_timm_and_bert_are_taken_from_safetensors_as_from_pth(tmp_path: Path, re
     for suffix in ("pth", "safetensors"):
         path = tmp_path / f"deit.{suffix}"
         head = {"head.weight": torch.zeros(10, 96), "head.bias": torch.zeros(10)}
-        (save_file if suffix == "safetensors" else torch.save)(released | head, path)  # type: ignore[operator]
+        write: Any = save_file if suffix == "safetensors" else torch.save
+        write(released | head, path)
         host = build_host("blip-tiny")
         report = load_parts(host, read_released(path), str(path), "vision")
         assert torch.equal(host.state_dict()["vision.pos_embed"], released["pos_embed"])

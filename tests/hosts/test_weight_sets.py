@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.hosts.build import build_host
-from harness.hosts.weights.own import assets_of, save_weights
+from harness.hosts.weights.find import assets_of
+from harness.hosts.weights.own import save_weights
 from harness.hosts.weights.sets import base_of, shipped, start_weights, stated_model, task_weights, tasks_of
 from harness.hosts.weights.sets import weights_digest as digest
 from harness.kit.errors import HarnessError

@@ -115,7 +115,7 @@ def test_an_error_in_one_process_is_raised_in_both(
 def test_the_first_process_goes_first_and_its_result_is_everybodys(both: list[dict[str, Any]]) -> None:
     for found in both:
         assert found["first"] == "made by 0"
-        assert found["by first"] == 0
+        assert found["by the first alone"] == 0
 
 
 def test_rows_of_all_processes_are_gathered_whatever_their_number_and_dtype(both: list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from harness.kit import registry
+from harness.kit import entries, packages, registry
 from harness.kit.errors import HarnessError
 from harness.reduction import TokenReducer
 
@@ -63,14 +63,14 @@ def test_an_entry_point_of_another_package_is_a_method(monkeypatch, tmp_path):
 
 def test_a_dropped_in_file_is_a_method(monkeypatch, tmp_path):
     (tmp_path / "fresh.py").write_text(OUTSIDE)
-    monkeypatch.setattr(registry, "package_folder", lambda package: tmp_path)
+    monkeypatch.setattr(packages, "package_folder", lambda package: tmp_path)
     assert registry.methods.names() == ["fresh"]
     assert registry.methods.entry("fresh").summary == "Outside."
 
 
 def test_a_name_taken_twice_is_refused_alone(monkeypatch, capsys):
     monkeypatch.setattr(
-        registry, "entry_points", lambda group: [EntryPoint("elip", "elsewhere:Elip", "harness.methods")]
+        entries, "entry_points", lambda group: [EntryPoint("elip", "elsewhere:Elip", "harness.methods")]
     )
     assert "elip" not in registry.methods.names()
     assert "tome" in registry.methods.names()
@@ -87,7 +87,7 @@ def test_one_bad_file_is_reported_and_skipped(monkeypatch, tmp_path, capsys):
     for name, source in {"fresh": OUTSIDE, **bad}.items():
         (folder / f"{name}.py").write_text(source)
     (folder / "__init__.py").write_text("")
-    monkeypatch.setattr(registry, "package_folder", lambda package: folder)
+    monkeypatch.setattr(packages, "package_folder", lambda package: folder)
     kept = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "baselines"}
     assert registry.methods.names() == ["broken", "ends", "fresh", "none", "nulls"]
     assert "cannot be read" in registry.methods.entry("broken").summary
@@ -111,7 +111,7 @@ def test_a_folder_called_baselines_does_not_hide_the_methods(tmp_path):
         "import baselines; from harness.kit.registry import methods, studies; kind = methods.get('elip'); "
         "print(baselines.OTHER, kind.__name__, len(methods.names()) > 20, 'keep-ratio' in studies.names())"
     )
-    root = str(registry.package_folder("harness").parent)
+    root = str(packages.package_folder("harness").parent)
     found = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -124,7 +124,7 @@ def test_a_folder_called_baselines_does_not_hide_the_methods(tmp_path):
 
 def test_an_entry_point_that_cannot_be_imported_says_so(monkeypatch):
     monkeypatch.setattr(
-        registry,
+        entries,
         "entry_points",
         lambda group: [EntryPoint("gone", "no_such_package:Gone", "harness.methods")],
     )
@@ -146,7 +146,7 @@ def test_a_file_without_exactly_one_class_says_so(monkeypatch, tmp_path):
     (tmp_path / "no_method.py").write_text('"""Empty."""\n')
     monkeypatch.syspath_prepend(tmp_path)
     for name, count in (("two_methods", 2), ("no_method", 0)):
-        entry = registry.Entry(name, "", name)
+        entry = entries.Entry(name, "", name)
         with pytest.raises(HarnessError, match=f"found {count}"):
             registry.Registry("method", lambda entry=entry: [entry], registry.methods._load).get(name)
 
@@ -155,7 +155,7 @@ def test_presets_are_read_by_their_keys_alone(monkeypatch, tmp_path):
     file = tmp_path / "one" / "model.py"
     file.parent.mkdir()
     file.write_text('"""One."""\nPRESETS = {"tiny": {"mean": MEAN}, "base": dict(SIZES)}\n')
-    monkeypatch.setattr(registry, "package_folder", lambda package: tmp_path)
+    monkeypatch.setattr(packages, "package_folder", lambda package: tmp_path)
     assert registry.models.names() == ["one-base", "one-tiny"]
     for value in ("dict(tiny={})", "{TINY: {}}", "{**TINY}"):
         file.write_text(f'"""One."""\nPRESETS = {value}\n')

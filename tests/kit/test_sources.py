@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.check.results import changed_since
-from harness.kit import registry, sources
+from harness.kit import packages, sources
 from harness.run.cell import cell_code, cost_code
 from harness.train.protocol import Stage, stage_code
 
@@ -26,7 +26,7 @@ def tree(tmp_path, monkeypatch):
             copy = tmp_path / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
-    monkeypatch.setattr(registry, "package_folder", lambda package: tmp_path.joinpath(*package.split(".")))
+    monkeypatch.setattr(packages, "package_folder", lambda package: tmp_path.joinpath(*package.split(".")))
     sources.forget()
     yield tmp_path
     sources.forget()
@@ -161,9 +161,9 @@ def test_a_module_of_ones_own_without_a_package_counts(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "alone.py").write_text("from harness.reduction import TokenReducer\n")
     assert set(sources.code_parts("alone")) >= {"alone", "harness/reduction"}
-    assert registry.module_file("alone") == tmp_path / "alone.py"
-    assert registry.module_file("alone.TokenReducer") is None
-    assert registry.module_file("not_there.at_all") is None
+    assert packages.module_file("alone") == tmp_path / "alone.py"
+    assert packages.module_file("alone.TokenReducer") is None
+    assert packages.module_file("not_there.at_all") is None
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ import copy
 
 import torch
 
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.objectives.parts.objective import Objective, ObjectiveConfig, Pairs
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from harness.cost.host import NO_WORDS
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.hosts.build import build_host
 from harness.hosts.parts.tokenizer import TextTokenizer
-from harness.hosts.weights.own import assets_of
+from harness.hosts.weights.find import assets_of
 from harness.kit.errors import HarnessError
 from harness.objectives import choose
 from harness.objectives.lotlip import LotlipObjective

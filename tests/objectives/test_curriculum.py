@@ -14,9 +14,10 @@ from harness.data.scene_layout import TYPES, make_scenes
 from harness.data.scene_text import ANSWERS, Claim, caption_text, captions, questions
 from harness.hosts.build import build_host
 from harness.hosts.parts.answers import IGNORED
-from harness.hosts.parts.tokenizer import CLS, MASK, PAD, SEP, TextTokenizer
+from harness.hosts.parts.tokenizer import CLS, MASK, PAD, SEP, VOCABULARY_FILE, TextTokenizer
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.own import VOCABULARY_FILE, assets_of, load_model
+from harness.hosts.weights.find import assets_of
+from harness.hosts.weights.load import load_model
 from harness.kit.errors import HarnessError
 from harness.objectives import choose
 from harness.objectives.parts.recipe import recipe_of

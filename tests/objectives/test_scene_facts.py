@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from harness.data.scene_layout import TYPES
-from harness.hosts.parts.tokenizer import TextTokenizer
-from harness.hosts.weights.own import VOCABULARY_FILE, assets_of
+from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
+from harness.hosts.weights.find import assets_of
 from harness.objectives.parts.scenes.corpus import build_corpus
 from harness.objectives.parts.scenes.facts import cell_of_patch, neighbour_types
 from harness.objectives.parts.scenes.losses import claim_loss

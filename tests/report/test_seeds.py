@@ -135,3 +135,17 @@ def test_csv_has_the_seeds_and_their_deviation(records):
     rows = [row for row in rows if row["quantity"] == "vqa_accuracy"]
     assert [row["seeds"] for row in rows] == ["0", "0 1 2"]
     assert float(rows[1]["sd"]) == pytest.approx(sqrt(0.0028))
+
+
+def test_intervals_over_seeds_stand_in_place_of_the_seeds_own(records):
+    several = {"seeds": 3, "ci95": [0.5, 0.8], "delta_ci95": [-0.4, -0.1]}
+    for record in records:
+        if record["spec"]["method"] == "random":
+            record["quality"] = {
+                task: {metric: entry | {"over_seeds": several} for metric, entry in metrics.items()}
+                for task, metrics in record["quality"].items()
+            }
+    row = row_of(records)
+    assert [row[name] for name in ("low", "high", "delta_low", "delta_high")] == [0.5, 0.8, -0.4, -0.1]
+    # A table of two of the three knows nothing of the third.
+    assert row_of(records[:-1])["low"] != 0.5

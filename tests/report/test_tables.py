@@ -224,3 +224,51 @@ def test_one_sequence_of_random_draws_is_said_to_be_one():
     for record in records:
         record["spec"]["config"] = {"seed": 0} if record["spec"]["method"] == "random" else {}
     assert "one sequence of random draws: random; --seed 0,1,2 measures several" in render_table(to_frame(records))
+
+
+def cells(table, method, ratio):
+    """The cells of a row of the summary in Markdown, after its names."""
+    (row,) = (line for line in table.splitlines() if line.startswith(f"| {method} | {ratio} |"))
+    return [cell.strip().replace("\\", "") for cell in row.strip("|").split("|")][2:]
+
+
+def test_a_summary_says_what_is_kept_with_its_interval_and_what_loses_most():
+    frame = to_frame(make_records((0.5,), ("elip",)))
+    table = render_summary(frame, "md")
+    assert cells(table, "dense", "1")[:2] == ["100.0", "-"]
+    # ELIP loses 0.04 * 0.5 * 1.4 = 0.028 of every metric, the interval of the difference is -0.01 and +0.009.
+    dense = {"retrieval": (0.47, 0.47, 0.78, 0.78), "vqa": (0.982,)}
+    means = {
+        end: [sum(1 + (delta - 0.028) / one for one in task) / len(task) for task in dense.values()]
+        for end, delta in {"value": 0, "low": -0.01, "high": 0.009}.items()
+    }
+    value, low, high = (100 * sum(tasks) / 2 for tasks in means.values())
+    kept, worst, tokens, forward, step, memory = cells(table, "elip", "0.5")
+    assert kept == f"{value:.1f} [{low:.1f}, {high:.1f}]".replace(".0]", "]").replace(".0,", ",")
+    assert worst == f"{100 * means['value'][0]:.1f} retrieval"
+    assert (tokens, forward, step, memory) == ("50.0", "61.0", "50.0", "50.0")
+
+
+def test_a_summary_fits_a_screen():
+    records = make_records((0.5, 0.7), ("elip", "tome"))
+    for record in records:
+        record["cost"]["latency"] = timed(1.324, [1.296, 1.499])
+    table = render_summary(to_frame(records))
+    assert max(map(len, table.splitlines())) <= WIDTH
+    assert table.count("method") == 1
+
+
+def test_an_adaptive_method_has_the_spread_of_its_images():
+    records = make_records((0.5,), ("elip",))
+    for record in records[2:]:
+        record["cost"]["spread"] = {"tokens_p5": 20.0, "ratio_p5": 0.31, "ratio_p95": 0.66, "images": 9}
+    table = render_summary(to_frame(records), "md")
+    assert cells(table, "elip", "0.5")[2] == "50.0 [31, 66]"
+    assert "5 and 95 % of images" in table
+
+
+def test_a_quick_measurement_is_called_one_and_stands_on_a_board_of_its_own():
+    quick = [make_record("elip", 0.5, "vqa", quick=True), make_record("dense", 1.0, "vqa", quick=True)]
+    tables = render_table(to_frame([*make_records((0.5,), ("elip",)), *quick]))
+    titles = [line for line in tables.splitlines() if line.startswith("Quality")]
+    assert ["quick, 2000 samples" in title for title in titles] == [False, True]

@@ -10,7 +10,8 @@ import pytest
 
 from harness.data.scenes import write_scenes
 from harness.hosts.build import build_host
-from harness.hosts.weights.own import assets_of, save_weights
+from harness.hosts.weights.find import assets_of
+from harness.hosts.weights.own import save_weights
 from harness.kit.errors import HarnessError
 from harness.run.choose import chosen_hosts, measurable_tasks, shipped_hosts
 from harness.run.request import RunOptions

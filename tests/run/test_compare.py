@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.run.compare import NAME, with_deltas
+from harness.run.compare import NAME, NAMES, with_deltas
 from harness.run.measure import skeleton_record
 from harness.run.store import Record, Store
 
@@ -139,3 +140,95 @@ def test_samples_that_differ_are_a_warning_each_time_and_no_difference(store: St
         assert deltas(store, warn=said.append) == [None]
         assert len(said) == 1
         assert "samples differ from dense's: 0 only here, 1 only there" in said[0]
+
+
+def scored(store: Store, scores: list[float], method: str, **changes: Any) -> None:
+    """A record of images that score apart."""
+    one, names = cell(method, **changes), [f"i{number}" for number in range(len(scores))]
+    samples = {"task": one.task, "metric": "accuracy", "sample": names, "cluster": names, "value": scores}
+    value = sum(scores) / len(scores)
+    entry = {"value": value, "ci95": [value, value], "n": len(scores)}
+    started = {"started": f"2026-01-01T00:00:{len(store.records()):02d}"}
+    record = skeleton_record(one) | {"status": "done", "quality": {one.task: {"accuracy": entry}}, "run": started}
+    store.save(record, pd.DataFrame(samples))
+
+
+def test_seeds_of_a_setting_are_resampled_together_and_others_are_not(store: Store) -> None:
+    scored(store, [1, 0, 1, 1], "dense")
+    for seed in (0, 1):
+        scored(store, [seed, 0, 1, 1], "random", seed=seed, config={"seed": seed})
+    scored(store, [0, 0, 1, 1], "elip")
+    read = {(one["spec"]["method"], one["spec"]["seed"]): one for one in with_deltas(store.records(), store)}
+    entries = {name: one["quality"]["vqa"]["accuracy"] for name, one in read.items()}
+    assert "over_seeds" not in entries["dense", 0]
+    assert "over_seeds" not in entries["elip", 0]
+    several = entries["random", 0]["over_seeds"]
+    assert several == entries["random", 1]["over_seeds"]
+    assert several["seeds"] == 2
+    (low, high), mean = several["delta_ci95"], -0.125
+    assert low < mean <= high
+    assert with_deltas(store.records(), store) == list(read.values())  # what was kept is the same
+
+    # A seed that is measured again, with another outcome, is another comparison.
+    scored(store, [1, 1, 1, 1], "random", seed=1, config={"seed": 1}, code={"harness/tasks/vqa.py": "later"})
+    latest = with_deltas(store.records(), store)
+    again = [one for one in latest if "later" in one["spec"]["code"].values()]
+    assert again[0]["quality"]["vqa"]["accuracy"]["over_seeds"]["delta_ci95"] != several["delta_ci95"]
+
+
+def test_seeds_on_other_samples_are_left_apart_with_a_line(store: Store) -> None:
+    scored(store, [1, 0], "random", seed=0)
+    scored(store, [1, 0, 1], "random", seed=1)
+    said: list[str] = []
+    read = with_deltas(store.records(), store, said.append)
+    assert all("over_seeds" not in one["quality"]["vqa"]["accuracy"] for one in read)
+    assert any("2 seeds" in line and "other samples" in line for line in said)
+
+
+def to_random(store: Store) -> dict[tuple[str, float, int], float | None]:
+    """Difference to random by method, ratio and seed."""
+    found = {}
+    for record in with_deltas(store.records(), store):
+        spec = record["spec"]
+        entry = record["quality"][spec["task"]]["accuracy"]
+        assert set(entry) - {"over_seeds"} == {"value", "ci95", "n", *(name for names in NAMES.values() for name in names.values())}
+        found[spec["method"], spec["ratio"], spec["seed"]] = entry["delta_to_random"]
+    return found
+
+
+def test_random_is_that_of_the_same_ratio_and_of_the_same_seed_or_the_first(store: Store) -> None:
+    saved(store, 0.5)
+    for seed in (0, 1):
+        saved(store, 0.25 + seed / 8, "random", ratio=0.5, seed=seed)
+    saved(store, 0.5, "elip", ratio=0.5)
+    saved(store, 0.5, "dpcknn", ratio=0.5, seed=1)
+    saved(store, 0.5, "dpcknn", ratio=0.5, seed=2)
+    saved(store, 0.5, "elip", ratio=0.7)
+    saved(store, 0.5, "evit", ratio=0.5, match="macs")
+    found = to_random(store)
+    assert found["elip", 0.5, 0] == 0.25
+    assert [found["dpcknn", 0.5, seed] for seed in (1, 2)] == [0.125, 0.25]
+    assert {found[one] for one in found if one[:2] in {("elip", 0.7), ("evit", 0.5), ("dense", None)}} == {None}
+    assert all(found[one] is None for one in found if one[0] in {"random", "dense"})
+
+
+def test_a_difference_says_how_likely_chance_makes_it(store: Store) -> None:
+    """Three images of three, all as much worse: of the eight ways to swap them two are as far."""
+    saved(store, 0.5)
+    saved(store, 0.25, "elip")
+    elip = next(one for one in with_deltas(store.records(), store) if one["spec"]["method"] == "elip")
+    assert elip["quality"]["vqa"]["accuracy"]["p_to_dense"] == 0.25
+    assert elip["quality"]["vqa"]["accuracy"]["p_to_random"] is None
+
+
+def test_comparisons_of_an_earlier_version_are_made_again(store: Store) -> None:
+    saved(store, 0.5)
+    saved(store, 0.25, "elip")
+    expected = with_deltas(store.records(), store)
+    path = store.folder / NAME
+    _, line = path.read_text().splitlines()
+    pair, made = json.loads(line)
+    made["vqa"]["accuracy"] = {"delta_to_dense": 0.0, "delta_ci95": [0.0, 0.0]}
+    rest = json.dumps([pair, made]) + "\n"
+    path.write_text(hashlib.sha256(rest.encode()).hexdigest() + "\n" + rest)
+    assert with_deltas(store.records(), store) == expected

@@ -10,12 +10,13 @@ import pytest
 
 from harness.data.scenes import write_scenes
 from harness.hosts.build import build_host
-from harness.hosts.weights.own import assets_of, save_weights
+from harness.hosts.weights.find import assets_of
+from harness.hosts.weights.own import save_weights
 from harness.kit.errors import HarnessError
 from harness.run.cell import Cell
 from harness.run.grid import plan_cells
 from harness.run.plan import plan_rows, render_plan
-from harness.run.request import RunRequest
+from harness.run.request import QUICK_IMAGES, RunRequest
 from harness.run.settings import variants
 
 
@@ -53,6 +54,18 @@ def test_a_draw_that_is_set_is_one_whatever_the_seeds(worlds: Path) -> None:
     cells = planned(worlds, methods=("random",), seeds=(3, 4), settings={"seed": 9})
     assert names(cells) == [("dense", 3), ("random", 3)]
     assert cells[1].config["seed"] == 9
+
+
+def test_a_quick_cell_is_no_other_with_the_same_images(worlds: Path) -> None:
+    quick, short, whole = (planned(worlds, **one) for one in ({"quick": True}, {"limit": QUICK_IMAGES}, {}))
+    assert {cell.limit for cell in quick} == {QUICK_IMAGES}
+    assert {cell.key for cell in quick}.isdisjoint(cell.key for cell in [*short, *whole])
+    assert [cell.model_dump() | {"quick": True} for cell in short] == [cell.model_dump() for cell in quick]
+    assert all("quick" not in cell.model_dump(mode="json") for cell in short)
+
+
+def test_a_limit_goes_before_that_of_quick(worlds: Path) -> None:
+    assert {cell.limit for cell in planned(worlds, quick=True, limit=7)} == {7}
 
 
 @pytest.mark.parametrize("protocol", ["finetune", "pretrain"])
@@ -158,7 +171,7 @@ def test_a_plan_tells_tokens_and_training_of_every_cell(worlds: Path, tmp_path: 
     assert not any(row["done"] for row in rows)
     told = render_plan(rows).splitlines()
     assert told[2].endswith("; pretrain evit; finetune dense")
-    assert told[-1] == "8 cells, 8 to run"
+    assert told[-1].startswith("8 cells, 8 to run")
 
 
 @pytest.mark.parametrize("method", ["flip", "resize"])

@@ -16,8 +16,10 @@ import pytest
 
 from harness.cost.latency import measure_latency
 from harness.data.image_store import PixelBudget
+from harness.data.pixel_kind import KIND_FILE
 from harness.data.scenes import write_scenes
 from harness.evaluate.timing import REPEATS
+from harness.hosts.weights.find import assets_of
 from harness.kit.errors import HarnessError
 from harness.kit.progress import Progress
 from harness.run.compare import NAME, with_deltas
@@ -26,6 +28,8 @@ from harness.run.here import Here
 from harness.run.measure import Measurer
 from harness.run.request import RunRequest
 from harness.run.store import Store
+
+from ..photographs import photograph_like
 
 COUNT = 11
 # A caption and an image each ask for the other; two questions are asked of each scene.
@@ -252,3 +256,29 @@ def test_words_that_a_host_never_read_are_counted_and_warned_of(
     (record,) = measure(tmp_path / "unknown", tasks=("vqa",), methods=("dense",), data=str(folder))
     assert record["diagnostics"]["unknown_words"] > 0.2
     assert "does not know" in capsys.readouterr().err
+
+
+def test_pictures_of_a_kind_that_a_host_never_saw_are_counted_and_warned_of(
+    measure: Measure, worlds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photographs"
+    shutil.copytree(worlds / "val", folder)
+    asked: dict[str, Any] = {"tasks": ("vqa",), "methods": ("dense",), "data": str(folder)}
+    (record,) = measure(tmp_path / "scenes", **asked)
+    assert record["diagnostics"]["unknown_pixels"] == 0
+    assert "unlike" not in capsys.readouterr().err
+    pictures = sorted((folder / "images").iterdir())
+    for number, path in enumerate(pictures[: len(pictures) // 2]):
+        photograph_like(number).save(path)
+    (record,) = measure(tmp_path / "half", **asked)
+    assert record["diagnostics"]["unknown_pixels"] == pytest.approx((len(pictures) // 2) / len(pictures), abs=1e-6)
+    said = capsys.readouterr().err
+    assert "albef-tiny was trained on pictures of scenes, and 45 % of those of" in said
+
+
+def test_weights_that_do_not_say_what_they_saw_are_not_judged(
+    measure: Measure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(assets_of("albef-tiny"), tmp_path / "own", ignore=shutil.ignore_patterns(KIND_FILE))
+    (record,) = measure(tmp_path / "runs", tasks=("vqa",), methods=("dense",), weights=tmp_path / "own")
+    assert record["diagnostics"]["unknown_pixels"] is None

@@ -18,7 +18,7 @@ from harness.kit.progress import Progress
 from harness.kit.provenance import environment
 from harness.report.frame import to_frame
 from harness.run.cell import Cell
-from harness.run.compare import with_deltas
+from harness.run.compare import NAMES, with_deltas
 from harness.run.grid import plan_cells
 from harness.run.here import Here
 from harness.run.measure import Measurer, skeleton_record
@@ -64,6 +64,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def failed(record: Record) -> Record:
     cell = Cell.model_validate(record["spec"])
     run = environment(cell.hardware, cell.dtype, cell.seed, datetime.now(UTC), 0.0)
+    cell = cell.model_copy(update={"quick": True})
     return {**skeleton_record(cell), "error": "why", "traceback": "how", "run": run, "digest": "d"}
 
 
@@ -93,7 +94,11 @@ def test_what_reading_adds_is_documented(store: Store) -> None:
     (metrics,) = compared["quality"].values()
     added = {key for entry in metrics.values() for key in entry} - {"value", "ci95", "n"}
     names = {key.rpartition(".")[2] for key in documented("When records are read")}
-    assert added == names == {"delta_to_dense", "delta_ci95"}
+    assert (
+        added | {"over_seeds"}
+        == names
+        == {"over_seeds", *(name for fields in NAMES.values() for name in fields.values())}
+    )
 
 
 def test_the_columns_of_the_long_frame_are_documented(store: Store) -> None:

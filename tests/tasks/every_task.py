@@ -23,7 +23,7 @@ from harness.hosts.build import build_host
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import Host
-from harness.hosts.weights.own import assets_of
+from harness.hosts.weights.find import assets_of
 from harness.kit.progress import SILENT
 from harness.kit.registry import tasks
 from harness.metrics.captions import CaptionScores
@@ -119,7 +119,7 @@ def captions_scored_by_length() -> Iterator[None]:
         yield
 
 
-def told(action: Callable[[], Any]) -> tuple[str, str]:
+def error_of(action: Callable[[], Any]) -> tuple[str, str]:
     """The kind and the text of the error that an action ends with."""
     try:
         action()

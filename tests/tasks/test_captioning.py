@@ -24,7 +24,7 @@ from harness.metrics.stats import deltas, quality
 from harness.reduction.budget import make_reducer
 from harness.tasks.captioning import Captioning, CaptioningOptions, prompt_ids, written
 
-WORDS = [*SPECIAL_WORDS, *"a red man ' s dog ##s , . ball cube on the ring is".split(), "[DEC]", "[ENC]"]  # noqa: SIM905
+WORDS = [*SPECIAL_WORDS, *"a red man ' s dog ##s , . ball cube on the ring is".split(), "[DEC]", "[ENC]"]  # noqa: SIM905 - as a text it is read
 CONFIG = {
     **PRESETS["tiny"],
     "image_size": 16,

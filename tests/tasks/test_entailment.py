@@ -14,7 +14,7 @@ from harness.data.annotations.records import ENTAILMENT_LABELS
 from harness.data.formats import Hypothesis, ImageTextSet
 from harness.kit.errors import HarnessError
 from harness.metrics.stats import deltas, quality
-from harness.tasks.entailment import BY_CLASS, Entailment, accuracies
+from harness.tasks.entailment import BY_CLASS, Entailment
 from tests.tasks.small_hosts import by_sample, encoder_of, measured, noise, one_pair, sentence, small_host, turned
 
 HOSTS = ("albef", "meter")
@@ -81,7 +81,7 @@ def test_neither_batch_size_nor_order_changes_a_judgement(folder: Path, method: 
 
 def test_classes_that_occur_have_their_accuracy_and_images_are_the_clusters() -> None:
     hypotheses = [Hypothesis(number, Path("x"), "red", label) for number, label in enumerate((0, 0, 2, 2))]
-    found = accuracies([0, 1, 2, 2], hypotheses, ["a", "a", "b", "c"])
+    found = Entailment().outcomes([0, 1, 2, 2], hypotheses, ["a", "a", "b", "c"])
     assert {metric: values.tolist() for metric, (_, _, values) in found.items()} == {
         "entailment_accuracy": [1, 0, 1, 1],
         "entailment_contradiction": [1, 0],

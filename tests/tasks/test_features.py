@@ -22,7 +22,7 @@ from harness.cli.main import main
 from harness.data.transforms import load_images
 from harness.hosts.build import host_config
 from harness.hosts.ready import load_host
-from harness.hosts.weights.own import load_model
+from harness.hosts.weights.load import load_model
 from harness.kit.errors import HarnessError
 from harness.tasks.features import Features, neighbours, vote
 from tests.hosts.small_towers import SIZES, drawn

@@ -12,7 +12,7 @@ import torch
 from harness.data.formats import ImageTextSet, PairStatement
 from harness.kit.errors import HarnessError
 from harness.metrics.stats import quality
-from harness.tasks.nlvr2 import Nlvr2, accuracies
+from harness.tasks.nlvr2 import Nlvr2
 from tests.tasks.small_hosts import by_sample, encoder_of, measured, noise, one_pair, sentence, small_host, turned
 
 HOSTS = ("albef", "blip", "meter")
@@ -96,7 +96,7 @@ def test_a_group_is_right_when_all_of_it_is() -> None:
         PairStatement("a2", pair, "red", False, "a"),
         PairStatement("b1", pair, "red", False, "b"),
     ]
-    found = accuracies([True, True, False], statements)
+    found = Nlvr2().outcomes([True, True, False], statements, ["x"] * 3)
     assert found["nlvr2_accuracy"][1] == ["a", "a", "b"]
     assert found["nlvr2_accuracy"][2].tolist() == [1, 0, 1]
     assert found["nlvr2_consistency"][0] == found["nlvr2_consistency"][1] == ["a", "b"]

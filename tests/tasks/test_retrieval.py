@@ -23,7 +23,7 @@ from harness.hosts.host import TextBatch
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import Host
-from harness.hosts.weights.own import assets_of
+from harness.hosts.weights.find import assets_of
 from harness.kit.distributed import map_shared
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT

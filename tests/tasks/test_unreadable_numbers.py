@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 
-from harness.hosts.weights.own import ASSETS, load_model, save_weights
+from harness.hosts.weights.find import ASSETS
+from harness.hosts.weights.load import load_model
+from harness.hosts.weights.own import save_weights
 from harness.kit.errors import HarnessError
 from tests.tasks import every_task
 from tests.tasks.every_task import CASES, evaluated, scene_host

@@ -58,7 +58,7 @@ def test_a_pattern_that_matches_nothing(call: Call, tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[list[str], str]] = {
-    "one pair a batch": (["--batch-size", "1"], "batch size 1: a pair is told from the others of its batch"),
+    "one pair a batch": (["--batch-size", "1"], "batch size 1: a pair is contrasted with the others of its batch"),
     "more a batch than pairs": (["--batch-size", "21"], "20 pairs: fewer than one global batch of 21"),
     "resolution": (["--recipe", "image_size=30"], "image size 30: expected a multiple of the patch size 8"),
     "queue": (["--recipe", "queue_size=4"], "queue of 4 features: shorter than one global batch of 5; lengthen it"),

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from harness.cli.main import main
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.hosts.parts.tokenizer import TextTokenizer
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.ready import load_host
-from harness.hosts.weights.own import load_model
+from harness.hosts.weights.load import load_model
 from harness.kit.errors import HarnessError
 from harness.kit.registry import models
 from harness.objectives import choose_downstream

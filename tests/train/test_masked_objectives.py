@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
-from harness.cli.main import main
 from harness.data.scenes import scenes_folder
 from harness.kit.errors import HarnessError
 from harness.objectives.parts import batches
-from harness.train.loop import Run
 from harness.train.pretrain import pretrain
 from harness.train.request import PretrainRequest
-from tests.train.test_ranks import SCRIPT
-from tests.train.test_resume import assert_same_end
+from tests.train.runs import LastState, assert_one_is_two, assert_same_end, by_one_and_by_two, interrupted
 
-LastState = Callable[[Path], dict[str, Tensor]]
 DECODER = {"decoder_depth": 1, "decoder_width": 24, "decoder_heads": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "mae": DECODER,
@@ -109,17 +101,7 @@ def test_a_stopped_run_ends_with_the_bits_of_a_whole_one(
         objective=objective,
         objective_settings={objective: SETTINGS[objective]},
     )
-    advance = Run._advance
-
-    def stop(run: Run, pairs: Any) -> None:
-        advance(run, pairs)
-        if run.position.step == 5:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "_advance", stop)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(asked)
+    interrupted(asked, monkeypatch)
     with pytest.raises(HarnessError, match="of a run with objective_settings"):
         pretrain(asked.model_copy(update={"objective_settings": {objective: _other(objective)}}))
     pretrain(asked)
@@ -145,31 +127,16 @@ RUNS = {
 @pytest.fixture(scope="module")
 def both(command: Any, pairs: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders one/NAME and two/NAME of every run, by one process and by two."""
-    folder = tmp_path_factory.mktemp("masked")
 
-    def words(name: str, processes: str, batch_size: int) -> list[str]:
+    def words(name: str, out: Path, batch_size: int) -> list[str]:
         family, objective = RUNS[name]
         more = ("--steps", 6, "--dtype", "float64", "--batch-size", batch_size, *words_of(objective))
         recipe = ("--recipe", "negatives=global", "--recipe", "learning_rate=8e-4", "--recipe", "crop=[0.5,1]")
-        return list(command(family, pairs, folder / processes / name, *more, *recipe))
+        return list(command(family, pairs, out, *more, *recipe))
 
-    (folder / "script.py").write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    commands = json.dumps([words(name, "two", 4) for name in RUNS])
-    done = subprocess.run([*torchrun, str(folder / "script.py"), commands], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name in RUNS:
-        with pytest.raises(SystemExit) as caught:
-            main(words(name, "one", 8))
-        assert caught.value.code == 0
-    return folder
+    return by_one_and_by_two(tmp_path_factory.mktemp("masked"), RUNS, words)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_are_one(both: Path, last_state: LastState, name: str) -> None:
-    one, two = (last_state(both / processes / name) for processes in ("one", "two"))
-    names = [path for path in one if not path.startswith("/generators")]
-    assert names == [path for path in two if not path.startswith("/generators")]
-    assert sum(one[path].dtype == torch.float64 for path in names) > 100
-    apart = {path: (one[path] - two[path]).abs().max().item() for path in names if one[path].numel()}
-    assert {path: by for path, by in apart.items() if not by <= 1e-8} == {}
+    assert_one_is_two(both, name, last_state)

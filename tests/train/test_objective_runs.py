@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from harness.cli.main import main
 from harness.data.scenes import write_scenes
 from harness.kit.errors import HarnessError
-from harness.objectives.parts.objective import Pairs
-from harness.train.loop import Run
 from harness.train.pretrain import pretrain
 from tests.train.conftest import STAGES
+from tests.train.runs import LastState, assert_one_is_two, assert_same_end, by_one_and_by_two, interrupted
 
 Settings = dict[str, dict[str, Any]]
 # Of each objective: the host, and settings for twenty pairs.
@@ -33,16 +27,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "semantic": ("albef", {}),
 }
 WHOLE = {"crop": None, "flip": False, "randaugment": False}
-SCRIPT = """
-import json, sys
-from harness.cli.main import main
-for words in json.loads(sys.argv[1]):
-    try:
-        main(words)
-    except SystemExit as ended:
-        if ended.code:
-            raise
-"""
 
 
 @pytest.fixture(scope="module")
@@ -74,32 +58,19 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     settings: Callable[[str], Settings],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    last_state: Callable[[Path], dict[str, Tensor]],
+    last_state: LastState,
     name: str,
 ) -> None:
     family = CASES[name][0]
     chosen = {"objective": name, "objective_settings": settings(name)}
     asked = ask(family, tmp_path / "stopped", WHOLE | {"batch_size": 6}, steps=8, **chosen)
-    advance = Run._advance
-
-    def stop(run: Run, pairs: Pairs) -> None:
-        advance(run, pairs)
-        if run.position.step == 5:  # in the middle of an epoch, after a checkpoint
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "_advance", stop)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(asked)
+    interrupted(asked, monkeypatch)
     other = asked.model_copy(update={"objective": None, "objective_settings": {}})
     with pytest.raises(HarnessError, match=f"of a run with objective {name}, not {family}; start the run as it was"):
         pretrain(other)
     pretrain(asked)
     pretrain(asked.model_copy(update={"out": tmp_path / "whole"}))
-    for read in (last_state, lambda folder: load_file(folder / "model.safetensors")):
-        own, expected = read(tmp_path / "stopped"), read(tmp_path / "whole")
-        assert own.keys() == expected.keys()
-        assert [key for key in own if not torch.equal(own[key], expected[key])] == []
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole", last_state, 8)
 
 
 def words(name: str, command: Any, pairs: str, settings: Settings, out: Path, batch_size: int) -> list[str]:
@@ -113,27 +84,16 @@ def words(name: str, command: Any, pairs: str, settings: Settings, out: Path, ba
 @pytest.fixture(scope="module")
 def both(command: Any, pairs: str, settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders one/NAME and two/NAME of every run, by one process and by two."""
-    folder = tmp_path_factory.mktemp("ranks")
-    (folder / "script.py").write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    commands = [words(name, command, pairs, settings(name), folder / "two" / name, 4) for name in CASES]
-    given = [*torchrun, str(folder / "script.py"), json.dumps(commands)]
-    done = subprocess.run(given, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name in CASES:
-        with pytest.raises(SystemExit) as caught:
-            main(words(name, command, pairs, settings(name), folder / "one" / name, 8))
-        assert caught.value.code == 0
-    return folder
+
+    def made(name: str, out: Path, batch_size: int) -> list[str]:
+        return words(name, command, pairs, settings(name), out, batch_size)
+
+    return by_one_and_by_two(tmp_path_factory.mktemp("ranks"), CASES, made)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_end_as_one(both: Path, last_state: Callable[[Path], dict[str, Tensor]], name: str) -> None:
-    one, two = (last_state(both / processes / name) for processes in ("one", "two"))
-    names = [path for path in one if not path.startswith("/generators")]
-    assert names == [path for path in two if not path.startswith("/generators")]
-    apart = {path: (one[path].double() - two[path].double()).abs().max().item() for path in names if one[path].numel()}
-    assert {path: by for path, by in apart.items() if not by <= 1e-8} == {}
+def test_two_processes_end_as_one(both: Path, last_state: LastState, name: str) -> None:
+    assert_one_is_two(both, name, last_state)
     losses = [json.loads(line)["losses"] for line in (both / "two" / name / "log.jsonl").open()]
     assert losses[-1] != losses[0]
 
@@ -198,7 +158,7 @@ def test_a_host_without_the_part_is_refused_before_data_are_read(
 ) -> None:
     for family, name, reason in (
         ("clip", "epic", "EpicObjective: Clip has no fuse, mlm_logits"),
-        ("meter", "lotlip", "LotlipObjective: Meter has no contrast"),
+        ("meter", "lotlip", "objective lotlip: Meter has no contrast"),
         ("albef", "clip+protoclip", "objectives clip and protoclip: need different batches"),
         ("albef", "albef+lotlip", "objectives albef and lotlip: need different batches"),
     ):

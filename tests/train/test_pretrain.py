@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.own import abilities_in, load_model
+from harness.hosts.weights.load import abilities_in, load_model
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.objective import Pairs
 from harness.reduction import encode

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from harness.data.scenes import write_scenes
 from harness.hosts.build import paper_settings, skeleton
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.own import load_model
+from harness.hosts.weights.load import load_model
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods, models, tasks
 from harness.objectives.parts.recipe import finetuned_tasks

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
 from harness.cli.main import main
+from tests.train.runs import LastState, assert_one_is_two, by_one_and_by_two
 
 # Family, steps, dtype: all in one start of the two processes.
 RUNS = {
@@ -24,39 +20,19 @@ RUNS = {
     "albef-single": ("albef", 20, "float32"),
     "clip-single": ("clip", 20, "float32"),
 }
-SCRIPT = """
-import json, sys
-from harness.cli.main import main
-for words in json.loads(sys.argv[1]):
-    try:
-        main(words)
-    except SystemExit as ended:
-        if ended.code:
-            raise
-"""
 
 
 @pytest.fixture(scope="module")
 def both(command: Any, pairs: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders one/NAME and two/NAME of every run, by one process and by two."""
-    folder = tmp_path_factory.mktemp("ranks")
 
-    def words(name: str, processes: str, batch_size: int) -> list[str]:
+    def words(name: str, out: Path, batch_size: int) -> list[str]:
         family, steps, dtype = RUNS[name]
         more = ("--steps", steps, "--dtype", dtype, "--batch-size", batch_size, "--save-every", steps)
         recipe = ("--recipe", "negatives=global", "--recipe", "learning_rate=8e-4")
-        return list(command(family, pairs, folder / processes / name, *more, *recipe))
+        return list(command(family, pairs, out, *more, *recipe))
 
-    (folder / "script.py").write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    commands = json.dumps([words(name, "two", 4) for name in RUNS])
-    done = subprocess.run([*torchrun, str(folder / "script.py"), commands], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for name in RUNS:
-        with pytest.raises(SystemExit) as caught:
-            main(words(name, "one", 8))
-        assert caught.value.code == 0
-    return folder
+    return by_one_and_by_two(tmp_path_factory.mktemp("ranks"), RUNS, words)
 
 
 def losses(out: Path) -> list[dict[str, float]]:
@@ -64,15 +40,8 @@ def losses(out: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("name", ["albef", "clip", "blip", "meter"])
-def test_every_tensor_of_the_last_checkpoint_agrees_in_float64(
-    both: Path, last_state: Callable[[Path], dict[str, Tensor]], name: str
-) -> None:
-    one, two = (last_state(both / processes / name) for processes in ("one", "two"))
-    names = [path for path in one if not path.startswith("/generators")]
-    assert names == [path for path in two if not path.startswith("/generators")]
-    assert sum(one[path].dtype == torch.float64 for path in names) > 100
-    apart = {path: (one[path] - two[path]).abs().max().item() for path in names}
-    assert {path: by for path, by in apart.items() if not by <= 1e-8} == {}
+def test_every_tensor_of_the_last_checkpoint_agrees_in_float64(both: Path, last_state: LastState, name: str) -> None:
+    assert_one_is_two(both, name, last_state)
     assert json.loads((both / "two" / name / "recipe.json").read_text())["processes"] == 2
 
 

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
-from harness.cli.main import main
 from harness.kit.errors import HarnessError
-from harness.objectives.parts.objective import Pairs
-from harness.train.loop import Run
 from harness.train.pretrain import pretrain
 from harness.train.vocabulary import build_vocabulary
+from tests.train.runs import LastState, assert_same_end, interrupted, uninterrupted
 
-LastState = Callable[[Path], dict[str, Tensor]]
 # The command, killed in the middle of writing its third checkpoint.
 KILLED_IN_A_CHECKPOINT = """
 import os, signal, sys, torch
@@ -57,22 +49,6 @@ def kill_after_a_checkpoint(words: list[str], out: Path) -> None:
     _, err = process.communicate()
     assert process.returncode == -signal.SIGKILL, err
     assert not (out / "recipe.json").exists()
-
-
-def uninterrupted(words: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == 0
-
-
-def assert_same_end(out: Path, expected: Path, last_state: LastState, steps: int) -> None:
-    for read in (last_state, lambda folder: load_file(folder / "model.safetensors")):
-        own, other = read(out), read(expected)
-        assert own.keys() == other.keys()
-        assert [name for name in own if not torch.equal(own[name], other[name])] == []
-    entries = [[json.loads(line) for line in (folder / "log.jsonl").open()] for folder in (out, expected)]
-    assert [entry["step"] for entry in entries[0]] == list(range(1, steps + 1))
-    assert [entry["losses"] for entry in entries[0]] == [entry["losses"] for entry in entries[1]]
 
 
 def test_albef_killed_after_and_within_a_checkpoint_ends_with_the_same_bits(
@@ -116,17 +92,7 @@ def test_every_host_goes_on_from_the_middle_of_an_epoch(
 ) -> None:
     sizes = {} if family == "clip" else {"sizes": {"dropout": 0.1}}
     asked = ask(family, tmp_path / "stopped", {"batch_size": 6}, steps=8, **sizes)
-    advance = Run._advance
-
-    def stop(run: Run, pairs: Pairs) -> None:
-        advance(run, pairs)
-        if run.position.step == 5:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Run, "_advance", stop)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(asked)
+    interrupted(asked, monkeypatch)
     with pytest.raises(HarnessError, match=r"step-00000004.pt: of a run with seed 0, not 1; start the run as it was"):
         pretrain(asked.model_copy(update={"seed": 1}))
     pretrain(asked)

@@ -50,7 +50,7 @@ try:
 except HarnessError as error:
     found["before"] = str(error)
 tuning.load_model = load
-out, found["told"] = run()
+out, found["lines"] = run()
 found["again"] = run()[1]
 (folder / f"{distributed.rank()}.json").write_text(json.dumps(found | {"out": str(out)}))
 if distributed.rank() == 1:
@@ -82,8 +82,8 @@ def test_an_error_of_one_process_before_training_is_known_to_both_and_they_go_on
 def test_both_have_the_stage_with_frozen_parts_and_train_it_once(ended: tuple[Path, Any]) -> None:
     both = [json.loads((ended[0] / f"{rank}.json").read_text()) for rank in range(2)]
     assert both[0] == both[1]
-    assert both[0]["told"] == both[0]["again"]
-    assert [one["steps"] for one in both[0]["told"]] == [2]
+    assert both[0]["lines"] == both[0]["again"]
+    assert [one["steps"] for one in both[0]["lines"]] == [2]
     assert json.loads(Path(both[0]["out"], "recipe.json").read_text())["processes"] == 2
 
 

@@ -50,21 +50,28 @@ def host_sizes(config: dict[str, Any], text: str) -> dict[str, Any]:
 
     How many of the BERT's layers do what is left to the host.
     """
-    vision, bert = config["vision"], config[text]
+    bert = config[text]
     return {
-        "image_size": vision["img_size"],
-        "patch_size": vision["patch_size"],
-        "width": vision["embed_dim"],
-        "depth": vision["depth"],
-        "heads": vision["num_heads"],
-        "mlp_ratio": vision["mlp_ratio"],
-        "vision_eps": vision["norm_eps"],
+        **vit_sizes(config["vision"]),
         "vocab_size": bert["vocab_size"],
         "text_length": bert["max_position_embeddings"],
         "text_heads": bert["num_attention_heads"],
         "text_mlp": bert["intermediate_size"],
         "text_eps": bert["layer_norm_eps"],
         "projection": config["projection_dim"],
+    }
+
+
+def vit_sizes(config: dict[str, Any]) -> dict[str, Any]:
+    """The sizes of a golden file's ViT in timm's words, as a host's config says them; pixels are taken as they are."""
+    return {
+        "image_size": config["img_size"],
+        "patch_size": config["patch_size"],
+        "width": config["embed_dim"],
+        "depth": config["depth"],
+        "heads": config["num_heads"],
+        "mlp_ratio": config["mlp_ratio"],
+        "vision_eps": config["norm_eps"],
         **AS_READ,
     }
 

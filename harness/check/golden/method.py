@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.check.golden.file import Golden, read_golden
 from harness.check.golden.vit import check_vit, of_tower
 from harness.kit.errors import HarnessError
-from harness.kit.registry import package_files
+from harness.kit.packages import package_files
 
 TOLERANCE = 1e-8
 PACKAGES = ("harness.check.golden.methods", "harness.check.golden.objectives")

@@ -19,8 +19,9 @@ from harness.data.annotations.listing import Listing
 from harness.data.annotations.records import ImageTextSet
 from harness.data.annotations.report import Examination, Report
 from harness.data.annotations.rows import Json
+from harness.kit.entries import stated
 from harness.kit.errors import HarnessError
-from harness.kit.registry import formats, stated, tasks
+from harness.kit.registry import formats, tasks
 
 LOOKED_INTO_ROWS = 100
 

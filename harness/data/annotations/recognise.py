@@ -18,6 +18,7 @@ from harness.data.annotations.format import (
 )
 from harness.data.annotations.listing import Listing
 from harness.kit.errors import HarnessError
+from harness.kit.files import explained
 from harness.kit.reading import file_size, read_json
 
 JSON_SUFFIXES = frozenset({".json", ".jsonl"})
@@ -92,6 +93,7 @@ def _is_empty(content: Any) -> bool:
 def _names_fields(path: Path, known: Sequence[Format]) -> bool:
     """Whether a large file can be one of ours at all: COCO's instances, as large, are not worth parsing."""
     wanted = [frozenset().union(*kind.rows.values()) for one in known for kind in one.files if kind.rows]
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    reading = explained(f"{path}: cannot be read", "make it readable")
+    with reading, path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         there = {name: content.find(f'"{name}"'.encode()) >= 0 for name in frozenset().union(*wanted)}
     return any(all(there[name] for name in fields) for fields in wanted)

@@ -90,7 +90,7 @@ class ImageTextSet:
         """The same set in an order that no annotation file chooses: by image.
 
         Images go by path, compared folder by folder; annotations by the path of their image, statements by the first,
-        then the second. What is said of one image (or pair) keeps the file's order. Annotations refer to images by
+        then the second. Texts about one image (or pair) keep the file's order. Annotations refer to images by
         path, labels to `classes`, which stay as they are, so nothing in them changes.
         """
         return replace(

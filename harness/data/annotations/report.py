@@ -12,9 +12,10 @@ from typing import Protocol, TypeVar
 
 from harness.data.annotations.findings import Finding, Findings, Tally
 from harness.data.annotations.records import ImageTextSet
-from harness.data.images import faults_of
+from harness.data.images import LIMIT_BYTES, faults_of
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
+from harness.kit.reading import read_bytes
 from harness.kit.shown import shell_words
 
 IMAGES_AT_ONCE = 256
@@ -138,15 +139,21 @@ def spread(items: Iterable[Hashable], what: str) -> str:
 
 
 def _same(paths: Iterable[Path]) -> Iterable[tuple[Path, Path]]:
-    """(image, an earlier one of the same content): only files of equal size are read."""
+    """(image, an earlier one of the same content): only files of equal size are read.
+
+    What cannot be read, or is too large to be, is not compared: it has been reported as unreadable.
+    """
     by_size: dict[int, list[Path]] = defaultdict(list)
     for path in paths:
         if path.is_file():
             by_size[path.stat().st_size].append(path)
     for size, group in by_size.items():
         seen: dict[bytes, Path] = {}
-        for path in group if size and len(group) > 1 else ():
-            digest = blake2b(path.read_bytes()).digest()
+        for path in group if 0 < size <= LIMIT_BYTES and len(group) > 1 else ():
+            try:
+                digest = blake2b(read_bytes(path, LIMIT_BYTES)).digest()
+            except HarnessError:
+                continue
             if digest in seen:
                 yield path, seen[digest]
             else:

@@ -12,7 +12,7 @@ from harness.data.annotations.findings import Findings
 from harness.data.annotations.format import UNREADABLE, FileKind, Found, Source, split_named
 from harness.data.annotations.listing import Listing
 from harness.kit.errors import HarnessError
-from harness.kit.reading import file_size, text_lines
+from harness.kit.reading import file_size, read_bytes, text_lines
 
 SPLIT_LIST = FileKind("list of a split's images")
 _MARK = re.compile(r"\[/EN#\S+ ([^\]]*)\]")
@@ -76,7 +76,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _is_marked(path: Path) -> bool:
-    return file_size(path) <= _LIMIT_BYTES and b"[/EN#" in path.read_bytes()
+    return file_size(path) <= _LIMIT_BYTES and b"[/EN#" in read_bytes(path)
 
 
 def _unmarked(line: str) -> str:

@@ -11,43 +11,41 @@ D width of both sides, P size of the shared space, V vocabulary, A answers of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.hosts.albef.facts import FILES, facts_beside
 from harness.hosts.albef.heads import AnswerDecoder, State, adapted, classifier, share_keys_and_values
 from harness.hosts.albef.names import OPTIONAL, WORD_HEAD, released_name, stated_sizes
 from harness.hosts.albef.recipes import RECIPES
-from harness.hosts.host import AnswerTargets, HostConfig, HostModel, TextBatch, timm_vision, vision_transformer
+from harness.hosts.host import AnswerTargets, HostModel, TextBatch
 from harness.hosts.parts.answers import answer_word_losses
-from harness.hosts.parts.bert import TextEmbeddings, bert_layers, word_transform
+from harness.hosts.parts.bert import BertTextConfig, TextEmbeddings, bert_layers, word_transform
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
+from harness.hosts.parts.presets import TINY
 from harness.hosts.parts.recipes import SMALL_WORLD_STARTS, Starts
+from harness.hosts.parts.shared_space import Projection, shared_space
 from harness.hosts.parts.text_stacks import BertStack, through
+from harness.hosts.parts.timm_vision import timm_vision, vision_transformer
 from harness.hosts.parts.tokenizer import MASK, TextTokenizer, Tokenizer
+from harness.hosts.weights.facts import Facts
 from harness.hosts.weights.released import Part, Translation, of_bert
 from harness.kit.errors import HarnessError
 from harness.reduction import Stack, Tokens
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "image_size": 64,
-        "patch_size": 8,
-        "width": 96,
+    "tiny": TINY
+    | {
         "depth": 12,
-        "heads": 3,
         "text_layers": 2,
         "fusion_layers": 3,
-        "mlp_ratio": 4,
         "projection": 96,
         "vocab_size": 157,
-        "text_length": 48,
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.25, 0.25, 0.25],
     },
     "base": {
         "image_size": 256,
@@ -57,7 +55,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "heads": 12,
         "text_layers": 6,
         "fusion_layers": 6,
-        "mlp_ratio": 4,
         "projection": 256,
         "vocab_size": 30522,
         "text_length": 25,
@@ -76,30 +73,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 ASKED = {"entailment": "entail", "nlvr2": "compare"}
 
 
-class AlbefConfig(HostConfig):
+class AlbefConfig(BertTextConfig):
     """Sizes of an ALBEF; the text side's heads and MLP channels are by default the vision side's.
 
     `positions`: rows of the position table, by default `text_length`; `dropout`: of the text side. `fusion_layers`: of
     the pre-trained model, of which task "nlvr2" has two each and the answer decoder of task "vqa" one.
     """
 
-    text_layers: int
     fusion_layers: int
     projection: int
     task: Literal["retrieval", "vqa", "entailment", "nlvr2"] | None = None
-    positions: int | None = None
     token_types: int = 0
-    dropout: float = 0.0
-    init_std: float | None = None
-    text_heads: int | None = None
-    text_mlp: int | None = None
-    text_eps: float = 1e-12
 
 
 class Albef(HostModel):
     """Vision tower, text encoder, fusion encoder, the three heads (contrast, matching, masked words), and a task's."""
 
     Config = AlbefConfig
+    FACT_FILES = FILES
     RECIPES = RECIPES
     STARTS: ClassVar[Starts] = {"tiny": {"scenes-small": SMALL_WORLD_STARTS}}
     TEXT_SIDE = r"(embeddings|text)\..+"
@@ -143,6 +134,10 @@ class Albef(HostModel):
 
     def released(self, name: str) -> Translation:
         return released_name(name, self.config.text_layers, self.config.task)
+
+    @classmethod
+    def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:
+        return facts_beside(configs, cls.preset(name))
 
     @classmethod
     def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -236,6 +231,11 @@ class Albef(HostModel):
     def mlm_logits(self, fused_BLD: Tensor) -> Tensor:
         """Word logits (…, V) of fused states (…, D); the output matrix is tied to the word embeddings."""
         return F.linear(self.mlm_transform(fused_BLD), self.embeddings.words.weight, self.mlm_bias)
+
+    def shared_space(self) -> tuple[Projection, Projection] | None:
+        if "contrast" not in self.abilities:
+            return None
+        return shared_space(cast(nn.LayerNorm, self.vision.norm), self.image_projection, self.text_projection)
 
     def embed_image(self, image: Tokens) -> Tensor:
         return F.normalize(self.image_projection(image.states[:, 0]), dim=-1)

@@ -11,14 +11,15 @@ P size of the shared space, V vocabulary, A answers, K candidates among them, R 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.hosts.blip.facts import FILES, facts_beside
 from harness.hosts.blip.names import (
     OF_PAIRS,
     OPTIONAL,
@@ -30,35 +31,32 @@ from harness.hosts.blip.names import (
 )
 from harness.hosts.blip.recipes import RECIPES
 from harness.hosts.blip.text import LABEL_SMOOTHING, BlipConfig, BlipText, begun
-from harness.hosts.host import AnswerTargets, TextBatch, timm_vision, vision_transformer
+from harness.hosts.host import AnswerTargets, TextBatch
 from harness.hosts.parts.answers import CANDIDATES, answer_word_losses, rank_answers
 from harness.hosts.parts.generation import generate
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
+from harness.hosts.parts.presets import TINY
 from harness.hosts.parts.recipes import SMALL_WORLD_TOWER, Starts
+from harness.hosts.parts.shared_space import Projection, shared_space
+from harness.hosts.parts.timm_vision import timm_vision, vision_transformer
 from harness.hosts.parts.tokenizer import Tokenizer
+from harness.hosts.weights.facts import Facts
 from harness.hosts.weights.released import Lacking, LoadReport, Part, Translation
 from harness.kit.errors import HarnessError
 from harness.reduction import Tokens
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "image_size": 64,
-        "patch_size": 8,
-        "width": 96,
+    "tiny": TINY
+    | {
         "depth": 12,
-        "heads": 3,
         "text_layers": 5,
-        "mlp_ratio": 4,
         "projection": 96,
         "vocab_size": 159,
-        "text_length": 48,
         "pad_id": 0,
         "cls_id": 2,
         "sep_id": 3,
         "dec_id": 157,
         "enc_id": 158,
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.25, 0.25, 0.25],
     },
     "base": {
         "image_size": 224,
@@ -67,7 +65,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "depth": 12,
         "heads": 12,
         "text_layers": 12,
-        "mlp_ratio": 4,
         "projection": 256,
         "vocab_size": 30524,
         "text_length": 30,
@@ -90,6 +87,7 @@ class Blip(BlipText):
     """Vision tower, text side, and the heads: contrast and matching, or pairs of images."""
 
     Config = BlipConfig
+    FACT_FILES = FILES
     RECIPES = RECIPES
     STARTS: ClassVar[Starts] = {"tiny": {"scenes-small": SMALL_WORLD_TOWER}}
     TEXT_SIDE = r"embeddings\..+|encoder\.\d+\.(?!crossattention\.).+"
@@ -137,6 +135,10 @@ class Blip(BlipText):
         return PAIRS_OPTIONAL if self.config.pairs else OPTIONAL
 
     @classmethod
+    def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:
+        return facts_beside(configs, cls.preset(name))
+
+    @classmethod
     def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
         return sizes_of(tensors)
 
@@ -171,6 +173,11 @@ class Blip(BlipText):
 
     def encode_image(self, images_BCHW: Tensor) -> Tokens:
         return Tokens(self.vision.forward_features(images_BCHW))
+
+    def shared_space(self) -> tuple[Projection, Projection] | None:
+        if "contrast" not in self.abilities:
+            return None
+        return shared_space(cast(nn.LayerNorm, self.vision.norm), self.image_projection, self.text_projection)
 
     def embed_image(self, image: Tokens) -> Tensor:
         self._check("contrast")

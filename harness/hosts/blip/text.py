@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.hosts.blip.layers import OwnAttention, read_pairs
-from harness.hosts.host import HostConfig, HostModel
+from harness.hosts.host import HostModel
 from harness.hosts.parts.answers import IGNORED, token_losses
-from harness.hosts.parts.bert import TextEmbeddings, bert_layers, word_transform
+from harness.hosts.parts.bert import BertTextConfig, TextEmbeddings, bert_layers, word_transform
 from harness.hosts.parts.text_stacks import BertStack, PairStack, through
 from harness.reduction import Stack, Tokens
 
 LABEL_SMOOTHING = 0.1  # released models/med.py, in training and in ranking answers
 
 
-class BlipConfig(HostConfig):
+class BlipConfig(BertTextConfig):
     """Sizes of a BLIP; the text side's heads and MLP channels are by default the vision side's.
 
     `positions`: rows of the position table, by default `text_length`; `dropout`: of the text side; `…_id`: the special
@@ -32,7 +32,6 @@ class BlipConfig(HostConfig):
     as in the released question answering, whose fine-tuned files hold two different sets and for which `task` stands.
     """
 
-    text_layers: int
     projection: int
     pad_id: int
     cls_id: int
@@ -40,12 +39,6 @@ class BlipConfig(HostConfig):
     dec_id: int
     enc_id: int
     shared: bool = True
-    positions: int | None = None
-    dropout: float = 0.0
-    init_std: float | None = None
-    text_heads: int | None = None
-    text_mlp: int | None = None
-    text_eps: float = 1e-12
 
     @property
     def tied(self) -> bool:

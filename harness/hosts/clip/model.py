@@ -24,28 +24,23 @@ from harness.hosts.host import HostConfig, HostModel, TextBatch
 from harness.hosts.parts.attention import TRANSFORMERS_NAME
 from harness.hosts.parts.clip_vision import block_names, clip_vision, core, draw_blocks, post_norm, visual_names
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
+from harness.hosts.parts.presets import TINY
 from harness.hosts.parts.text_stacks import ClipTextStack, through
-from harness.hosts.weights.facts import Facts
+from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE, Facts
 from harness.hosts.weights.released import Lacking, NotAWeight, Part, Split, Table, Translation, Transposed, translate
 from harness.reduction import Guide, Stack, Tokens
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "image_size": 64,
-        "patch_size": 8,
-        "width": 96,
+    "tiny": TINY
+    | {
         "depth": 12,
-        "heads": 3,
         "activation": "gelu",
         "text_width": 96,
         "text_layers": 3,
         "text_heads": 3,
         "projection": 96,
         "vocab_size": 157,
-        "text_length": 48,
         "end_id": 3,
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.25, 0.25, 0.25],
     },
     "small": {
         "image_size": 224,
@@ -131,6 +126,7 @@ class Clip(HostModel):
     """
 
     Config = ClipConfig
+    FACT_FILES = (CONFIG_FILE, OPEN_CLIP_FILE)
     RECIPES = RECIPES
     TEXT_SIDE = r"(words|positions|text|text_norm)\..+"
     PAPER_SETTINGS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -229,7 +225,8 @@ class Clip(HostModel):
         ELIP, released program, CLIP/src/open_clip. The states of single words have no place there and are left out.
         """
         shared = (partial(self._into_shared, "image"), partial(self._into_shared, "text"))
-        return Guide(self.to_vision(self.embed_text(texts)).detach(), notes=texts.tokens.notes, shared=shared)
+        feature = self.embed_text(texts).detach()
+        return Guide(self.to_vision(feature).detach(), notes=texts.tokens.notes, shared=shared, feature=feature)
 
     def _into_shared(self, side: str, states: Tensor) -> Tensor:
         """States between blocks in the shared space, (…, P), by detached weights: an image's through the tower's first
@@ -272,8 +269,3 @@ def text_blocks(config: ClipConfig) -> nn.ModuleList:
     blocks = nn.ModuleList(CLIPEncoderLayer(sizes) for _ in range(config.text_layers))
     draw_blocks(blocks, config.text_width)
     return blocks
-
-
-def build_clip(preset: str) -> Clip:
-    """A Clip of a preset with random weights, drawn from torch's current generator."""
-    return Clip(ClipConfig.model_validate(PRESETS[preset]))

@@ -10,41 +10,38 @@ V vocabulary, A answers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from harness.hosts.host import AnswerTargets, HostConfig, HostModel, TextBatch
+from harness.hosts.host import AnswerTargets, HostModel, TextBatch
+from harness.hosts.meter.facts import FILES, facts_beside
+from harness.hosts.meter.heads import RELEASED_HEADS, TASK_HEADS, class_losses, classifier
 from harness.hosts.meter.names import INHERITED, LAST_BLOCK, OPTIONAL, RELEASED, inherited
 from harness.hosts.meter.recipes import RECIPES
-from harness.hosts.parts.bert import TextEmbeddings, bert_layers, word_transform
+from harness.hosts.parts.bert import BertTextConfig, TextEmbeddings, bert_layers, word_transform
 from harness.hosts.parts.clip_vision import clip_vision, post_norm
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
+from harness.hosts.parts.presets import TINY
 from harness.hosts.parts.text_stacks import BertStack, CoAttentionStack, through
 from harness.hosts.parts.tokenizer import Tokenizer
+from harness.hosts.weights.facts import Facts
 from harness.hosts.weights.released import LoadReport, NotAWeight, Part, Translation, of_bert, translate
 from harness.kit.errors import HarnessError
 from harness.reduction import Stack, Tokens
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "image_size": 64,
-        "patch_size": 8,
-        "width": 96,
+    "tiny": TINY
+    | {
         "depth": 11,
-        "heads": 3,
         "text_layers": 2,
         "fusion_layers": 2,
         "vocab_size": 157,
         "padding_id": 0,
-        "text_length": 48,
         "answer_classes": 20,
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.25, 0.25, 0.25],
     },
     "base": {
         "image_size": 288,
@@ -68,7 +65,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class MeterConfig(HostConfig):
+class MeterConfig(BertTextConfig):
     """Sizes of a METER; text and co-attention have by default the vision side's heads and MLP channels.
 
     `positions`: rows of the position table, by default as many as `text_length` needs after the padding's own;
@@ -77,19 +74,13 @@ class MeterConfig(HostConfig):
 
     vision_eps: float = 1e-5
     activation: str = "quick_gelu"
-    text_layers: int
     fusion_layers: int
     padding_id: int
     answer_classes: int
-    positions: int | None = None
     token_types: int = 1
-    text_heads: int | None = None
-    text_mlp: int | None = None
     fusion_mlp: int | None = None
     text_eps: float = 1e-5
     fusion_eps: float = 1e-12
-    dropout: float = 0.0
-    init_std: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,20 +92,6 @@ class CoAttended:
     cls: Tensor
 
 
-TASK_HEADS = {
-    "retrieval": "rank_output.weight",
-    "vqa": "vqa_classifier.3.bias",
-    "entailment": "snli_classifier.3.bias",
-    "nlvr2": "nlvr2_classifier.3.bias",
-}
-# By task that a METER is fine-tuned on: what it can then be asked, and the head that says it.
-TASK_HEADS_HERE = {
-    "vqa": ("answer", "answer_head"),
-    "entailment": ("entail", "entailment_head"),
-    "nlvr2": ("compare", "pair_head"),
-}
-
-
 class Meter(HostModel):
     """CLIP tower, RoBERTa, co-attention and a head for each task.
 
@@ -122,6 +99,7 @@ class Meter(HostModel):
     """
 
     Config = MeterConfig
+    FACT_FILES = FILES
     RECIPES = RECIPES
     TEXT_SIDE = r"(embeddings|text)\..+"
     VISION_FROM = frozenset({"clip"})
@@ -135,7 +113,7 @@ class Meter(HostModel):
         """Matching, and what it is fine-tuned for: the heads of other tasks are there, but have learnt nothing."""
         body = r"(vision|embeddings|text|text_transform|image_transform|(text|image)_(fusion|pooler))\..+"
         ranking = "rank_head" if self.config.task == "retrieval" else "match_head"
-        own = TASK_HEADS_HERE.get(self.config.task or "")
+        own = TASK_HEADS.get(self.config.task or "")
         found = {"match": rf"{body}|{ranking}\..+"}
         return found | ({} if own is None else {own[0]: rf"{body}|{own[1]}\..+"})
 
@@ -199,9 +177,13 @@ class Meter(HostModel):
         return translate(name, RELEASED)
 
     @classmethod
+    def stated_facts(cls, name: str, configs: Mapping[str, Mapping[str, Any]]) -> Facts:
+        return facts_beside(configs, cls.preset(name))
+
+    @classmethod
     def sizes_for(cls, tensors: dict[str, Tensor]) -> dict[str, Any]:
         """The answers of a file that has a head for them; and what it was fine-tuned on, if it has one task's head."""
-        tasks = [task for task, name in TASK_HEADS.items() if name in tensors]
+        tasks = [task for task, name in RELEASED_HEADS.items() if name in tensors]
         sizes: dict[str, Any] = {"task": tasks[0]} if len(tasks) == 1 else {}
         if "vqa_classifier.3.bias" in tensors:
             sizes["answer_classes"] = len(tensors["vqa_classifier.3.bias"])
@@ -343,18 +325,3 @@ class Meter(HostModel):
             raise HarnessError(f"label_smoothing {smoothing}: METER's answers are classes, without words; set it to 0")
         losses_B = class_losses(outputs, targets.scores)
         return losses_B if soft is None else (1 - alpha) * losses_B + alpha * class_losses(outputs, soft.sigmoid())
-
-
-def class_losses(logits_BA: Tensor, worth_BA: Tensor) -> Tensor:
-    """Binary cross-entropy (B,), summed over classes that are each worth 0..1."""
-    return F.binary_cross_entropy_with_logits(logits_BA, worth_BA.to(logits_BA.dtype), reduction="none").sum(1)
-
-
-def classifier(inputs: int, hidden: int, classes: int) -> nn.Sequential:
-    """METER's head for a task: Linear, LayerNorm, GELU, Linear."""
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, classes))
-
-
-def build_meter(preset: str) -> Meter:
-    """A Meter of a preset with random weights, drawn from torch's current generator."""
-    return Meter(MeterConfig.model_validate(PRESETS[preset]))

@@ -10,7 +10,24 @@ from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
+from harness.hosts.host import HostConfig
 from harness.hosts.parts.attention import TRANSFORMERS_NAME
+
+
+class BertTextConfig(HostConfig):
+    """Sizes of a host whose text side is BERT's; its heads and MLP channels are by default the vision side's.
+
+    `positions`: rows of the position table, by default as many as `text_length` needs; `dropout`: of the text side;
+    `init_std`: see `bert_layers`.
+    """
+
+    text_layers: int
+    positions: int | None = None
+    dropout: float = 0.0
+    init_std: float | None = None
+    text_heads: int | None = None
+    text_mlp: int | None = None
+    text_eps: float = 1e-12
 
 
 class TextEmbeddings(nn.Module):

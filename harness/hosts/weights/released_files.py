@@ -10,6 +10,7 @@ import hashlib
 import pickle
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from harness.hosts.weights.facts import check_sizes
 from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest
 from harness.kit.reading import read_json
@@ -72,14 +74,14 @@ class Inert:
 class InertDict:
     """Stands for a subclass of dict: torch lets items be set on its own kinds of dict only, so it makes one."""
 
-    def __new__(cls, *items: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+    def __new__(cls, *items: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]  # see above: another class
         return OrderedDict(*items)
 
 
 class InertList:
     """Stands for a subclass of list, for the same reason."""
 
-    def __new__(cls, *items: Any) -> list[Any]:  # type: ignore[misc]
+    def __new__(cls, *items: Any) -> list[Any]:  # type: ignore[misc]  # as above
         return list(*items)
 
 
@@ -142,6 +144,22 @@ def content_digest(path: Path) -> str:
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
+def config_within(path: Path) -> dict[str, Any]:
+    """The settings that a checkpoint holds beside its tensors, as ALBEF, BLIP and Lightning save them; often none.
+
+    HarnessError for a file that cannot be read.
+    """
+    if path.suffix not in TORCH_SUFFIXES:
+        return {}
+    content = _content(path)
+    for key in ("config", "hyper_parameters"):
+        stated = content.get(key) if isinstance(content, dict) else None
+        if isinstance(stated, dict):
+            check_sizes(stated, f"weights {path}")
+            return {str(name): value for name, value in stated.items()}
+    return {}
+
+
 def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors without what wrappers put before every name; a count of updates beside them goes with its wrapper."""
     for wrapper in WRAPPERS:
@@ -151,17 +169,21 @@ def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _tensors_in(path: Path) -> dict[str, Tensor]:
+def _content(path: Path) -> Any:
     if path.is_dir():
         raise HarnessError(f"weights {path}: a folder, expected a file; name the file of weights in it")
     if not path.is_file():
         raise HarnessError(f"weights {path}: no such file; name a file of weights with --weights")
     try:
-        content: Any = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+        return load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except pickle.UnpicklingError as error:
         raise HarnessError(f"weights {path}: {_refusal(str(error))}") from error
     except (OSError, RuntimeError, EOFError, ValueError, safetensors.SafetensorError, *_DAMAGED) as error:
         raise HarnessError(f"weights {path}: {_refusal(str(error) or type(error).__name__)}") from error
+
+
+def _tensors_in(path: Path) -> dict[str, Tensor]:
+    content = _content(path)
     for key in CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -183,7 +205,8 @@ def _unpickled(path: Path) -> Any:
     allowed: list[Any] = [(stand_in, name) for stand_in, names in STAND_INS for name in names]
     with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # remarks on formats; what cannot be read raises
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, so that asking for the settings of a large file reads no tensor; the old format cannot be.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
 def _refusal(reason: str) -> str:

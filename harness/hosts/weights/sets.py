@@ -11,20 +11,17 @@ from pathlib import Path
 
 from harness.data.digest import data_digest
 from harness.hosts.parts.tokenizer import HUB_FILE, TOKENIZER_FOLDER, VOCABULARY_FILE
-from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE
-from harness.hosts.weights.own import (
-    ASSETS,
-    WEIGHTS_FILE,
-    WEIGHTS_FILES,
-    assets_of,
-    file_metadata,
-    find_weights,
-    weights_file,
-)
+from harness.hosts.weights.facts import BERT_FILES, CONFIG_FILE, OPEN_CLIP_FILE, PROGRAM_FILES
+from harness.hosts.weights.find import ASSETS, WEIGHTS_FILE, WEIGHTS_FILES, assets_of, find_weights, weights_file
+from harness.hosts.weights.hub import in_hub_cache
+from harness.hosts.weights.own import file_metadata
 from harness.hosts.weights.released_files import content_digest, is_released
 from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest
 from harness.kit.registry import models
+
+# One of them is there wherever transformers finds a tokenizer in its cache.
+TOKENIZER_FILES = (HUB_FILE, "tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
 
 
 def task_weights(model: str, weights: Path | str | None, task: str) -> Path:
@@ -64,11 +61,12 @@ def weights_digest(model: str, path: Path, tokenizer: str | None = None) -> str:
     """16 hex digits of a file of weights and of what is read beside it: answers and prompt, facts of the architecture,
     vocabulary or tokenizer, and the `tokenizer` named in place of that.
 
-    Where a folder lacks them the host's own are read, as `harness.hosts.weights.own.load_model` does.
+    Where a folder lacks them the host's own are read, as `harness.hosts.weights.load.load_model` does.
     """
     digest = hashlib.sha256(content_digest(path).encode())
-    if (path.parent / OPEN_CLIP_FILE).is_file():
-        digest.update(file_digest(path.parent / OPEN_CLIP_FILE).encode())
+    for name in (OPEN_CLIP_FILE, *PROGRAM_FILES, *BERT_FILES):
+        if (path.parent / name).is_file():
+            digest.update(file_digest(path.parent / name).encode())
     if tokenizer is not None:
         digest.update(b"tokenizer\0" + tokenizer_digest(tokenizer).encode())
     for name in (CONFIG_FILE, VOCABULARY_FILE, HUB_FILE):
@@ -83,11 +81,21 @@ def weights_digest(model: str, path: Path, tokenizer: str | None = None) -> str:
 
 
 def tokenizer_digest(tokenizer: str) -> str:
-    """The content of a vocabulary file or a tokenizer's folder; one of the Hugging Face cache goes by its name."""
+    """The content of a vocabulary file or a tokenizer's folder; one of the Hugging Face cache goes by its name.
+
+    HarnessError for what is neither here nor there.
+    """
     path = Path(tokenizer)
     if path.is_file():
         return file_digest(path)
-    return data_digest(path) if path.is_dir() else tokenizer
+    if path.is_dir():
+        return data_digest(path)
+    if all(in_hub_cache(tokenizer, name) is None for name in TOKENIZER_FILES):
+        raise HarnessError(
+            f"tokenizer {tokenizer}: no vocabulary file or folder, and not in the Hugging Face cache; name one that is "
+            f"here, or run `hf download {tokenizer}` where there is a network"
+        )
+    return tokenizer
 
 
 def tasks_of(model: str, weights: Path | str | None, names: tuple[str, ...]) -> dict[str, Path]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.hosts.blip.model import Blip
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.kit import distributed

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.hosts.host import TextBatch
 from harness.hosts.meter.model import Meter
 from harness.hosts.parts.tokenizer import Tokenizer

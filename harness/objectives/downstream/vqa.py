@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.hosts.host import AnswerTargets, HostModel, TextBatch
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.objectives.downstream.parts.distilled import DistilledObjective, Encode

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.data.augment import Augmentation
-from harness.data.pair_loader import Crops, PairLoader
+from harness.data.pair_batch import Crops
+from harness.data.pair_loader import PairLoader
 from harness.data.pairs import PairRef
 from harness.data.scenes import training_scenes
 from harness.data.world import world_of

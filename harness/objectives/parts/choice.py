@@ -100,7 +100,7 @@ class Choice:
         processes = distributed.world() if recipe.negatives == "global" else 1
         if recipe.batch_size * processes < least:
             raise HarnessError(
-                f"batch size {recipe.batch_size}: a pair is told from the others of its batch; expected at least "
+                f"batch size {recipe.batch_size}: a pair is contrasted with the others of its batch; expected at least "
                 f"{least} pairs"
             )
         made = [term.kind(host, reducer, specials, recipe, term.config) for term in self.terms]

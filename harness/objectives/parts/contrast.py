@@ -14,8 +14,21 @@ from torch.nn import functional as F
 from harness.hosts.host import HostModel
 from harness.kit import distributed
 from harness.kit.errors import HarnessError
+from harness.objectives.parts.objective import Objective
 
 LARGEST_SCALE = 100.0
+
+
+class ContrastObjective(Objective[HostModel]):
+    """Base class of objectives that contrast pairs in any host that has a scale for it; named by their file."""
+
+    NEEDS = frozenset({"contrast"})
+    LEAST_PAIRS = 2
+    LEAVES_UNUSED = True
+
+    @classmethod
+    def check_host(cls, host: HostModel) -> None:
+        check_contrast(cls.__module__.rpartition(".")[2], host)
 
 
 def check_contrast(name: str, host: HostModel) -> None:

@@ -28,7 +28,7 @@ NOTHING = -1
 class Labelled(BaseModel):
     """One object of a label file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     kind: str
     attribute: str | None = None
@@ -38,7 +38,7 @@ class Labelled(BaseModel):
 class LabelFile(BaseModel):
     """What a label file holds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     classes: tuple[str, ...]
     attributes: tuple[str, ...] = ()

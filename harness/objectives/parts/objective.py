@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.hosts.host import HostModel, TextBatch
 from harness.hosts.parts.answers import IGNORED
 from harness.hosts.parts.tokenizer import Specials, Tokenizer
@@ -71,7 +71,7 @@ class ObjectiveConfig(BaseModel):
     """
 
     FILES: ClassVar[tuple[str, ...]] = ()
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 class Objective(nn.Module, ABC, Generic[H]):
@@ -138,10 +138,9 @@ class Objective(nn.Module, ABC, Generic[H]):
     @classmethod
     def same_batches(cls, other: type[Any]) -> bool:
         """Whether another objective takes the very batches that this one does."""
-        return (
-            (cls.batches.__func__, cls.read, cls.VIEWS, cls.TEXTS)  # type: ignore[attr-defined]
-            == (other.batches.__func__, other.read, other.VIEWS, other.TEXTS)  # type: ignore[attr-defined]
-        )
+        kinds: tuple[Any, Any] = cls, other
+        mine, others = ((kind.batches.__func__, kind.read, kind.VIEWS, kind.TEXTS) for kind in kinds)
+        return bool(mine == others)
 
     def read(self, batch: PairBatch, tokenizer: Tokenizer) -> Pairs:
         """A loader's batch as `forward` takes it, on the CPU."""

@@ -1,4 +1,4 @@
-"""ProtoCLIP's loss: an image is told which cluster its text lies in, and a text which cluster its image lies in.
+"""ProtoCLIP's loss: an image predicts the cluster that its text lies in, and a text the one that its image lies in.
 
 Source: megvii-research/protoclip, src/training/loss.py and src/open_clip/model.py. Shapes: B pairs of this process, S
 samples of an episode, K clusters, E the towers' features, P the heads' space, Q a teacher's.

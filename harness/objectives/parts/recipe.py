@@ -27,7 +27,7 @@ class Recipe(BaseModel):
     however many the epochs have.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     image_size: PositiveInt
     epochs: PositiveInt

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.parts.towers import open_tower
-from harness.hosts.weights.own import file_metadata, find_weights, load_model
+from harness.hosts.weights.find import find_weights
+from harness.hosts.weights.load import load_model
+from harness.hosts.weights.own import file_metadata
 from harness.hosts.weights.released_files import is_released
 from harness.kit.errors import HarnessError
 from harness.kit.registry import models

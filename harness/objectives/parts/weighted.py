@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.objectives.parts.batches import Batches

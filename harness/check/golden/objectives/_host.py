@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.check.golden.file import AS_READ, Golden, difference
+from harness.check.golden.file import Golden, difference, vit_sizes
 from harness.hosts.albef.model import Albef, AlbefConfig
 from harness.hosts.parts.tokenizer import Specials
 from harness.objectives.parts.objective import Objective
@@ -19,19 +19,12 @@ SPECIALS = Specials(pad=0, begin=-1, end=-1, mask=None, unknown=-1)
 def vit_host(config: dict[str, Any]) -> Albef:
     """A host whose tower has the sizes of a golden file's ViT."""
     sizes = AlbefConfig(
-        image_size=config["img_size"],
-        patch_size=config["patch_size"],
-        width=config["embed_dim"],
-        depth=config["depth"],
-        heads=config["num_heads"],
-        mlp_ratio=config["mlp_ratio"],
-        vision_eps=config["norm_eps"],
+        **vit_sizes(config),
         text_layers=1,
         fusion_layers=1,
         projection=1,
         vocab_size=1,
         text_length=1,
-        **AS_READ,
     )
     return Albef(sizes)
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.check.golden.file import AS_READ, Golden, difference
+from harness.check.golden.file import Golden, difference, vit_sizes
 from harness.check.golden.objectives._host import objective_for, output_errors
 from harness.hosts.clip.model import Clip, ClipConfig
-from harness.hosts.host import TextBatch, timm_vision, vision_transformer
+from harness.hosts.host import TextBatch
+from harness.hosts.parts.timm_vision import timm_vision, vision_transformer
 from harness.hosts.weights.released import Split, Translation, Transposed
 from harness.kit.errors import HarnessError
 from harness.objectives.aclip import AclipObjective
@@ -96,13 +97,7 @@ def _objective(config: dict[str, Any]) -> Any:
     text = config["text"]
     host = TimmClip(
         ClipConfig(
-            image_size=config["img_size"],
-            patch_size=config["patch_size"],
-            width=config["embed_dim"],
-            depth=config["depth"],
-            heads=config["num_heads"],
-            mlp_ratio=config["mlp_ratio"],
-            vision_eps=config["norm_eps"],
+            **vit_sizes(config),
             activation="quick_gelu",
             text_width=text["width"],
             text_layers=text["layers"],
@@ -112,7 +107,6 @@ def _objective(config: dict[str, Any]) -> Any:
             vocab_size=text["vocab_size"],
             text_length=text["context_length"],
             end_id=-1,
-            **AS_READ,
         )
     )
     settings = {

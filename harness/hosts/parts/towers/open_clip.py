@@ -101,8 +101,11 @@ def _parts(block: Any) -> PreNormBlock:
     def biases() -> Any:
         return (None, None, None) if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
 
+    def out(attended: Tensor, _: Callable[[], Tensor]) -> Tensor:
+        projected: Tensor = attention.out_proj(attended)
+        return projected
+
     scales = [getattr(block, f"ls_{half}", nn.Identity()) for half in (1, 2)]
-    out: Callable[[Tensor, Callable[[], Tensor]], Tensor] = lambda attended, _: attention.out_proj(attended)  # noqa: E731
     return PreNormBlock(
         block.ln_1,
         Projection(lambda: attention.in_proj_weight.chunk(3), biases, product),

@@ -8,6 +8,7 @@ images, N tokens, M queries, H heads, d channels of a head, T inputs (prefix and
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,9 @@ class PlacedTower(PreNormTower):
             return state.positions
         if state.tokens.shape[1] != inputs:
             raise HarnessError(f"{self.shape.name}: tokens of unknown places; open the tower, or give positions")
-        return in_place(state).positions  # type: ignore[return-value]
+        positions = in_place(state).positions
+        assert positions is not None
+        return positions
 
 
 class RotaryTower(PlacedTower):
@@ -64,8 +67,8 @@ class RotaryTower(PlacedTower):
 class RelativeTower(PlacedTower):
     """Attention logits get a bias by head and by the places of query and key."""
 
-    def __init__(self, *parts: object) -> None:
-        super().__init__(*parts)  # type: ignore[arg-type]
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
         self.shape = replace(self.shape, pairwise=True)
 
     def pair_bias(self, block: int) -> Tensor | None:

@@ -160,7 +160,7 @@ class PreNormBlock:
 
 
 class PreNormTower(VisionTower):
-    """A tower whose blocks are told by their parts."""
+    """A tower whose blocks are given by their parts."""
 
     blocks: Sequence[PreNormBlock]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.data.pairs import sample_id
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.objectives.parts.objective import Pairs

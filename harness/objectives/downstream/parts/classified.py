@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.data.pair_loader import PairBatch
+from harness.data.pair_batch import PairBatch
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.objectives.downstream.parts.distilled import DistilledObjective
 from harness.objectives.parts.objective import Pairs, soft_contrast

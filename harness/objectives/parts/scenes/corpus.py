@@ -32,7 +32,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training scenes with what is said of them.
+    """Training scenes with their captions, questions and statements.
 
     `caption_facts_SCK` is 1 for facts a caption states and OPEN where it leaves them open. For captions (0) and
     foils (1), `nouns_S2C3` holds the token positions of the clauses' nouns and `claimed_S2C3` the fact that each

@@ -9,10 +9,23 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from harness.data.scene_layout import PATCHES_PER_SIDE
 from harness.data.world import TRAINING_SCENES
+from harness.kit.errors import HarnessError
 from harness.objectives.parts.objective import ObjectiveConfig
 
 PHASES = ("vision", "text", "joint")
+
+
+def check_scenes(objective: str, image_size: int, patch_size: int, accumulate: int) -> None:
+    """HarnessError where a host's images, in pixels, are not a scene's, or steps are of several batches."""
+    if image_size != PATCHES_PER_SIDE * patch_size:
+        raise HarnessError(
+            f"{objective}: a scene has {PATCHES_PER_SIDE} patches a side; take image_size "
+            f"{PATCHES_PER_SIDE * patch_size}"
+        )
+    if accumulate > 1:
+        raise HarnessError(f"{objective}: counts its steps in batches; leave the recipe's accumulate at 1")
 
 
 class CurriculumConfig(ObjectiveConfig):

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
-from harness.data.scene_layout import PATCHES_PER_SIDE, Scene, make_scene
+from harness.data.scene_layout import Scene, make_scene
 from harness.data.world import TRAINING_SCENES, WORLD_SEED, World, world_of
 from harness.hosts.host import HostModel
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.batches import Asked, Batches
 from harness.objectives.parts.objective import Objective, ObjectiveConfig
-from harness.objectives.parts.scenes.steps import drawn_scenes
+from harness.objectives.parts.scenes.steps import check_scenes, drawn_scenes
 
 
 class SupervisedConfig(ObjectiveConfig):
@@ -85,15 +85,7 @@ class SupervisedObjective(Objective[HostModel]):
 
     def prepare(self) -> None:
         sizes = self.host.config
-        if sizes.image_size != PATCHES_PER_SIDE * sizes.patch_size:
-            raise HarnessError(
-                f"{type(self).__name__}: a scene has {PATCHES_PER_SIDE} patches a side; take image_size "
-                f"{PATCHES_PER_SIDE * sizes.patch_size}"
-            )
-        if self.recipe.accumulate > 1:
-            raise HarnessError(
-                f"{type(self).__name__}: counts its steps in batches; leave the recipe's accumulate at 1"
-            )
+        check_scenes(type(self).__name__, sizes.image_size, sizes.patch_size, self.recipe.accumulate)
         for name, parameter in self.host.named_parameters():
             parameter.requires_grad_(re.fullmatch(self.leaves, name) is not None)
 
