@@ -191,7 +191,12 @@ def to_random(store: Store) -> dict[tuple[str, float, int], float | None]:
     for record in with_deltas(store.records(), store):
         spec = record["spec"]
         entry = record["quality"][spec["task"]]["accuracy"]
-        assert set(entry) - {"over_seeds"} == {"value", "ci95", "n", *(name for names in NAMES.values() for name in names.values())}
+        assert set(entry) - {"over_seeds"} == {
+            "value",
+            "ci95",
+            "n",
+            *(name for names in NAMES.values() for name in names.values()),
+        }
         found[spec["method"], spec["ratio"], spec["seed"]] = entry["delta_to_random"]
     return found
 
