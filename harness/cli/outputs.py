@@ -17,9 +17,21 @@ from harness.run.study_index import read_index
 PICTURE_METHODS = ("elip", "evit", "tome", "random")
 
 
-def table_text(folder: Path, study: str | None, format: str, *, summary: bool = False) -> str:
-    """The table of a folder's records, which may be a study's; or its summary alone."""
+def table_text(
+    folder: Path, study: str | None, format: str, *, summary: bool = False, models: Sequence[str] = ()
+) -> str:
+    """The table of a folder's records, which may be a study's; or its summary alone. `models`: only of these hosts.
+
+    HarnessError, which names the hosts that there are, where none of these hosts has a record.
+    """
     records, labels = _records(folder, study)
+    if models:
+        there = ", ".join(sorted({record["spec"]["model"] for record in records})) or "none"
+        records = [record for record in records if record["spec"]["model"] in models]
+        if not records:
+            raise HarnessError(f"{folder}: no record of {', '.join(models)}; there are records of {there}")
+        keys = {record["key"] for record in records}
+        labels = labels and [label for label in labels if keys.intersection(label["keys"])]
     if summary:
         return render_summary(to_frame(records), format)
     if labels is None:

@@ -17,6 +17,9 @@ def table(
     study: StudyName = None,
     format: Annotated[str, typer.Option("--format", help="text, csv, md or latex.")] = "text",
     summary: Annotated[bool, typer.Option("--summary", help="A row a method only: quality kept and costs.")] = False,
+    model: Annotated[
+        Optional[str], typer.Option("--model", help="Only records of these hosts, comma-separated.")
+    ] = None,
     split: Annotated[
         Optional[str],
         typer.Option(
@@ -35,11 +38,14 @@ def table(
         raise HarnessError("--split and --summary: are two tables; name one of them")
     if standalone and format != "latex":
         raise HarnessError(f"--standalone: is for --format latex, not {format}; leave it out")
+    if split is not None and model is not None:
+        raise HarnessError("--split and --model: a split is of all hosts; leave --model out")
     folder = _folder(runs, study)
     if split is not None:
         text = split_text(folder, study, format, split)
     else:
-        text = table_text(folder, study, format, summary=summary)
+        chosen = [name for name in (model or "").split(",") if name]
+        text = table_text(folder, study, format, summary=summary, models=chosen)
     if standalone:
         from harness.report.layout import standalone as whole
 
