@@ -322,7 +322,6 @@ def test_a_table_of_one_host(harness, records):
     assert harness("table", "--runs", records, "--model", "albef-tiny", "--split", "tome")[0] == 2
 
 
-
 def test_table_without_records(harness, tmp_path):
     status, _, err = harness("table", "--runs", tmp_path / "none")
     assert (status, err.count("\n")) == (2, 1)
