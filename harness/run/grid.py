@@ -219,12 +219,12 @@ class Budgets:
 
         def solved() -> dict[str, Any]:
             if request.match != "tokens" and ratio is not None:
-                counted = self._counted(task) if adaptive else None
+                counted = _as_drawn(self._counted(task)) if adaptive else None
                 reducer = reducer_at_macs(
                     method, host.vision, ratio, schedule, settings, match=request.match, counted=counted
                 )
             else:
-                measured = self._measured(task) if adaptive and ratio is not None else None
+                measured = _as_drawn(self._measured(task)) if adaptive and ratio is not None else None
                 reducer = make_reducer(
                     method, host.shape, ratio=ratio, schedule=schedule, settings=settings, measured=measured
                 )
@@ -341,3 +341,16 @@ def data_folder(data: str, limit: int | None, progress: Progress = SILENT) -> Pa
             f"data {data!r}: no such folder or file; name one, or a built-in world, {' or '.join(WORLDS)}"
         )
     return path
+
+
+def _as_drawn(measure: Callable[[TokenReducer[Any]], Any]) -> Callable[[TokenReducer[Any]], Any]:
+    """What a reducer measures: one that learns as it is drawn from seed 0, whatever was drawn before it."""
+
+    def measured(reducer: TokenReducer[Any]) -> Any:
+        if reducer.learns:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                reducer = type(reducer)(reducer.config, reducer.shape)
+        return measure(reducer)
+
+    return measured
