@@ -23,10 +23,11 @@ from harness.kit.registry import methods, models
 from harness.reduction.budget import make_reducer
 from harness.reduction.plan import Sample
 from harness.reduction.schedule import check_ratio
+from harness.run.budgets import Budgets, as_drawn
 from harness.run.cell import Cell
 from harness.run.costs import CountedCosts
 from harness.run.estimate import Estimate, Estimator, Gmacs, total_in_words
-from harness.run.grid import Budgets, data_folder, plan_cells, planned_host
+from harness.run.grid import data_folder, plan_cells, planned_host
 from harness.run.request import RunRequest
 from harness.run.store import Store
 
@@ -56,11 +57,11 @@ def plan_rows(
             known = (cell.method, str(cell.config), str(host.shape), cell.task if adaptive else "")
             if known not in costs and adaptive:
                 ready, sample = budgets.on_images(cell.task)
-                on = (
-                    ready.model
-                )  # what the method will have learned by then is not there yet where training comes first
-                reducer = make_reducer(cell.method, on.shape, settings=cell.config)
-                made = ready.with_learned(reducer) if cell.training else ready.method(cell.method, cell.config)
+                on = ready.model
+                if cell.training:  # what the method will have learned by then is not there yet
+                    made = ready.with_learned(as_drawn(make_reducer(cell.method, on.shape, settings=cell.config)))
+                else:
+                    made = ready.method(cell.method, cell.config)
                 costs[known] = cost_report(on.vision, cell.method, shape=on.shape, sample=sample, reducer=made)
             elif known not in costs:
                 about = (cell.model, host.config, host.shape, cell.method, cell.config, "float32")

@@ -294,9 +294,9 @@ def overrides(names: Sequence[str]) -> type[BaseModel]:
         marks = tuple(part for part in field.metadata if not isinstance(part, Flag))
         flags = tuple(Flag(part.name, part.read, None, part.metavar) for part in field.metadata if part not in marks)
         # Types made at run time, which pydantic reads and mypy cannot.
-        kind = Annotated[(field.annotation, *marks)] if marks else field.annotation  # type: ignore[valid-type]
+        kind = Annotated[(field.annotation, *marks)] if marks else field.annotation  # type: ignore[valid-type]  # see above
         about = Field(description=f"{field.description}; left out: the study's")
-        fields[name] = (Annotated[(kind | None, *flags, about)], None)  # type: ignore[operator]
+        fields[name] = (Annotated[(kind | None, *flags, about)], None)  # type: ignore[operator]  # see above
     return create_model(
         "StudyOptions", __config__=ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False), **fields
     )

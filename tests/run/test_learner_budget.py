@@ -5,19 +5,27 @@ import torch
 from harness.hosts.build import build_host
 from harness.hosts.parts.towers import open_tower
 from harness.reduction.budget import make_reducer
-from harness.run import grid
+from harness.run.budgets import as_drawn
 
 
-def test_a_learner_is_measured_as_one_seed_draws_it():
+def test_a_learner_is_planned_as_one_seed_draws_it():
     shape = open_tower(build_host("albef-tiny").vision).shape
-    measured = grid._as_drawn(lambda reducer: float(sum(one.sum() for one in reducer.parameters())))
     found, drawn = set(), set()
     for seed in (1, 2):
         torch.manual_seed(seed)
         reducer = make_reducer("madtp", shape)
-        drawn.add(float(sum(one.sum() for one in reducer.parameters())))
+        drawn.add(total(reducer))
         state = torch.get_rng_state()
-        found.add(measured(reducer))
+        found.add(total(as_drawn(reducer)))
         assert torch.equal(torch.get_rng_state(), state)
     assert len(drawn) == 2
     assert len(found) == 1
+
+
+def test_what_learns_nothing_is_planned_as_it_is():
+    reducer = make_reducer("evit", open_tower(build_host("albef-tiny").vision).shape)
+    assert as_drawn(reducer) is reducer
+
+
+def total(reducer: torch.nn.Module) -> float:
+    return float(sum(one.sum() for one in reducer.parameters()))
