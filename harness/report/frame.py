@@ -198,8 +198,8 @@ def study_frame(records: Iterable[Mapping[str, Any]], labels: Sequence[Mapping[s
 
 
 def _protocol(settings: pd.DataFrame) -> str:
-    """'finetune, 300 steps': a board's protocol, the steps that all its tasks were trained for, and what else is told
-    apart from other boards."""
+    """'finetune, 300 steps': a board's protocol, the steps that all its tasks were trained for, and what else
+    differs from other boards."""
     protocol = str(settings["protocol"].iloc[0])
     stages: dict[str, set[str]] = {}
     for found in map(json.loads, settings["training_steps"].unique()):

@@ -49,7 +49,7 @@ def settings_of(records: Iterable[Record]) -> tuple[list[Setting], int]:
     Where a setting, task and seed were measured more than once (by different code, say), the latest counts.
     """
     ordered = sorted(records, key=lambda record: (record.get("run") or {}).get("started") or "")
-    chosen = _told_apart(ordered)
+    chosen = _differing(ordered)
     found: dict[str, Setting] = {}
     latest: dict[tuple[str, str, Seed], tuple[dict[str, Any], Record]] = {}
     for record in ordered:
@@ -67,7 +67,7 @@ def settings_of(records: Iterable[Record]) -> tuple[list[Setting], int]:
 
 
 def seed_of(spec: Mapping[str, Any]) -> Seed:
-    """What a draw is told by: the cell's seed, and the method's own where it was set to another."""
+    """What names a draw: the cell's seed, and the method's own where it was set to another."""
     seed, own = spec.get("seed"), (spec.get("config") or {}).get("seed")
     return (seed,) if own is None or own == seed else (seed, own)
 
@@ -114,7 +114,7 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
     return {path: leaf for key, inner in value.items() for path, leaf in _flat(f"{name}.{key}", inner).items()}
 
 
-def _told_apart(records: Iterable[Record]) -> dict[str, list[str]]:
+def _differing(records: Iterable[Record]) -> dict[str, list[str]]:
     """Shared fields -> the facts that differ among records of one setting, task and seed."""
     first: dict[str, dict[str, Any]] = {}
     chosen: dict[str, set[str]] = {}
@@ -130,7 +130,7 @@ def _told_apart(records: Iterable[Record]) -> dict[str, list[str]]:
 
 
 def _context(differing: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of CONTEXT that are told apart: `training` as JSON, and `image_size`."""
+    """The fields of CONTEXT by which boards differ: `training` as JSON, and `image_size`."""
     of_training = {
         name.removeprefix("training."): value
         for name, value in differing.items()

@@ -81,10 +81,10 @@ def _blame(task: str, hosts: Sequence[str], data: str, protocol: str) -> Harness
             OpenedSource(data).choose(kind.READS, None)
         except HarnessError as error:
             return HarnessError(f"{task}: {error}")
-    able = [host for host in hosts if kind.NEEDS & skeleton(host).heads().keys()]
-    if able and protocol == "inference":
-        way = f"fine-tune it (finetune --model {able[0]} --task {task}), or name other --weights"
-        return HarnessError(f"{task}: the weights of {' and '.join(able)} lack what it needs; {way}")
+    having = [host for host in hosts if kind.NEEDS & skeleton(host).heads().keys()]
+    if having and protocol == "inference":
+        way = f"fine-tune it (finetune --model {having[0]} --task {task}), or name other --weights"
+        return HarnessError(f"{task}: the weights of {' and '.join(having)} lack what it needs; {way}")
     return HarnessError(f"{task}: {', '.join(hosts)} cannot do it by protocol {protocol}; name another --model")
 
 

@@ -128,7 +128,7 @@ def evaluated_size(request: RunRequest, host: HostFacts, stages: Sequence[Stage]
     """
     size = evaluation_image_size(stages, request.image_size) if stages else host.image_size
     if world_of(request.data) is not None and size != SCENE_SIZE:
-        raise HarnessError(f"image size {size}: scenes are drawn, and told of, at {SCENE_SIZE} pixels")
+        raise HarnessError(f"image size {size}: scenes are drawn, and their captions written, for {SCENE_SIZE} pixels")
     return size
 
 

@@ -58,7 +58,7 @@ def naming(method: str) -> Iterator[None]:
 
 
 class LeftOut:
-    """The methods of `--method all` that a request cannot measure, each told of in one line."""
+    """The methods of `--method all` that a request cannot measure, a line for each."""
 
     def __init__(self, model: str, ratios: int, tasks: int) -> None:
         """`ratios`, `tasks`: how many are asked for."""

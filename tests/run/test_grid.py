@@ -137,10 +137,13 @@ def test_evaluation_is_at_the_size_of_the_last_training(worlds: Path) -> None:
         ({"data": "nowhere"}, "data 'nowhere': no such folder or file"),
         ({"weights": Path("nowhere.safetensors")}, "weights nowhere.safetensors: no such file"),
         ({"model": "clip-small"}, "no weights ship with it"),
-        ({"data": "scenes", "image_size": 32}, "image size 32: scenes are drawn, and told of, at 64 pixels"),
+        (
+            {"data": "scenes", "image_size": 32},
+            "image size 32: scenes are drawn, and their captions written, for 64 pixels",
+        ),
         (
             {"data": "scenes", "protocol": "pretrain", "training": {"finetune": {"image_size": 32}}},
-            "image size 32: scenes are drawn, and told of, at 64 pixels",
+            "image size 32: scenes are drawn, and their captions written, for 64 pixels",
         ),
     ],
 )
