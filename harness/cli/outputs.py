@@ -57,6 +57,14 @@ def draw_pareto(folder: Path, study: str | None, out: Path) -> list[Path]:
     return plot_pareto(to_frame(records), out, stem="pareto" if study is None else f"{study}-pareto")
 
 
+def draw_curves(folder: Path, study: str | None, out: Path) -> list[Path]:
+    """Write how the losses fell in the pre-trainings that a folder's records, which may be a study's, rest on."""
+    from harness.report.curves import plot_curves
+
+    records, _ = _records(folder, study)
+    return plot_curves(records, out, stem="curves" if study is None else f"{study}-curves")
+
+
 def draw(folder: Path, study: str | None, out: Path, *, patches: bool, ratio: float) -> list[Path]:
     """Write the figures of a folder's records, which may be a study's, and the picture of kept patches; their paths."""
     from harness.report.figures import plot_quality, plot_study

@@ -65,6 +65,9 @@ def plot(
     pareto: Annotated[
         bool, typer.Option("--pareto", help="Draw only the Pareto fronts: quality against MACs, latency and memory.")
     ] = False,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Draw only how each loss fell in pre-training, a line per method.")
+    ] = False,
     patches: Annotated[
         bool, typer.Option("--patches/--no-patches", help="Also draw which patches each method keeps.")
     ] = True,
@@ -85,10 +88,11 @@ def plot(
     """Figures, SVG and PNG: quality against MACs and ratio, and which patches each method keeps for a few scenes.
 
     With --pareto, quality against forward and training MACs, latency and memory, with the front of what none beats.
+    With --curves, the losses of pre-training over its steps.
 
     With --method, the patches that these methods keep, of an image and a text of your own.
     """
-    from harness.cli.outputs import draw, draw_methods, draw_pareto
+    from harness.cli.outputs import draw, draw_curves, draw_methods, draw_pareto
 
     if method is not None:
         names = methods.expand(method, without=("dense",))
@@ -100,8 +104,10 @@ def plot(
         if value is not None:
             raise HarnessError(f"{flag}: is for --method, which is not given; name the methods to draw")
 
-    if pareto:
-        typer.echo("\n".join(map(str, draw_pareto(_folder(runs, study), study, out))))
+    if pareto or curves:
+        chosen = [one for asked, one in ((pareto, draw_pareto), (curves, draw_curves)) if asked]
+        for path in (path for one in chosen for path in one(_folder(runs, study), study, out)):
+            typer.echo(str(path))
         return
     for path in draw(_folder(runs, study), study, out, patches=patches and study is None, ratio=ratio):
         typer.echo(str(path))

@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.metrics.quantity import Quantity
 
+PRETRAINING = "pretrain"  # The name of the stage whose losses are drawn.
 # Of the stage that a protocol is named after, in which the method works.
 TRAINED = (
     Quantity("trained_pairs", "pairs seen", "thousands", 1e-3, better=None),

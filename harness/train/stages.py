@@ -19,6 +19,7 @@ from harness.kit.distributed import on_main_process, run_together
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import explained
 from harness.train.checkpoint import CHECKPOINTS
+from harness.train.curve import curve_of
 from harness.train.finetune import finetune
 from harness.train.pretrain import pretrain
 from harness.train.protocol import Stage, stage_key, stage_name
@@ -37,8 +38,9 @@ def trained(
     A finished stage is found by its name (`stage_name`) and not run again, an interrupted one
     goes on from its last checkpoint; one that another command is at is waited for. Checkpoints are removed once their
     stage is finished. Returns the folder of the last stage's weights, and of each stage: stage, folder, steps, seconds,
-    samples_per_second, pairs, train_gmacs (None where it is not counted), peak_mib, weights_sha256. Raises HarnessError
-    for anything a stage cannot go on with; of several processes, one that fails in the middle of training ends.
+    samples_per_second, pairs, train_gmacs (None where it is not counted), peak_mib, weights_sha256, curve (`curve_of`).
+    Raises HarnessError for anything a stage cannot go on with; of several processes, one that fails in the middle of
+    training ends.
     """
     out, records = folder, []
     for number, stage in enumerate(stages):
@@ -130,4 +132,5 @@ def _stage_record(stage: Stage, out: Path) -> dict[str, Any]:
         "samples_per_second": round(pairs / seconds, 3) if seconds else None,
         **{name: record[name] for name in ("pairs", "train_gmacs", "peak_mib")},
         "weights_sha256": record["weights_sha256"],
+        "curve": curve_of(out, record["steps"]),
     }
