@@ -97,8 +97,9 @@ class HostModel(nn.Module, ABC):
     paper for this host, where they differ from the method's own defaults. `RECIPES`: by preset, the numbers of its
     pre-training ("pretrain") and of its fine-tuning (by task). `OPTIONAL`: which of its tensors a released
     file may lack (patterns of our names, each lacking as a whole), and why. `TEXT_SIDE`: the pattern of the names of
-    what reads a text alone. `TEXT_FROM`, `VISION_FROM`: other families of hosts whose text side or tower can start this
-    one's (see `start_text`, `start_vision`). `STARTS`: by preset and built-in world, the shipped starts (`init_vision`,
+    what reads a text alone, cross-attention left out. `NAMES_WORDS`: whether that has BERT's head for hidden words (see
+    `words_alone`). `TEXT_FROM`, `VISION_FROM`: other families of hosts whose text side or tower can start this one's
+    (see `start_text`, `start_vision`). `STARTS`: by preset and built-in world, the shipped starts (`init_vision`,
     `init_text`) that a protocol's pre-training takes where none are named. `FACT_FILES`: the configs beside a released
     file that `stated_facts` reads.
     """
@@ -110,6 +111,7 @@ class HostModel(nn.Module, ABC):
     RECIPES: ClassVar[Recipes] = {}
     OPTIONAL: ClassVar[Lacking] = ()
     TEXT_SIDE: ClassVar[str] = ""
+    NAMES_WORDS: ClassVar[bool] = False
     TEXT_FROM: ClassVar[frozenset[str]] = frozenset()
     VISION_FROM: ClassVar[frozenset[str]] = frozenset()
     STARTS: ClassVar[Starts] = {}
@@ -258,6 +260,13 @@ class HostModel(nn.Module, ABC):
     def normed(self, image: Tokens) -> Tensor:
         """Image states (B, N, D) after the tower's last norm, which some hosts' states are already."""
         return image.states
+
+    def words_alone(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """Word logits (B, L, V) of texts that are read without an image, as BERT's head gives them.
+
+        HarnessError for a host whose text side has no such head.
+        """
+        raise self.cannot("name hidden words without an image")
 
     def guide(self, texts: TextBatch) -> Guide:
         """What the text side offers to a text-guided method: states without gradient, notes with theirs."""

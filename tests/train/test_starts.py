@@ -58,8 +58,9 @@ def test_what_reads_texts_is_left_alone_by_one_and_what_sees_by_the_other(make: 
     assert side
     assert not set(side) & set(tower)
     # Nothing that joins the two is in a start.
-    joins = r"(fusion|text_fusion|image_fusion|match_head|image_projection|text_projection|temperature|logit_scale)"
-    assert not [name for name in {*tower, *side} if re.match(joins, name)]
+    joins = (r"fusion\.\d+\.crossattention", "text_fusion", "image_fusion", "match_head", "(image|text)_projection")
+    pattern = "|".join((*joins, "temperature", "logit_scale"))
+    assert not [name for name in {*tower, *side} if re.match(pattern, name)]
 
 
 def test_the_losses_fall(tmp_path: Path) -> None:
@@ -75,6 +76,30 @@ def test_the_losses_fall(tmp_path: Path) -> None:
     text = asked("clip", tmp_path / "t", objective="scene_text", steps=12, recipe=many, objective_settings=faster)
     pretrain(text)
     assert losses(text.out)[-1]["facts"] < 0.8 * losses(text.out)[0]["facts"]
+    assert set(losses(text.out)[-1]) == {"facts"}  # CLIP has no head for words
+
+
+def test_hidden_words_follow_the_facts_where_the_text_side_is_a_bert(tmp_path: Path) -> None:
+    faster = {"scene_text": {"learning_rate": 5e-3, "ramp_steps": 3, "words_from_step": 4}}
+    many = {"recipe": {"batch_size": 16}, "objective_settings": faster}
+    text = asked("albef", tmp_path, objective="scene_text", steps=16, **many)
+    pretrain(text)
+    found = losses(text.out)
+    assert [set(one) for one in (found[3], found[4])] == [{"facts"}, {"facts", "masked_words"}]
+    assert found[-1]["masked_words"] < 0.8 * found[4]["masked_words"]
+
+
+def test_words_alone_read_no_image() -> None:
+    host = build_host("albef-tiny", **TOWER, **SIZES["albef"]).eval()
+    ids, mask = torch.tensor([[2, 7, 8, 3]]), torch.ones(1, 4, dtype=torch.bool)
+    with torch.no_grad():
+        before = host.words_alone(ids, mask)
+        for name, parameter in host.named_parameters():
+            if ".crossattention." in name or name.startswith("vision."):
+                parameter.zero_()
+        assert torch.equal(host.words_alone(ids, mask), before)
+    with pytest.raises(HarnessError, match="Clip cannot name hidden words without an image"):
+        build_host("clip-tiny", **TOWER, **SIZES["clip"]).words_alone(ids, mask)
 
 
 def test_a_start_depends_on_its_seed_alone_and_goes_on_where_it_stopped(make: Make, tmp_path: Path) -> None:
@@ -114,6 +139,23 @@ def test_blips_readers_begin_alike(make: Make) -> None:
     words = encoder["embeddings.words.weight"]
     assert torch.equal(words[host.config.enc_id], words[host.config.cls_id])
     assert torch.equal(words[host.config.dec_id], words[host.config.cls_id])
+
+
+def test_blip_reads_words_by_an_albefs_start_and_keeps_the_rest_as_it_is_drawn(make: Make) -> None:
+    source, layers = make("scene_text", "albef"), SIZES["albef"]["text_layers"]
+    sizes = SIZES["blip"] | {"text_layers": layers + SIZES["albef"]["fusion_layers"]}
+    host = build_host("blip-tiny", **TOWER, **sizes)
+    drawn = {name: tensor.clone() for name, tensor in host.state_dict().items()}
+    lines = start_sides(host, "blip", PretrainRequest(init_text=str(source)), world_words("blip-tiny"))
+    theirs, mine = load_file(source / "model.safetensors"), host.state_dict()
+    assert torch.equal(mine["word_transform.0.weight"], theirs["mlm_transform.0.weight"])
+    assert torch.equal(mine["encoder.0.attention.self.query.weight"], theirs["text.0.attention.self.query.weight"])
+    assert torch.equal(
+        mine[f"encoder.{layers}.intermediate.dense.weight"], theirs["fusion.0.intermediate.dense.weight"]
+    )
+    for name in ("match_head.weight", "image_projection.weight", f"encoder.{layers}.crossattention.self.query.weight"):
+        assert torch.equal(mine[name], drawn[name])
+    assert any("a start has read no image" in line for line in lines)
 
 
 def test_meter_takes_a_clips_tower_without_its_last_block(make: Make) -> None:

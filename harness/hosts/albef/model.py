@@ -93,7 +93,8 @@ class Albef(HostModel):
     FACT_FILES = FILES
     RECIPES = RECIPES
     STARTS: ClassVar[Starts] = {"tiny": {"scenes-small": SMALL_WORLD_STARTS}}
-    TEXT_SIDE = r"(embeddings|text)\..+"
+    TEXT_SIDE = rf"(embeddings|text|fusion)\.(?!\d+\.crossattention\.).+|{WORD_HEAD}"
+    NAMES_WORDS = True
     OPTIONAL = OPTIONAL
     VISION_FROM = frozenset({"blip"})
     vision: VisionTransformer
@@ -222,6 +223,10 @@ class Albef(HostModel):
         As in the released program (models/xbert.py), with task "nlvr2" alone.
         """
         return through(BertStack(self.fusion, "fusion", read=(first, second)), texts)
+
+    def words_alone(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """As the base class, of text and fusion layers: without cross-attention they are the layers of one BERT."""
+        return self.mlm_logits(through(BertStack(self.fusion, "fusion"), self.encode_text(ids_BL, mask_BL)).at_inputs())
 
     def match_logits(self, fused: Tokens) -> Tensor:
         """Matching logits (B, 2) from the fused [CLS]: column 1 says that text and image belong together."""

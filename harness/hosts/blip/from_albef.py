@@ -2,7 +2,8 @@
 
 BLIP's layers read texts alone or texts with an image; ALBEF's first ones read texts, its last ones read the image too.
 So layer i of ALBEF's two stacks becomes layer i of BLIP's one, for encoder and decoder. The first ones bring no
-cross-attention: it starts with an output of zero.
+cross-attention: it starts with an output of zero. A start, which saw no image, brings neither cross-attention nor
+projections nor the matching head: these stay as they are drawn.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _GROWN = frozenset({"embeddings.words.weight", "word_bias"})
 
 
 def start_text_from_albef(host: BlipText, tensors: dict[str, Tensor], source: str) -> LoadReport:
-    """Fill a BLIP's text side from the tensors of an ALBEF before fine-tuning, its tower's left out.
+    """Fill a BLIP's text side from the tensors of an ALBEF before fine-tuning, or of a start, its tower's left out.
 
     Raises HarnessError where widths differ, or BLIP has not as many layers as ALBEF's two stacks together.
     """
@@ -56,7 +57,11 @@ def start_text_from_albef(host: BlipText, tensors: dict[str, Tensor], source: st
         return Copied((ours, f"decoder.{index}.{rest}")) if rest.startswith("attention.") else ours
 
     own = "|".join(str(index) for index in range(first))
-    lacking = ((rf"encoder\.({own})\.crossattention\..+", "ALBEF's first layers have none"),)
+    lacking = (
+        (rf"encoder\.({own})\.crossattention\..+", "ALBEF's first layers have none"),
+        (rf"encoder\.(?!({own})\.)\d+\.crossattention\..+", "a start has read no image"),
+        (r"(image|text)_projection\..+|match_head\..+", "a start is not aligned"),
+    )
     holds = r"(encoder|decoder|embeddings|word_transform|image_projection|text_projection|match_head)\..+|word_bias"
     report = fill_part(host, tensors, source, Part(place, holds, lacking, _GROWN))
     with torch.no_grad():

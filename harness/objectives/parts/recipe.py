@@ -17,14 +17,15 @@ from harness.kit.settings import validated
 class Recipe(BaseModel):
     """How a host is trained. Batch sizes are per process and micro-batch; steps are optimizer steps.
 
-    learning_rate rises linearly from warmup_rate over warmup_steps (or warmup_share of all steps), then falls to
-    final_rate: `cosine` and `linear` over what is left, `exponential` by decay_rate each epoch, as BLIP's. multipliers:
-    factor of the rate by the beginning of a parameter's name, the longest one counting; what has factor 0 is frozen:
-    no gradient, no decay. alpha: weight of momentum distillation, reached linearly over alpha_ramp_epochs. crop:
-    smallest and largest share of the image that a crop keeps; none: the whole image. For fine-tuning: answer_list, how
-    many of the training set's answers a closed list made of them holds; false_texts, wrong texts that METER's
-    retrieval ranks beside the right one; prompt, what every caption begins with. max_steps: at most so many steps,
-    however many the epochs have.
+    learning_rate rises linearly from warmup_rate over warmup_steps (or warmup_share of all steps), stays for hold_share
+    of those that are left, then falls to final_rate: `cosine` and `linear` over the rest, `exponential` by decay_rate
+    each epoch, as BLIP's. multipliers: factor of the rate by the beginning of a parameter's name, the longest one
+    counting; what has factor 0 is frozen: no gradient, no decay. alpha: weight of momentum distillation, reached
+    linearly over alpha_ramp_epochs. easy_negatives: share of the steps in whose course matching's wrong pairs, drawn
+    evenly at first, come to be drawn by the contrast alone. crop: smallest and largest share of the image that a crop
+    keeps; none: the whole image. For fine-tuning: answer_list, how many of the training set's answers a closed list
+    made of them holds; false_texts, wrong texts that METER's retrieval ranks beside the right one; prompt, what every
+    caption begins with. max_steps: at most so many steps, however many the epochs have.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
@@ -38,6 +39,7 @@ class Recipe(BaseModel):
     warmup_rate: float = Field(default=0.0, ge=0)
     warmup_steps: NonNegativeInt = 0
     warmup_share: float = Field(default=0.0, ge=0, lt=1)
+    hold_share: float = Field(default=0.0, ge=0, lt=1)
     decay: Literal["cosine", "linear", "exponential"] = "cosine"
     decay_rate: float = Field(default=1.0, gt=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -50,6 +52,7 @@ class Recipe(BaseModel):
     randaugment: bool = True
     dropout: float | None = Field(default=None, ge=0, lt=1)
     negatives: Literal["global", "local"] = "local"
+    easy_negatives: float = Field(default=0.0, ge=0, le=1)
     momentum: float = Field(default=0.995, ge=0, le=1)
     queue_size: PositiveInt = 65536
     alpha: float = Field(default=0.4, ge=0, le=1)
@@ -73,9 +76,14 @@ class Recipe(BaseModel):
             return self.warmup_rate + (self.learning_rate - self.warmup_rate) * step / warmup
         if self.decay == "exponential":
             return max(self.final_rate, self.learning_rate * self.decay_rate ** (step // steps_per_epoch))
-        left = (step - warmup) / max(1, steps - warmup)
+        after, held = max(1, steps - warmup), self.hold_share * max(1, steps - warmup)
+        left = max(0.0, (step - warmup - held) / (after - held))
         share = 1 - left if self.decay == "linear" else (1 + math.cos(math.pi * left)) / 2
         return self.final_rate + (self.learning_rate - self.final_rate) * share
+
+    def even_at(self, done: float) -> float:
+        """The probability that a wrong pair is drawn evenly, when this share of the steps is done."""
+        return max(0.0, 1 - done / self.easy_negatives) if self.easy_negatives else 0.0
 
     def alpha_at(self, epochs_done: float) -> float:
         """The weight of momentum distillation after so many epochs."""
