@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from harness.metrics.significance import holm
-from harness.report.settings import CONTEXT
+from harness.report.settings import CONTEXT, DENSE
 
 LEVEL = 0.05
 # Behind a value whose difference to dense, to `random`, is no chance at LEVEL.
@@ -22,11 +22,14 @@ NOTE_RANDOM = f"{ABOVE} above, {BELOW} below random at the same ratio, by the sa
 
 def adjust(values: pd.DataFrame, settings: pd.DataFrame) -> None:
     """Fill the columns of adjusted p values in place: Holm's, over the settings of one board at one ratio, for each
-    task and metric. Values for which a method kept all tokens are not compared.
+    task and metric. Values for which a method kept all tokens are not compared, and none where dense is at chance.
     """
     budget = settings.set_index("setting")[[*CONTEXT, "ratio", "match"]].astype(str)
     named = values[["setting", "task", "quantity"]].join(budget, on="setting")
     compared = (values["kind"] == "quality") & ~values["unguided"].astype(bool)
+    board = [*CONTEXT, "task", "quantity"]
+    dense = values["at_chance"] & values["setting"].isin(settings.loc[settings["method"] == DENSE, "setting"])
+    compared &= ~named.assign(dense=dense).groupby(board, dropna=False)["dense"].transform("any")
     for name in COMPARED:
         rows = named[compared & values[name].notna()]
         keys = [*CONTEXT, "ratio", "match", "task", "quantity"]

@@ -17,6 +17,7 @@ import pandas as pd
 
 from harness.kit.errors import HarnessError
 from harness.metrics.quantity import Quantity
+from harness.report.chance import mark_chance
 from harness.report.families import adjust
 from harness.report.quantities import OF_THROUGHPUT, of_costs, of_metrics, quantity_of
 from harness.report.row import Value, absent_metrics, setting_of, values_of
@@ -78,7 +79,11 @@ class Frame:
         else:
             found = rows.drop_duplicates("setting").set_index("setting")
         found = found.reindex(self.settings["setting"]).set_axis(self.settings.index)
-        return found.assign(error=found["error"].fillna("not run"), unguided=found["unguided"].eq(True))
+        return found.assign(
+            error=found["error"].fillna("not run"),
+            unguided=found["unguided"].eq(True),
+            at_chance=found["at_chance"].eq(True),
+        )
 
     @cached_property
     def _by_quantity(self) -> dict[str, pd.DataFrame]:
@@ -118,6 +123,7 @@ def to_frame(records: Iterable[Mapping[str, Any]]) -> Frame:
     place = {pair: number for number, pair in enumerate(of_metrics())}
     rows["place"] = [place.get(pair, len(place)) for pair in zip(rows["task"], rows["quantity"], strict=True)]
     rows = rows.sort_values(["task", "place"], kind="stable").drop(columns="place").reset_index(drop=True)
+    mark_chance(rows, settings)
     adjust(rows, settings)
     every = [record for setting in found for record in setting.by_seed()]
     return Frame(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from harness.report.chance import NOTE as NOTE_CHANCE
 from harness.report.cost_columns import spreads
 from harness.report.families import notes_of
 from harness.report.frame import Frame
@@ -33,6 +34,8 @@ def notes(frame: Frame) -> list[str]:
     lines += [f"{mark}{method} where no text is given: {said}" for mark, method, said in without_text.to_numpy()]
     lines += _seeds(frame)
     lines += notes_of(frame.values)
+    if frame.values["at_chance"].eq(True).any():
+        lines.append(NOTE_CHANCE)
     if frame.values["blind"].notna().any():
         lines.append(BLIND)
     if "throughput" in quantities:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.report.chance import AT_CHANCE
 from harness.report.families import marks
 from harness.report.frame import Frame
 from harness.report.layout import Column, shortest
@@ -29,7 +30,9 @@ def quality(board: Frame, metric: str, blind: bool = False) -> Column:
     ]
     widths = [max(len(text[part]) for text in texts) for part in range(4)]
     cells = [_cell(parts, widths) for parts in texts]
-    best = _best(board, rows["value"].where(~kept_all), quantity.better)
+    comparable = not rows["at_chance"][board.dense].any()
+    worth = ~kept_all & ~rows["at_chance"] & comparable
+    best = _best(board, rows["value"].where(worth), quantity.better)
     if blind:
         place = _after_dense(board)
         cells.insert(place, _blind(board, metric, cells[place - 1]))
@@ -85,11 +88,12 @@ def _cell(parts: Sequence[str], widths: Sequence[int]) -> str:
 def _value(row: Any, scale: float, kept_all: bool = False) -> tuple[str, str, str]:
     """'93.1 ±1.2' or '99.0 [96.9, 100]', 'sd 0.4' of several seeds, and '(-2.0 ±0.8)'; or why there is none.
 
-    `kept_all`: the value is of all tokens, which is marked.
+    `kept_all`: the value is of all tokens, which is marked, as is a value at chance.
     """
     if row.error:
         return row.error, "", ""
-    value = f"{scale * row.value:.1f}{_interval(row.value, row.low, row.high, scale)}" + KEPT_ALL * kept_all
+    marked = KEPT_ALL * kept_all + AT_CHANCE * row.at_chance
+    value = f"{scale * row.value:.1f}{_interval(row.value, row.low, row.high, scale)}{marked}"
     over_seeds = "" if pd.isna(row.sd) else f"sd {scale * row.sd:.1f}"
     if pd.isna(row.delta):
         return value, over_seeds, ""
@@ -108,7 +112,10 @@ def _interval(value: float, low: float, high: float, scale: float) -> str:
 
 def _best(board: Frame, values: pd.Series, better: str | None) -> list[bool]:
     """True for the best of the reduced methods at one ratio, where there are several to compare."""
-    reduced = board.settings[~board.dense & values.notna()].assign(value=values)
+    compared = ~board.dense & values.notna()
+    if not compared.any():  # pandas would take an empty frame's rows from the values
+        return [False] * len(board.settings)
+    reduced = board.settings[compared].assign(value=values)
     groups = reduced.groupby("ratio", dropna=False)["value"]
     best = groups.transform("min" if better == "lower" else "max") == reduced["value"]
     best &= (groups.transform("size") > 1) & (better is not None)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from harness.cost import quantities as of_cost
 from harness.evaluate import quantities as of_evaluation
+from harness.report.chance import recall_by_chance
 from harness.report.quantities import OF_THROUGHPUT, of_costs, quantity_of
 from harness.report.settings import Record, Setting, length_of_training
 from harness.train.quantities import trained_of
@@ -47,6 +48,8 @@ class Value(NamedTuple):
     delta_random_high: float = NAN
     p_random: float = NAN
     p_random_holm: float = NAN
+    chance: float = NAN
+    at_chance: bool = False
 
 
 def setting_of(number: int, setting: Setting) -> dict[str, Any]:
@@ -123,6 +126,7 @@ def _metric(number: int, task: str, metric: str, records: Sequence[Record]) -> V
         delta_random_low=_mean([low for low, _ in random_bounds]),
         delta_random_high=_mean([high for _, high in random_bounds]),
         p_random=_largest([entry.get("p_to_random") for entry in found]),
+        chance=recall_by_chance(metric, records),
         error="" if found else error,
     )
 

@@ -24,7 +24,8 @@ def summary(board: Frame) -> list[Column]:
     """Quality as a share of dense's, the mean over tasks with its interval, the task that loses most, and costs as
     shares, each with its spread where it has one.
 
-    A task's share is the mean over its headline metrics; those for which a method kept all tokens are left out.
+    A task's share is the mean over its headline metrics; those for which a method kept all tokens are left out, and
+    those in which dense is at chance.
     """
     shares, low, high = quality_shares(board)
     columns = [plain("quality kept", "[95 %]", [_kept(*three) for three in _rows(shares, low, high)])]
@@ -54,7 +55,7 @@ def quality_shares(board: Frame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFra
     for metric in board.headline():
         rows = board.column(metric)
         dense = rows["value"][board.dense]
-        if not len(dense) or pd.isna(dense.iloc[0]) or not dense.iloc[0]:
+        if not len(dense) or pd.isna(dense.iloc[0]) or not dense.iloc[0] or rows["at_chance"][board.dense].any():
             continue
         kept_all = rows["unguided"] & ~board.dense
         ends = {side: 1 + rows[f"delta_{side}"].astype(float) / dense.iloc[0] for side in ("low", "high")}

@@ -321,8 +321,8 @@ def hard_negatives(
         weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, others.to(weights.dtype))
     if even:
         any_wrong = (~right_BC).to(weights.dtype)
-        shares = (part / part.sum(1, keepdim=True).clamp(min=1e-12) for part in (weights, any_wrong))
-        weights = torch.lerp(*shares, even)
+        hard, easy = (part / part.sum(1, keepdim=True).clamp(min=1e-12) for part in (weights, any_wrong))
+        weights = hard.lerp(easy, even)
     return categorical(weights, uniform(sample_ids_B, 1, moment.seed, purpose, moment.step)[:, 0])
 
 
