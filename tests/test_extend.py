@@ -5,6 +5,7 @@ import torch
 
 from harness.check.method import lines
 from harness.cost.adaptive import image_counts, ratio_on, token_ratios
+from harness.cost.host import host_parts
 from harness.cost.report import cost_report
 from harness.hosts.build import build_host
 from harness.hosts.parts.towers import open_tower
@@ -64,6 +65,21 @@ def test_patches_most_like_the_text_are_those_of_the_hosts_own_comparison(own_me
     torch.testing.assert_close(guide.text_feature, model.embed_text(texts))
     swapped = encode(tower, reducer, images, guide.rows(torch.tensor([1, 2, 0])))
     assert not torch.equal(swapped.states, kept.states)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_scoring_in_the_shared_space_is_counted_with_the_host_and_without(own_methods, host):
+    model = build_host(host)
+    reducer = make_reducer("alike", model.shape)
+    alone, size = cost_report(model.vision, "alike", shape=model.shape), model.shape.offer.space
+    scored = sum((64, *reducer.counts.values())) - reducer.counts[9]  # what enters each stage
+    texts = 0 if host == "clip-tiny" else 3  # whose guide brings the text's place
+    assert alone["forward"]["scoring_gmacs"] * 1e9 == (scored + texts) * 96 * size + scored * (size or 96)
+    assert (size == 0) == (host == "meter-tiny")
+    if host in {"albef-tiny", "blip-tiny"}:  # of the others the host's tower has a head, or runs twice
+        inside = host_parts(host, reducer)["vision"]
+        assert inside["forward_gmacs"] == pytest.approx(alone["forward"]["total_gmacs"])
+        assert inside["train_step_gmacs"] == pytest.approx(alone["train_step"]["total_gmacs"])
 
 
 @pytest.mark.parametrize("host", ["albef-tiny", "blip-tiny"])

@@ -155,14 +155,18 @@ def sizes(made: Subject) -> None:
     dropped; a token in which none lives is the method's own and counts one. Nothing is left but what stands.
     """
     trace = Trace(origins_wanted=True)
-    tokens = made.run(trace=trace)
-    before, after = made.reducer.shape.patches + tokens.prefix, trace.mlp
-    if not made.reducer.adaptive and tokens.mask is not None:
+    check_sizes(made.reducer, made.run(trace=trace), trace)
+
+
+def check_sizes(reducer: TokenReducer[Any], tokens: Tokens, trace: Trace) -> None:
+    """The same of a pass whose origins were traced."""
+    before, after = reducer.shape.patches + tokens.prefix, trace.mlp
+    if not reducer.adaptive and tokens.mask is not None:
         raise Fault("hides tokens of images, whose number is fixed: remove them")
-    left = [mlp.double().mean().item() for _, mlp in trace.standing] if made.reducer.adaptive else after
+    left = [mlp.double().mean().item() for _, mlp in trace.standing] if reducer.adaptive else after
     if min(left) >= before:
         raise Fault(f"no tensor gets smaller: tokens per MLP {after}")
-    if tokens.sizes is None or not made.reducer.sizes_count_patches:
+    if tokens.sizes is None or not reducer.sizes_count_patches:
         return
     found, origin = tokens.sizes[:, tokens.prefix :], trace.origins[-1]
     lives = torch.zeros_like(found).scatter_add(1, origin.clamp(min=0), (origin >= 0).to(found.dtype))

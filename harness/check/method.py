@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,19 +12,21 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CLIPVisionModel
 
-from harness.check.drawn import TOLERANCE, Fault, same
+from harness.check.drawn import Fault, check_sizes, same
+from harness.check.in_hosts import hosts
+from harness.check.watched import NanWatch, all_finite, hooks_watched
 from harness.cost.adaptive import ratio_on
-from harness.hosts.build import build_host
-from harness.hosts.host import HostModel
 from harness.hosts.parts.towers import VisionTower, open_tower
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods
-from harness.reduction import Guide, TokenReducer, Tokens, Trace, encode, join, reducing
+from harness.reduction import Guide, TokenReducer, Tokens, Trace, encode, join
 from harness.reduction.budget import make_reducer, realised_ratio
+from harness.reduction.guide import Offer
 from harness.reduction.plan import Sample, token_counts
 
 DEPTH, SIDE, PATCH, WIDTH, HEADS = 12, 64, 8, 24, 3
 RATIOS = (0.9, 0.7, 0.5)
+OFFER = Offer(words=5, space=8)
 TINY_HOSTS = ("albef-tiny", "blip-tiny", "meter-tiny", "clip-tiny")
 
 
@@ -42,11 +45,12 @@ def small_vit(**options: Any) -> VisionTransformer:
 
 
 def _images(batch: int = 3) -> tuple[Tensor, Guide]:
+    """Images and a guide that holds all that any host's holds."""
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(batch, 3, SIDE, SIDE, generator=generator, dtype=torch.float64)
     text = torch.randn(batch, WIDTH, generator=generator, dtype=torch.float64)
     attention = torch.rand(batch, (SIDE // PATCH) ** 2, generator=generator, dtype=torch.float64)
-    return images, Guide(text, image_attention=attention)
+    return images, OFFER.stand_in(text, attention, partial(torch.randn, generator=generator))
 
 
 def _made(name: str, tower: VisionTower, ratio: float | None) -> TokenReducer[Any]:
@@ -90,6 +94,31 @@ def identity(name: str) -> str:
     if not torch.equal(_run(tower, reducer.eval(), images, guide).states, dense):
         raise Fault("only_in_training, but evaluation changes the output: it must be the dense model bit for bit")
     return "ratio 1.0 and every evaluation are the dense model, bit for bit"
+
+
+def finite(name: str) -> str:
+    """Nothing that it chooses by, and nothing that leaves the tower, is NaN."""
+    tower = open_tower(small_vit())
+    reducer, _ = _reduced(name, tower)
+    images, guide = _images()
+    with NanWatch():
+        tokens = _run(tower, reducer, images, guide)
+    all_finite(tokens.states[tokens.standing])
+    return "its scores and what leaves the tower are finite"
+
+
+def conserved(name: str) -> str:
+    """Prefix tokens stay as they are, and every other token is some patches'; sizes say how many."""
+    tower = open_tower(small_vit())
+    reducer, ratio = _reduced(name, tower)
+    images, guide = _images()
+    trace = Trace(origins_wanted=True)
+    with hooks_watched(reducer):
+        tokens = _run(tower, reducer, images, guide, trace)
+    if ratio < 1:
+        check_sizes(reducer, tokens, trace)
+    counted = ", and its size is how many" if tokens.sizes is not None and reducer.sizes_count_patches else ""
+    return f"every token stands for patches that were there{counted}"
 
 
 def batch_order(name: str) -> str:
@@ -155,7 +184,12 @@ def gradients(name: str) -> str:
     with torch.no_grad():
         dense = encode(tower, make_reducer("dense", tower.shape), images) if reducer.needs_dense else None
     tokens = encode(tower, reducer.train(), images, guide)
-    losses = [tokens.states.square().mean(), *reducer.losses(tokens, dense).values()]
+    own_losses = reducer.losses(tokens, dense)
+    for label, loss in own_losses.items():
+        if loss.dim() or not bool(loss.isfinite()):
+            found = f"has the shape {tuple(loss.shape)}" if loss.dim() else f"is {loss.item():g}"
+            raise Fault(f"its loss {label!r} {found}: expected a finite scalar")
+    losses = [tokens.states.square().mean(), *own_losses.values()]
     torch.stack(losses).sum().backward()
     gradient = model.patch_embed.proj.weight.grad
     if not _reaches(gradient):
@@ -202,7 +236,8 @@ def towers(name: str) -> str:
         CLIPVisionModel(CLIPVisionConfig(**small)).double().eval(),
         BlipVisionModel(BlipVisionConfig(**small)).double().eval(),
     ]
-    images, guide = _images(2)
+    images, rich = _images(2)
+    guide = Guide(rich.text_cls, image_attention=rich.image_attention)  # what the poorest host offers
     for model in models:
         tower = open_tower(model)
         reducer, _ = _reduced(name, tower)
@@ -229,78 +264,17 @@ def text(name: str) -> str:
     if kind.without_text is None:
         raise Fault("needs_text, but without_text does not say what it does where no text is given")
     images, guide = _images()
-    first, second = (_run(tower, reducer, images, each).states for each in (guide, Guide(guide.text_cls.flip(0))))
+    other = replace(guide.rows(torch.tensor([2, 1, 0])), image_attention=guide.image_attention)
+    first, second = (_run(tower, reducer, images, each).states for each in (guide, other))
     if ratio < 1 and first.shape == second.shape and torch.equal(first, second):
         raise Fault("needs_text, but another text gives the same tokens")
     return f"follows the text; without one: {kind.without_text}"
 
 
-def hosts(name: str) -> str:
-    """It runs in every host that has the stacks it works in, where a pair's scores depend on no other pair."""
-    ran, refused = [], []
-    for host in TINY_HOSTS:
-        model, short = _small_host(host), host.partition("-")[0]
-        try:
-            reducer = _in_host(name, model)
-        except HarnessError as error:
-            refused.append(f"; refuses {short}: {error}")
-            continue
-        images, ids = _pairs_of(model)
-        together = _scores(model, reducer, images, ids)
-        alone = torch.cat([_scores(model, reducer, images[[row]], ids[[row]]) for row in range(len(ids))])
-        if not bool(together.isfinite().all()) or float((together - alone).abs().max()) > TOLERANCE:
-            raise Fault(f"{host}: a pair's scores depend on the other pairs of its batch")
-        ran.append(short)
-    if not ran:
-        raise Fault(f"runs in no host{''.join(refused)}")
-    return f"runs in {', '.join(ran)}; a pair's scores depend on no other pair{''.join(refused)}"
-
-
-def _small_host(name: str) -> HostModel:
-    torch.manual_seed(0)
-    return build_host(name, depth=DEPTH, width=WIDTH, heads=HEADS, image_size=SIDE).double().eval()
-
-
-def _pairs_of(model: HostModel) -> tuple[Tensor, Tensor]:
-    """Three images and texts of one length, ids (3, L), that end as the host's texts end."""
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(10, 60, (3, 6), generator=generator)
-    ids[:, 0], ids[:, -1] = 2, getattr(model.config, "end_id", 3)
-    return torch.randn(3, 3, SIDE, SIDE, generator=generator, dtype=torch.float64), ids
-
-
-def _in_host(name: str, model: HostModel) -> TokenReducer[Any]:
-    """The method in a host at a ratio near .7 where it has one there."""
-    images, ids = _pairs_of(model)
-    with torch.no_grad():
-        sample = Sample(images, model.guide(model.text_batch(ids, torch.ones_like(ids, dtype=torch.bool))))
-    measured = ratio_on(open_tower(model.vision), sample)
-    for ratio in (0.7, None):
-        torch.manual_seed(2)
-        try:
-            made = make_reducer(name, model.shape, ratio=ratio, measured=lambda made: measured(made.double()))
-        except HarnessError:
-            if ratio is None:
-                raise
-            continue
-        return made.double().train(made.only_in_training)
-    raise AssertionError
-
-
-def _scores(model: HostModel, reducer: TokenReducer[Any], images: Tensor, ids: Tensor) -> Tensor:
-    """What a host says of pairs under a method, (B, S): matching, or the features of both sides."""
-    with torch.no_grad(), reducing(reducer):
-        texts = model.text_batch(ids, torch.ones_like(ids, dtype=torch.bool))
-        # Numbers of the image's own stand for what a momentum tower attends to.
-        guide = replace(model.guide(texts), image_attention=images.flatten(1)[:, : model.shape.patches])
-        seen = encode(open_tower(model.vision), reducer, images, guide)
-        if "match" in model.abilities:
-            return model.match(texts, seen)
-        return torch.cat([model.embed_image(seen), model.embed_text(texts)], dim=1)
-
-
 PROPERTIES: tuple[Callable[[str], str], ...] = (
     identity,
+    finite,
+    conserved,
     batch_order,
     planned_counts,
     reachable,

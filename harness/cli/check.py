@@ -67,6 +67,27 @@ def check_agreement(
         typer.echo(line)
 
 
+@checks.command("learning")
+def check_learning(
+    names: Annotated[str, typer.Argument(help="Methods that learn, comma-separated.")],
+    ratio: Annotated[float, typer.Option("--ratio", help="Token ratio.")] = 0.5,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 40,
+    limit: Annotated[int, typer.Option("--limit", min=2, help="Use the first N held-out scenes.")] = 250,
+    rate: Annotated[float, typer.Option("--rate", min=0, help="Learning rate.")] = 3e-3,
+    with_host: Annotated[bool, typer.Option("--with-host", help="Train the host as well.")] = False,
+) -> None:
+    """Train a method, beside a host that stands still, and compare it with its untrained self."""
+    from harness.check.learning import lines
+    from harness.kit.registry import methods
+
+    good = True
+    for line, holds in lines(methods.expand(names, without=("dense",)), ratio, steps, limit, rate, with_host=with_host):
+        typer.echo(line)
+        good &= holds
+    if not good:
+        raise typer.Exit(1)
+
+
 @checks.command("weights")
 def check_weights(
     model: Annotated[str, typer.Argument(help="A host; without --weights one with shipped weights.")] = "albef-tiny",

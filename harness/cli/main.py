@@ -93,7 +93,7 @@ def _list_suitable(kind: str | None, as_json: bool) -> None:
         raise HarnessError(f"--hosts: is for methods, not {kind or 'all kinds'}; take: list methods --hosts")
     from dataclasses import asdict
 
-    from harness.report.suitable import pairs, render_suitable
+    from harness.report.methods_and_hosts import pairs, render_suitable
 
     typer.echo(json.dumps([asdict(pair) for pair in pairs()], indent=1) if as_json else render_suitable())
 

@@ -71,7 +71,12 @@ def plot(
     patches: Annotated[
         bool, typer.Option("--patches/--no-patches", help="Also draw which patches each method keeps.")
     ] = True,
-    ratio: Annotated[float, typer.Option("--patches-ratio", help="Token ratio of the picture of kept patches.")] = 0.5,
+    ratio: Annotated[
+        float,
+        typer.Option(
+            "--patches-ratio", help="Token ratio of the picture of kept patches; a learned method has its own."
+        ),
+    ] = 0.5,
     method: Annotated[
         Optional[str],
         typer.Option("--method", help="Draw only the patches that these methods keep, comma-separated, or all."),

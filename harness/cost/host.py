@@ -150,7 +150,7 @@ def _pairs(objective: Objective[Any], batch: int, device: str, dtype: torch.dtyp
 def _count(objective: Objective[Any], batch: int) -> Counts:
     def attempt(device: str) -> Counts:
         copy = skeleton(objective, device).eval()
-        copy.reducer.train(copy.reducer.only_in_training)
+        copy.reducer.train(copy.reducer.learns or copy.reducer.only_in_training)
         with _parts_of(copy):
             pairs = _pairs(copy, batch, device)
             return count(lambda: copy(pairs, Moment(alpha=0.4)), label=_part.get, base=OTHER)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -60,13 +61,13 @@ def tower_inputs(
     fill: str = "zeros",
     sample: Sample | None = None,
 ) -> tuple[Tensor, Guide | None]:
-    """Images (B, C, H, W) of `zeros` or `rand` values and, for methods that use a text, a guide as wide.
+    """Images (B, C, H, W) of `zeros` or `rand` values and, for methods that use a text, a guide as the host's.
 
     For adaptive methods the first images of a `sample` instead, over and over where there are fewer than the batch.
     """
     if sample is not None and reducer.adaptive:
         rows = torch.arange(batch) % len(sample.images)
-        guide = None if sample.guide is None else Guide(sample.guide.text_cls[rows].to(device, dtype))
+        guide = None if sample.guide is None else sample.guide.rows(rows).each(partial(_at, device, dtype))
         return sample.images[rows].to(device, dtype), guide
     make = {"zeros": torch.zeros, "rand": torch.rand}[fill]
     images = make(batch, *image_shape(model), device=device, dtype=dtype)
@@ -75,7 +76,11 @@ def tower_inputs(
     text, attention = (
         make(batch, size, device=device, dtype=dtype) for size in (reducer.shape.width, reducer.shape.patches)
     )
-    return images, Guide(text, image_attention=attention)
+    return images, reducer.shape.offer.stand_in(text, attention, make)
+
+
+def _at(device: str | torch.device, dtype: torch.dtype, part: Tensor) -> Tensor:
+    return part.to(device, dtype if part.is_floating_point() else None)
 
 
 def tower_call(

@@ -21,6 +21,7 @@ from harness.kit.kept import Kept
 from harness.kit.provenance import versions
 from harness.kit.registry import models, module_of
 from harness.kit.sources import code_parts
+from harness.reduction.guide import Offer
 from harness.reduction.stack import StackShape
 
 if TYPE_CHECKING:
@@ -100,4 +101,4 @@ def _shape(fields: Mapping[str, Any]) -> StackShape:
     """A shape from JSON."""
     grid = None if fields["grid"] is None else tuple(fields["grid"])
     beside = {kind: _shape(shape) for kind, shape in fields["beside"].items()}
-    return StackShape(**{**fields, "grid": grid, "beside": beside})
+    return StackShape(**{**fields, "grid": grid, "beside": beside, "offer": Offer(**fields["offer"])})

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from harness.hosts.parts.answer_targets import AnswerTargets
 from harness.hosts.parts.recipes import Recipes, Starts
 from harness.hosts.parts.shared_space import Projection
 from harness.hosts.parts.tokenizer import Tokenizer
@@ -24,6 +26,7 @@ from harness.hosts.weights.released import Lacking, LoadReport, Part, Translatio
 from harness.hosts.weights.released_files import read_released
 from harness.kit.errors import HarnessError
 from harness.reduction import Guide, Stack, StackShape, Tokens
+from harness.reduction.guide import Offer
 
 
 class HostConfig(BaseModel):
@@ -48,22 +51,6 @@ class HostConfig(BaseModel):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     tokenizer: str | None = None
-
-
-@dataclass(frozen=True)
-class AnswerTargets:
-    """What annotators answered to B questions, for hosts that say answers and for those that pick a class.
-
-    `rows` (R,): which question each of the R different answers is of; `ids`, `mask` (R, L): the answers as the
-    tokenizer gives them; `weights` (R,): the share of a question's annotators who gave the answer. `scores` (B, A):
-    what each answer of the closed list is worth, 0..1.
-    """
-
-    rows: Tensor
-    ids: Tensor
-    mask: Tensor
-    weights: Tensor
-    scores: Tensor
 
 
 @dataclass(frozen=True)
@@ -136,7 +123,17 @@ class HostModel(nn.Module, ABC):
         from harness.hosts.parts.towers import open_tower
 
         beside = {stack.shape.kind: stack.shape for stack in self.text_stacks()}
-        return replace(open_tower(self.vision).shape, beside=beside)
+        return replace(open_tower(self.vision).shape, beside=beside, offer=self.offer())
+
+    def offer(self) -> Offer:
+        """What `guide` holds beside the text's class token."""
+        return Offer(self.config.text_length, self.shared_size())
+
+    @torch.no_grad()
+    def shared_size(self) -> int:
+        """P of the space both sides share, 0 where there is none; found with no states at all, which costs nothing."""
+        space, states = self.shared_space(), next(self.vision.parameters()).new_empty(0, self.config.width)
+        return 0 if space is None else space[0](states).shape[-1]
 
     @abstractmethod
     def text_stacks(self) -> Sequence[Stack]:

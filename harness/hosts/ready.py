@@ -77,9 +77,18 @@ def check_learned(name: str, config: Mapping[str, Any], learned: tuple[str, Mapp
     if differing:
         key = differing[0]
         raise HarnessError(
-            f"method {name}: learned with {key} {learned[1].get(key)}, asked for with {config[key]}; leave out "
-            "--ratios, --schedule and --set, or train it with this setting"
+            f"method {name}: learned with {key} {_shown(learned[1].get(key))}, asked for with {_shown(config[key])}; "
+            "leave out --ratios, --schedule and --set, or train it with this setting"
         )
+
+
+def _shown(value: Any) -> str:
+    """A setting in a line: a schedule as 'begin=3,6 keep=0.7,0.5', numbers to four digits."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_shown(part)}" for name, part in value.items() if part is not None)
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(_shown, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def fill_method(reducer: TokenReducer[Any], learned: LearnedMethod) -> None:

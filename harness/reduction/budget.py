@@ -66,7 +66,10 @@ def make_reducer(
     if given:
         _check_one_budget(method, given, [as_set, at(0.5), at(2.0)], ratio)
     if kind.adaptive and ratio < 1 and measured is None:
-        raise HarnessError(f"method {method} is adaptive: a ratio of it is measured on images, and there are none here")
+        raise HarnessError(
+            f"method {method} is adaptive: a ratio of it is measured on images, and there are none here; leave "
+            "the ratio out, for its own setting, or take `run`, which has images"
+        )
     realised = realised_ratio if measured is None or not kind.adaptive else measured
     step = 1 / (shape.depth * shape.patches)
 

@@ -6,8 +6,9 @@ Shapes: B texts, L tokens, D channels, n0 patches, P the shared space.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,3 +58,42 @@ class Guide:
     def rows(self, part: slice | Tensor) -> Guide:
         """That of some texts."""
         return self.each(lambda values: values[part])
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a host's guide holds beside text_cls, for whatever is counted or tested without texts.
+
+    words: tokens of the longest text, whose states are offered; 0 where none are. space: P of the shared space, 0 where
+    there is none. feature: whether the text's place there comes with the guide.
+    """
+
+    words: int = 0
+    space: int = 0
+    feature: bool = False
+
+    def stand_in(
+        self,
+        text_BD: Tensor,
+        image_attention: Tensor | None = None,
+        make: Callable[..., Tensor] = torch.zeros,
+    ) -> Guide:
+        """A guide of these shapes that computes as much as the host's: norm and projection. `make`: as torch.zeros."""
+        batch, width = text_BD.shape
+        like = {"device": text_BD.device, "dtype": text_BD.dtype}
+        guide = Guide(text_BD, image_attention=image_attention)
+        if self.words:
+            mask = torch.ones(batch, self.words, dtype=torch.bool, device=text_BD.device)
+            guide = replace(guide, text_states=make(batch, self.words, width, **like), text_mask=mask)
+        if self.space:
+            weight_PD = make(self.space, width, **like)
+
+            def place(states: Tensor) -> Tensor:
+                return F.linear(F.layer_norm(states, (width,)), weight_PD)
+
+            feature = make(batch, self.space, **like) if self.feature else None
+            guide = replace(guide, shared=(place, place), feature=feature)
+        return guide
+
+
+NO_OFFER = Offer()

@@ -94,15 +94,23 @@ def token_counts(reducer: TokenReducer[Any]) -> Trace:
     planned = reducer.planned()
     if planned is not None:
         return planned
-    shape = reducer.shape
     # A method with parameters computes with them: the stack then has its width, device and dtype.
     parameter = next(reducer.parameters(), None)
-    width = 1 if parameter is None else shape.width
-    like = torch.zeros(1) if parameter is None else parameter.detach()
+    if parameter is not None:
+        return _counted(reducer, parameter.detach(), reducer.shape.width)
+    try:
+        return _counted(reducer, torch.zeros(1), 1)  # many times faster in a wide tower
+    except (IndexError, RuntimeError):  # of one that looks at single channels, or at as many as there are heads
+        return _counted(reducer, torch.zeros(1), reducer.shape.width)
+
+
+def _counted(reducer: TokenReducer[Any], like: Tensor, width: int) -> Trace:
+    """The tokens of a pass on a stack of some width that computes nothing."""
+    shape = reducer.shape
     images = like.new_zeros(1, 3, *(shape.grid or (1, 1)))
     guide = None
     if reducer.needs_text or reducer.needs_momentum:
-        guide = Guide(images.new_zeros(1, width), image_attention=images.new_zeros(1, shape.patches))
+        guide = shape.offer.stand_in(images.new_zeros(1, width), images.new_zeros(1, shape.patches))
     trace = Trace()
     was_training = reducer.training
     try:

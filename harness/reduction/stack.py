@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from harness.kit import recompute
 from harness.kit.errors import HarnessError
-from harness.reduction.guide import Guide
+from harness.reduction.guide import NO_OFFER, Guide, Offer
 from harness.reduction.indexing import moved
 from harness.reduction.kernels import attention, attention_map
 from harness.reduction.phases import phase
@@ -31,6 +31,7 @@ class StackShape:
     itself and those before it, so that the last one stands for all. `streams`: 2 where texts and images read each other
     in turns. `grid`: rows and columns of the patches, None where they have none. `pairwise`: the attention adds a bias
     of its own to every pair of tokens. `beside`: the other stacks of the host that a method may work in, by kind.
+    `offer`: what the host's guide holds; nothing of a tower alone.
     """
 
     depth: int
@@ -46,6 +47,7 @@ class StackShape:
     grid: tuple[int, int] | None = None
     pairwise: bool = False
     beside: Mapping[str, StackShape] = field(default_factory=dict)
+    offer: Offer = NO_OFFER
 
     @property
     def kinds(self) -> frozenset[str]:

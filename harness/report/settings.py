@@ -3,7 +3,7 @@
 Tasks are joined although each has weights, a training recipe and an image size of its own: what tasks differ in
 tells no settings apart. What one task was measured with more than once (300 and 1,000 steps of fine-tuning, 224 and
 384 pixels) does, for all tasks. The same goes for the parts of a method's config that follow from its budget and the
-image size.
+image size, or, of an adaptive method, from the images of the task.
 """
 
 from __future__ import annotations
@@ -49,14 +49,17 @@ def settings_of(records: Iterable[Record]) -> tuple[list[Setting], int]:
     Where a setting, task and seed were measured more than once (by different code, say), the latest counts.
     """
     ordered = sorted(records, key=lambda record: (record.get("run") or {}).get("started") or "")
-    chosen = _differing(ordered)
+    on_images = frozenset(
+        record["spec"]["method"] for record in ordered if (record.get("cost") or {}).get("spread") is not None
+    )
+    chosen = _differing(ordered, on_images)
     found: dict[str, Setting] = {}
     latest: dict[tuple[str, str, Seed], tuple[dict[str, Any], Record]] = {}
     for record in ordered:
         spec = record["spec"]
-        shared, facts = _shared(spec), _facts(spec)
+        shared, facts = _shared(spec), _facts(spec, on_images)
         differing = {name: facts.get(name) for name in chosen.get(_text(shared), ())}
-        latest[_text([_setting(spec), differing]), spec["task"], seed_of(spec)] = (
+        latest[_text([_setting(spec, on_images), differing]), spec["task"], seed_of(spec)] = (
             {**shared, **_context(differing)},
             record,
         )
@@ -89,16 +92,28 @@ def _shared(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {name: spec.get(name) for name in SHARED} | stated
 
 
-def _setting(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _of_budget(spec: Mapping[str, Any], on_images: frozenset[str]) -> set[str]:
+    """The fields of a cell's config that follow from its budget: of an adaptive method, whose budget is found on a
+    task's images in that task's host, any number.
+    """
+    if spec.get("ratio") is None or spec["method"] not in on_images:
+        return PER_BUDGET
+    config = spec.get("config") or {}
+    return PER_BUDGET | {name for name, value in config.items() if type(value) in {int, float} and name != "seed"}
+
+
+def _setting(spec: Mapping[str, Any], on_images: frozenset[str]) -> dict[str, Any]:
     """What all tasks and seeds of a setting share; a field without a value is as good as none."""
-    config = {name: value for name, value in (spec.get("config") or {}).items() if name not in PER_BUDGET | {"seed"}}
+    aside = _of_budget(spec, on_images) | {"seed"}
+    config = {name: value for name, value in (spec.get("config") or {}).items() if name not in aside}
     fields = {name: value for name, value in spec.items() if name not in PER_TASK | {"seed"} and value is not None}
     return {**fields, "config": config, "base": spec.get("base") or spec["weights"]}
 
 
-def _facts(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(spec: Mapping[str, Any], on_images: frozenset[str]) -> dict[str, Any]:
     """What may differ from task to task, by dotted name."""
-    config = {name: value for name, value in (spec.get("config") or {}).items() if name in PER_BUDGET}
+    budget = _of_budget(spec, on_images)
+    config = {name: value for name, value in (spec.get("config") or {}).items() if name in budget}
     training: dict[str, Any] = {}
     for stage in spec.get("training") or ():
         # What follows from a budget for each method tells no settings apart: the budget does.
@@ -114,14 +129,14 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
     return {path: leaf for key, inner in value.items() for path, leaf in _flat(f"{name}.{key}", inner).items()}
 
 
-def _differing(records: Iterable[Record]) -> dict[str, list[str]]:
+def _differing(records: Iterable[Record], on_images: frozenset[str]) -> dict[str, list[str]]:
     """Shared fields -> the facts that differ among records of one setting, task and seed."""
     first: dict[str, dict[str, Any]] = {}
     chosen: dict[str, set[str]] = {}
     for record in records:
         spec = record["spec"]
-        facts = _facts(spec)
-        other = first.setdefault(_text([_setting(spec), spec["task"], seed_of(spec)]), facts)
+        facts = _facts(spec, on_images)
+        other = first.setdefault(_text([_setting(spec, on_images), spec["task"], seed_of(spec)]), facts)
         differing = {name for name in facts.keys() | other.keys() if facts.get(name) != other.get(name)}
         # Content tells apart what nothing else does; beside another name it would split the seeds' own scenes, too.
         named = {name for name in differing if ".digests." not in name}

@@ -77,8 +77,12 @@ def kept_examples(host: Host, methods: Sequence[str], ratio: float, pictured: Se
 
 
 def _reducer(host: Host, method: str, ratio: float, sample: Sample) -> TokenReducer[Any]:
-    """A method at a ratio, by the paper's settings for the host; an adaptive one is measured on these images."""
+    """A method at a ratio, by the paper's settings for the host; an adaptive one is measured on these images. What the
+    host's weights learned works as it was learned, whatever the ratio.
+    """
     on_images, learned = ratio_on(open_tower(host.model.vision), sample), host.learned
+    if learned is not None and learned.name == method:
+        return host.method(method, learned.config)
     settings, schedule = paper_settings(host.name, method)
     reducer = make_reducer(
         method,

@@ -22,7 +22,7 @@ def check_protocol(method: str, protocol: str) -> None:
     if kind.adaptive and protocol == "pretrain":
         raise HarnessError(
             f"method {method} is adaptive: what it keeps is measured on images with trained weights, and protocol "
-            "pretrain has none before it; take --protocol inference or finetune"
+            "pretrain has none before it; take --protocol inference or finetune, or pretrain it without a ratio"
         )
 
 

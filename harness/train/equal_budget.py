@@ -163,5 +163,7 @@ def _objective(
     kind, numbers = methods.get(method), Recipe.model_validate_json(recipe).model_copy(update={"negatives": "local"})
     with torch.device("meta"):
         host = build_host(model, **json.loads(sizes))
-        reducer = kind(validated(kind.Config, json.loads(config), f"method {method}"), host.shape)
+    # With data, since some of what is learned says how many tokens stay.
+    reducer = kind(validated(kind.Config, json.loads(config), f"method {method}"), host.shape)
+    with torch.device("meta"):
         return choose(model, objective, json.loads(settings)).make(host, reducer, NO_WORDS, numbers)

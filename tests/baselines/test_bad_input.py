@@ -54,6 +54,8 @@ def test_weights_learned_at_another_ratio():
     with pytest.raises(HarnessError, match="sit") as error:
         check_learned("sit", own, ("sit", other))
     one_line(error)
+    assert "learned with schedule begin=3,6,9 keep=0." in str(error.value)
+    assert len(str(error.value)) < 250
 
 
 @pytest.mark.parametrize(

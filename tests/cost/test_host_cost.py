@@ -146,6 +146,16 @@ def test_the_tower_of_albef_base_costs_in_training_what_it_costs_alone() -> None
     assert vision["train_step_gmacs"] == pytest.approx(alone.train_step_total / 1e9, rel=1e-9)
 
 
+@pytest.mark.parametrize("method", ["dynamicvit", "tps", "diffrate", "patchmerger"])
+def test_a_method_that_learns_costs_the_host_s_tower_what_it_costs_alone(method: str) -> None:
+    schedule = {"schedule": {"begin": (1, 2), "keep": (0.7, 0.4)}}
+    host = host_of("albef-tiny")
+    reducer = make_reducer(method, open_tower(host.vision).shape, settings={} if method == "diffrate" else schedule)
+    alone = tower_macs(host.vision, reducer).train_step_total / 1e9
+    inside = host_parts("albef-tiny", reducer)["vision"]["train_step_gmacs"]
+    assert inside == pytest.approx(alone)
+
+
 def test_a_twin_has_no_gradient_part() -> None:
     parts = host_parts("blip-tiny", reducer_of("blip-tiny", "elip"))
     assert parts["momentum"]["train_step_gmacs"] == parts["momentum"]["forward_gmacs"] > 0

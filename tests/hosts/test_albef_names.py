@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import BertConfig, BertLMHeadModel
 
 from harness.hosts.albef.model import PRESETS, Albef, AlbefConfig
-from harness.hosts.host import AnswerTargets
+from harness.hosts.parts.answer_targets import AnswerTargets
 from harness.hosts.weights.load import load_model
 from harness.hosts.weights.released import LoadReport, load_released
 from harness.kit.errors import HarnessError

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from harness.hosts.albef.model import PRESETS, Albef, AlbefConfig
 from harness.hosts.build import build_host
-from harness.hosts.host import AnswerTargets, TextBatch
+from harness.hosts.host import TextBatch
+from harness.hosts.parts.answer_targets import AnswerTargets
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.load import load_model
 from harness.hosts.weights.own import save_weights

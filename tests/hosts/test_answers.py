@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.hosts.host import AnswerTargets
+from harness.hosts.parts.answer_targets import AnswerTargets
 from harness.hosts.parts.answers import AT_ONCE, IGNORED, answer_word_losses, labels_of, rank_answers, token_losses
 
 QUESTIONS, WORDS = 3, 7

@@ -14,7 +14,8 @@ from harness.hosts.blip.model import PRESETS, Blip
 from harness.hosts.blip.names import OF_PAIRS
 from harness.hosts.blip.text import BlipConfig
 from harness.hosts.build import build_host
-from harness.hosts.host import AnswerTargets, TextBatch
+from harness.hosts.host import TextBatch
+from harness.hosts.parts.answer_targets import AnswerTargets
 from harness.hosts.weights.released import load_released
 from harness.kit.errors import HarnessError
 from harness.kit.recompute import recomputing

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from harness.data.annotations.records import ENTAILMENT_LABELS
-from harness.hosts.host import AnswerTargets, TextBatch
+from harness.hosts.host import TextBatch
 from harness.hosts.meter.model import PRESETS, Meter, MeterConfig
 from harness.hosts.meter.names import INHERITED
+from harness.hosts.parts.answer_targets import AnswerTargets
 from harness.kit.errors import HarnessError
 from harness.reduction import Tokens
 

@@ -64,6 +64,21 @@ def test_tasks_with_weights_recipes_and_sizes_of_their_own_are_one_row():
     assert titles(grid()) == [what]
 
 
+def test_an_adaptive_method_is_one_row_although_each_task_has_a_setting_of_its_own():
+    def adaptive(task, factor, ratio=0.5):
+        record = full_record(
+            "above", ratio, task, {METRIC[task]: (0.5, -0.1)}, weights=f"of {task}", config={"factor": factor}
+        )
+        record["cost"]["spread"] = {"ratio_p5": 0.4, "ratio_p95": 0.6}
+        return record
+
+    dense = [full_record("dense", 1.0, task, {METRIC[task]: (0.6, None)}) for task in ("vqa", "retrieval")]
+    frame = to_frame([*dense, adaptive("vqa", 2.5), adaptive("retrieval", 9.75), adaptive("vqa", 1.5, 0.7)])
+    assert list(frame.settings["method"] + frame.settings["variant"]) == ["dense", "above", "above"]
+    both = to_frame([*dense, adaptive("vqa", 2.5), adaptive("vqa", 3.5)])
+    assert sorted(both.settings["variant"]) == ["", "factor=2.5", "factor=3.5"]
+
+
 def test_weights_of_another_set_are_another_board():
     first, second = titles([*grid(), *grid(base="set2")])
     assert (first.split(" · ")[-1], second.split(" · ")[-1]) == ("weights set1, cpu", "weights set2, cpu")

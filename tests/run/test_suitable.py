@@ -15,7 +15,7 @@ from harness.hosts.weights.find import assets_of
 from harness.hosts.weights.own import save_weights
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods
-from harness.report.suitable import Pair, pairs, render_suitable
+from harness.report.methods_and_hosts import Pair, pairs, render_suitable
 from harness.run.cell import Cell
 from harness.run.grid import plan_cells
 from harness.run.request import EVERY, RunRequest, read_methods

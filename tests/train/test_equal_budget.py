@@ -51,6 +51,14 @@ def test_equal_multiply_adds_are_those_of_dense_times_the_ratio_to_within_a_step
     assert stages["elip"].steps < stages["flip"].steps
 
 
+@pytest.mark.parametrize("method", ["dynamicvit", "diffrate"])
+def test_a_method_that_hides_tokens_while_it_learns_pays_for_all_of_them(method: str):
+    stage = planned(method, steps=40, budget="macs")
+    assert gmacs(stage) == pytest.approx(RATIO * gmacs(planned("dense", steps=40)), rel=1 / (stage.steps or 1))
+    assert stage.steps is not None
+    assert stage.steps < 40 * RATIO
+
+
 def test_pairs_are_seen_in_whole_steps():
     assert planned("dense", pairs=1000, batch_size=64).steps == 15
     assert planned("elip", pairs=1000, batch_size=64).steps == 15

@@ -23,7 +23,8 @@ from harness.hosts.albef.facts import FILES, facts_beside
 from harness.hosts.albef.heads import AnswerDecoder, State, adapted, classifier, share_keys_and_values
 from harness.hosts.albef.names import OPTIONAL, WORD_HEAD, released_name, stated_sizes
 from harness.hosts.albef.recipes import RECIPES
-from harness.hosts.host import AnswerTargets, HostModel, TextBatch
+from harness.hosts.host import HostModel, TextBatch
+from harness.hosts.parts.answer_targets import AnswerTargets
 from harness.hosts.parts.answers import answer_word_losses
 from harness.hosts.parts.bert import BertTextConfig, TextEmbeddings, bert_layers, word_transform
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD

@@ -31,7 +31,8 @@ from harness.hosts.blip.names import (
 )
 from harness.hosts.blip.recipes import RECIPES
 from harness.hosts.blip.text import LABEL_SMOOTHING, BlipConfig, BlipText, begun
-from harness.hosts.host import AnswerTargets, TextBatch
+from harness.hosts.host import TextBatch
+from harness.hosts.parts.answer_targets import AnswerTargets
 from harness.hosts.parts.answers import CANDIDATES, answer_word_losses, rank_answers
 from harness.hosts.parts.generation import generate
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD

@@ -25,10 +25,12 @@ from harness.hosts.parts.attention import TRANSFORMERS_NAME
 from harness.hosts.parts.clip_vision import block_names, clip_vision, core, draw_blocks, post_norm, visual_names
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.presets import TINY
+from harness.hosts.parts.shared_space import Projection
 from harness.hosts.parts.text_stacks import ClipTextStack, through
 from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE, Facts
 from harness.hosts.weights.released import Lacking, NotAWeight, Part, Split, Table, Translation, Transposed, translate
 from harness.reduction import Guide, Stack, Tokens
+from harness.reduction.guide import Offer
 
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": TINY
@@ -224,9 +226,15 @@ class Clip(HostModel):
 
         ELIP, released program, CLIP/src/open_clip. The states of single words have no place there and are left out.
         """
-        shared = (partial(self._into_shared, "image"), partial(self._into_shared, "text"))
         feature = self.embed_text(texts).detach()
-        return Guide(self.to_vision(feature).detach(), notes=texts.tokens.notes, shared=shared, feature=feature)
+        text_cls, shared = self.to_vision(feature).detach(), self.shared_space()
+        return Guide(text_cls, notes=texts.tokens.notes, shared=shared, feature=feature)
+
+    def offer(self) -> Offer:
+        return Offer(0, self.shared_size(), feature=True)
+
+    def shared_space(self) -> tuple[Projection, Projection]:
+        return partial(self._into_shared, "image"), partial(self._into_shared, "text")
 
     def _into_shared(self, side: str, states: Tensor) -> Tensor:
         """States between blocks in the shared space, (…, P), by detached weights: an image's through the tower's first

@@ -17,11 +17,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from harness.hosts.host import AnswerTargets, HostModel, TextBatch
+from harness.hosts.host import HostModel, TextBatch
 from harness.hosts.meter.facts import FILES, facts_beside
 from harness.hosts.meter.heads import RELEASED_HEADS, TASK_HEADS, class_losses, classifier
 from harness.hosts.meter.names import INHERITED, LAST_BLOCK, OPTIONAL, RELEASED, inherited
 from harness.hosts.meter.recipes import RECIPES
+from harness.hosts.parts.answer_targets import AnswerTargets
 from harness.hosts.parts.bert import BertTextConfig, TextEmbeddings, bert_layers, word_transform
 from harness.hosts.parts.clip_vision import clip_vision, post_norm
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD

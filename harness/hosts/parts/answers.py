@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.hosts.host import AnswerTargets
+from harness.hosts.parts.answer_targets import AnswerTargets
 from harness.hosts.parts.generation import best_first
 
 IGNORED = -100  # the label that no loss counts

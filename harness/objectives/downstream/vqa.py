@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from harness.data.pair_batch import PairBatch
-from harness.hosts.host import AnswerTargets, HostModel, TextBatch
+from harness.hosts.host import HostModel, TextBatch
+from harness.hosts.parts.answer_targets import AnswerTargets
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.objectives.downstream.parts.distilled import DistilledObjective, Encode
 from harness.objectives.parts.objective import ObjectiveConfig, Pairs
