@@ -31,6 +31,7 @@ from harness.data.pairs import (
     unique_keys,
 )
 from harness.data.shards import buffered, count_samples, expand_shards, is_shards, read_shard, round_robin, shard_names
+from harness.data.training_scenes import drawn
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.progress import SILENT, Progress
 
@@ -132,6 +133,14 @@ class PairLoader:
         shards = (ref for shard in self.shards for ref in self._read_unit(shard))
         every = (caption for ref in itertools.chain(self.pairs, shards) for caption in ref.captions)
         return list(itertools.islice(every, most))
+
+    def draw_scenes(self, progress: Progress = SILENT) -> None:
+        """Draw all training scenes among the pairs now, which otherwise are drawn when they are first seen."""
+        with progress.bar("scenes", len(self.pairs)) as bar:
+            for pair in self.pairs:
+                if isinstance(pair.image, Path):
+                    drawn(pair.image)
+                bar.advance()
 
     def _count(self, samples: int) -> None:
         """Set what an epoch has."""
