@@ -36,6 +36,8 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     choice.check_method(request.method)
     if request.answers is not None and not takes_answers(choice):
         raise HarnessError(f"--answers {request.answers}: is for --task vqa, not {request.task}; leave it out")
+    if request.answers is not None:
+        read_answer_list(request.answers)  # before any data are read
     session = Session(request, recipe, unused_parameters=True)
     return session.finished() or session.train(run_together(partial(prepare, session, request, choice)))
 
