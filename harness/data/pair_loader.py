@@ -76,6 +76,7 @@ class PairLoader:
         views: int = 1,
         texts: int = 1,
         crops: Crops | None = None,
+        split: str | None = None,
     ) -> None:
         """Read the annotation files and count the shards' samples (slow once: let one process count before the others).
 
@@ -90,8 +91,10 @@ class PairLoader:
         self.views, self.texts = views, texts
         self.drawn: int | None = None
         self.counters = Counters()
-        read = [read_pairs(source, root, self._warn_once) for source in sources if not is_shards(source)]
+        read = [read_pairs(source, root, self._warn_once, split) for source in sources if not is_shards(source)]
         self.pairs = unique_keys(itertools.chain(*(one.refs for one in read), more))
+        if split is not None and any(map(is_shards, sources)):
+            raise HarnessError(f"--split {split}: shards are read whole; name the shards of that split")
         self.shards = _distinct(shard for source in sources if is_shards(source) for shard in expand_shards(source))
         self._names = shard_names(self.shards)
         self._damaged: set[Path] = set()

@@ -278,7 +278,7 @@ def _finetuning(
         "tokenizer": options.tokenizer,
         "answers": options.answers if takes_answers(choice) else None,
     }
-    own = {"task": task, "split": options.split, "objective": choice.name}
+    own = {"task": task, "objective": choice.name}
     return _stage("finetune", shared, options, recipe, data, files, device, **own)
 
 

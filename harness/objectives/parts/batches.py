@@ -48,6 +48,7 @@ class Asked:
     max_bad_share: float
     progress: Progress
     more: Sequence[PairRef] = ()
+    split: str | None = None
 
 
 def pair_batches(asked: Asked, views: int = 1, texts: int = 1, crops: Crops | None = None) -> PairLoader:
@@ -67,6 +68,7 @@ def pair_batches(asked: Asked, views: int = 1, texts: int = 1, crops: Crops | No
         views=views,
         texts=texts,
         crops=crops,
+        split=asked.split,
     )
 
 
