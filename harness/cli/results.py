@@ -40,6 +40,7 @@ def table(
         raise HarnessError(f"--standalone: is for --format latex, not {format}; leave it out")
     if split is not None and model is not None:
         raise HarnessError("--split and --model: a split is of all hosts; leave --model out")
+    study = _name(study)
     folder = _folder(runs, study)
     if split is not None:
         text = split_text(folder, study, format, split)
@@ -100,11 +101,19 @@ def plot(
         if value is not None:
             raise HarnessError(f"{flag}: is for --method, which is not given; name the methods to draw")
 
+    study = _name(study)
     if pareto:
         typer.echo("\n".join(map(str, draw_pareto(_folder(runs, study), study, out))))
         return
     for path in draw(_folder(runs, study), study, out, patches=patches and study is None, ratio=ratio):
         typer.echo(str(path))
+
+
+def _name(study: str | None) -> str | None:
+    """The name that records of a study are kept under, which may be named by its file as in `ablate`."""
+    from harness.run.study import study_name
+
+    return None if study is None else study_name(study)
 
 
 def _folder(runs: Path | None, study: str | None) -> Path:

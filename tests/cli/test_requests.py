@@ -91,3 +91,12 @@ def test_memory_that_runs_out_is_one_line(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().err.endswith(
         "error: out of memory; ask for smaller images, batches or models, or free some\n"
     )
+
+
+@pytest.mark.parametrize("command", ["table", "plot"])
+def test_a_study_of_ones_own_is_found_by_its_file_as_it_was_run(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--study", "here/mine.yaml", "--runs", str(tmp_path)])
+    assert f"{tmp_path / 'mine' / 'study.json'}: study mine has not been run here" in capsys.readouterr().err
