@@ -111,9 +111,11 @@ def plot(
 
 def _name(study: str | None) -> str | None:
     """The name that records of a study are kept under, which may be named by its file as in `ablate`."""
-    from harness.run.study import study_name
+    if study is None or not Path(study).suffix:
+        return study
+    from harness.run.study import study_name  # brings torch, which drawing needs not
 
-    return None if study is None else study_name(study)
+    return study_name(study)
 
 
 def _folder(runs: Path | None, study: str | None) -> Path:
