@@ -40,6 +40,7 @@ def table(
         raise HarnessError(f"--standalone: is for --format latex, not {format}; leave it out")
     if split is not None and model is not None:
         raise HarnessError("--split and --model: a split is of all hosts; leave --model out")
+    study = _name(study)
     folder = _folder(runs, study)
     if split is not None:
         text = split_text(folder, study, format, split)
@@ -109,6 +110,7 @@ def plot(
         if value is not None:
             raise HarnessError(f"{flag}: is for --method, which is not given; name the methods to draw")
 
+    study = _name(study)
     if pareto or curves:
         chosen = [one for asked, one in ((pareto, draw_pareto), (curves, draw_curves)) if asked]
         for path in (path for one in chosen for path in one(_folder(runs, study), study, out)):
@@ -116,6 +118,15 @@ def plot(
         return
     for path in draw(_folder(runs, study), study, out, patches=patches and study is None, ratio=ratio):
         typer.echo(str(path))
+
+
+def _name(study: str | None) -> str | None:
+    """The name that records of a study are kept under, which may be named by its file as in `ablate`."""
+    if study is None or not Path(study).suffix:
+        return study
+    from harness.run.study import study_name  # brings torch, which drawing needs not
+
+    return study_name(study)
 
 
 def _folder(runs: Path | None, study: str | None) -> Path:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from harness.data.augment import Augmentation, augment
 from harness.data.images import open_image
 from harness.data.pairs import PairRef, caption_of, draw, sample_id
+from harness.data.training_scenes import drawn
 from harness.kit.errors import HarnessError
 
 Crops = Callable[[Image.Image, Augmentation, int], tuple[Tensor, Tensor]]
@@ -93,9 +94,11 @@ class BatchDecoder(Dataset[tuple[PairBatch | None, list[str]]]):
     def _load(self, ref: PairRef) -> _View:
         captions = self._captions(ref)
         answers = ref.target if isinstance(ref.target, tuple) else ()
-        images = [open_image(ref.image, ref.key if isinstance(ref.image, bytes) else str(ref.image))]
-        if ref.second is not None:
-            images.append(open_image(ref.second, str(ref.second)))
+        images = [
+            open_image(image, ref.key) if isinstance(image, bytes) else open_image(drawn(image), str(image))
+            for image in (ref.image, ref.second)
+            if image is not None
+        ]
         if self.crops is not None:
             pixels, boxes = self.crops(images[0], self.augmentation, draw(self.seed, self.epoch, ref.key))
             return _View(pixels, tuple(captions), ref.target, boxes)

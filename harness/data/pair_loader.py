@@ -31,6 +31,7 @@ from harness.data.pairs import (
     unique_keys,
 )
 from harness.data.shards import buffered, count_samples, expand_shards, is_shards, read_shard, round_robin, shard_names
+from harness.data.training_scenes import drawn
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.progress import SILENT, Progress
 
@@ -75,6 +76,7 @@ class PairLoader:
         views: int = 1,
         texts: int = 1,
         crops: Crops | None = None,
+        split: str | None = None,
     ) -> None:
         """Read the annotation files and count the shards' samples (slow once: let one process count before the others).
 
@@ -89,8 +91,10 @@ class PairLoader:
         self.views, self.texts = views, texts
         self.drawn: int | None = None
         self.counters = Counters()
-        read = [read_pairs(source, root, self._warn_once) for source in sources if not is_shards(source)]
+        read = [read_pairs(source, root, self._warn_once, split) for source in sources if not is_shards(source)]
         self.pairs = unique_keys(itertools.chain(*(one.refs for one in read), more))
+        if split is not None and any(map(is_shards, sources)):
+            raise HarnessError(f"--split {split}: shards are read whole; name the shards of that split")
         self.shards = _distinct(shard for source in sources if is_shards(source) for shard in expand_shards(source))
         self._names = shard_names(self.shards)
         self._damaged: set[Path] = set()
@@ -132,6 +136,14 @@ class PairLoader:
         shards = (ref for shard in self.shards for ref in self._read_unit(shard))
         every = (caption for ref in itertools.chain(self.pairs, shards) for caption in ref.captions)
         return list(itertools.islice(every, most))
+
+    def draw_scenes(self, progress: Progress = SILENT) -> None:
+        """Draw all training scenes among the pairs now, which otherwise are drawn when they are first seen."""
+        with progress.bar("scenes", len(self.pairs)) as bar:
+            for pair in self.pairs:
+                if isinstance(pair.image, Path):
+                    drawn(pair.image)
+                bar.advance()
 
     def _count(self, samples: int) -> None:
         """Set what an epoch has."""

@@ -71,18 +71,20 @@ class Pairs:
     first: str = ""
 
 
-def read_pairs(source: str | Path, root: Path | None = None, warn: Warn = warn_on_stderr) -> Pairs:
-    """The pairs of a file of captions of any format, or of a folder's; of sets with splits those of train.
+def read_pairs(
+    source: str | Path, root: Path | None = None, warn: Warn = warn_on_stderr, split: str | None = None
+) -> Pairs:
+    """The pairs of a file of captions of any format, or of a folder's; of sets with splits those of `split` or train.
 
-    A file of one split is read whole. Images are looked for by their name below `root`, then below the file's folder
-    (of annotations/FILE the folder above). `warn` gets one line on pairs that cannot be used: of images that
-    do not exist, and of captions that are broken or too long. Raises HarnessError, one line, for missing, empty and
-    malformed files, entries without image or caption, and when no image exists at all.
+    Unasked a file of one split is read whole. Images are looked for by their name below `root`, then below the file's
+    folder (of annotations/FILE the folder above). `warn` gets one line on pairs that cannot be used: of images that do
+    not exist, and of captions that are broken or too long. Raises HarnessError, one line, for missing, empty and
+    malformed files, entries without image or caption, a split that is not there, and when no image exists at all.
     """
     if root is not None and not root.is_dir():
         raise HarnessError(f"image root {root}: no such folder; name the folder that the image paths start from")
     where = OpenedSource(source)
-    found, one, splits = _chosen(where)
+    found, one, splits = _chosen(where, split)
     assert isinstance(one, CaptionFormat)
     about, broken = one.described(where, found, splits, Findings()), _Broken()
     entries: dict[int, list[Said]] = {}
@@ -159,8 +161,10 @@ def _digest(text: str) -> bytes:
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
-def _chosen(where: OpenedSource) -> tuple[Found, Format, tuple[str, ...]]:
+def _chosen(where: OpenedSource, split: str | None) -> tuple[Found, Format, tuple[str, ...]]:
     """The file of captions that is trained on, and the splits of it."""
+    if split is not None:
+        return where.choose("captions", split)
     several = where.file is None or any(len(one.splits) > 1 for one in where.candidates("captions"))
     return where.choose("captions", where.training_split("captions") if several else None)
 

@@ -14,7 +14,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from harness.data.scene_classes import TEMPLATES, class_name, class_scenes
 from harness.data.scene_layout import COLOUR_NAMES, SHAPES, SPLITS, Scene, make_scenes, render
 from harness.data.scene_statements import hypotheses, statements
 from harness.data.scene_text import Claim, caption_patches, caption_text, captions, holds, questions
-from harness.data.world import FULL, TRAINING_SCENES, WORLD_SEED, World
+from harness.data.world import FULL, World
 from harness.kit.errors import HarnessError
 from harness.kit.files import cache_folder
 from harness.kit.progress import SILENT, Bar, Progress
@@ -39,6 +39,13 @@ WORLD_FORMATS = {
     "hypotheses": "entailment_list",
     "statements": "nlvr2_list",
     "classified": "class_folders",
+}
+# The files of each field that is texts, without the split's name and .json.
+TEXTS = {
+    "captions": ("captions",),
+    "questions": ("questions", "annotations"),
+    "hypotheses": ("ve",),
+    "statements": ("nlvr",),
 }
 QUESTIONS_PER_SCENE = 2
 # Each class has one image, and one more for so many scenes, of either split: a linear probe is fitted on train.
@@ -53,16 +60,16 @@ def scenes_folder(count: int, seed: int, split: str = "val", progress: Progress 
 
     Its name holds a digest of the generator's source, so a changed world is never served from an old folder.
     """
-    name = re.sub(r"\W+", "-", world.name)
-    folder = cache_folder() / f"{name}-{split}-{count}-seed{seed}-{_generator_digest()}"
+    folder = cached_at(count, seed, split, world)
     if not (folder / MARKER).is_file():
         write_scenes(folder, split, count, seed, progress=progress, world=world)
     return folder
 
 
-def training_scenes(progress: Progress = SILENT, world: World = FULL) -> Path:
-    """The folder of the scenes that hosts are trained on."""
-    return scenes_folder(TRAINING_SCENES, WORLD_SEED, "train", progress, world)
+def cached_at(count: int, seed: int, split: str, world: World, kind: str = "") -> Path:
+    """Where a world's scenes lie in the cache; `kind` tells folders that are kept in another way."""
+    name = re.sub(r"\W+", "-", world.name)
+    return cache_folder() / f"{name}-{split}-{count}-seed{seed}-{kind}{_generator_digest()}"
 
 
 def write_scenes(
@@ -169,7 +176,29 @@ def albef_nlvr(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
 
 def file_name(scene: Scene) -> str:
     """A scene's image file, named by its id as COCO's are."""
-    return f"{scene.index:012d}.png"
+    return file_of(scene.index)
+
+
+def file_of(index: int) -> str:
+    """The image file of scene `index`."""
+    return f"{index:012d}.png"
+
+
+def text_file(name: str, split: str) -> str:
+    """The file of one of TEXTS."""
+    return f"{name}_{split}.json"
+
+
+def texts_of(fills: str, scenes: Sequence[Scene], split: str, questions_each: int) -> dict[str, Any]:
+    """What is said of scenes for one field of an ImageTextSet: the content of each of its files, by name."""
+    contents: list[Any]
+    if fills == "questions":
+        contents = list(vqa_v2(scenes, split, questions_each))
+    else:
+        write: dict[str, Callable[[Sequence[Scene]], Any]]
+        write = {"captions": coco_captions, "hypotheses": albef_ve, "statements": albef_nlvr}
+        contents = [write[fills](scenes)]
+    return dict(zip(TEXTS[fills], contents, strict=True))
 
 
 def truth(scenes: Sequence[Scene], claims: Sequence[Sequence[Claim]]) -> npt.NDArray[np.bool_]:
@@ -208,13 +237,13 @@ def _write_files(folder: Path, scenes: list[Scene], split: str, questions_each: 
         pixels.update(picture.tobytes())
         Image.fromarray(picture).save(folder / "images" / file_name(scene))
         bar.advance()
-    asked, answered = vqa_v2(scenes, split, questions_each)
-    texts: dict[str, Any] = {"captions": coco_captions(scenes), "questions": asked, "annotations": answered}
-    texts |= {"ve": albef_ve(scenes), "nlvr": albef_nlvr(scenes)}
+    texts: dict[str, Any] = {}
+    for fills in TEXTS:
+        texts |= texts_of(fills, scenes, split, questions_each)
     marker: dict[str, Any] = {"pixels_sha256": pixels.hexdigest(), "count": len(scenes)}
     for name, content in texts.items():
         text = json.dumps(content)
-        (folder / f"{name}_{split}.json").write_text(text, encoding="utf-8")
+        (folder / text_file(name, split)).write_text(text, encoding="utf-8")
         marker[f"{name}_sha256"] = hashlib.sha256(text.encode()).hexdigest()
     return marker
 
@@ -242,6 +271,14 @@ def _same(one: Path, other: Path) -> bool:
 def _generator_digest() -> str:
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for name in ("world", "scene_layout", "scene_text", "scene_statements", "scene_classes", "scenes"):
+    for name in (
+        "world",
+        "scene_layout",
+        "scene_text",
+        "scene_statements",
+        "scene_classes",
+        "scenes",
+        "training_scenes",
+    ):
         digest.update((here / f"{name}.py").read_bytes())
     return digest.hexdigest()[:10]

@@ -12,6 +12,10 @@ from harness.kit.errors import HarnessError
 from harness.kit.registry import methods, models
 from harness.kit.settings import validated
 
+AT_LEAST_ONE = ("image_size", "patch_size", "width", "depth", "heads")
+# Far above every model that there is, and far below what would end a machine.
+MOST_LAYERS, LARGEST_SIZE = 1000, 2**20
+
 
 def split_name(name: str) -> tuple[str, str]:
     """('albef', 'tiny') of 'albef-tiny'; HarnessError for a host nobody registered."""
@@ -32,9 +36,21 @@ def host_config(name: str, **changes: Any) -> HostConfig:
     preset = kind.preset(name)
     given = {key: value for key, value in changes.items() if value is not None}
     config = validated(kind.Config, preset | given, f"model {name}")
+    _check_sizes(name, given)
     if config.image_size % config.patch_size and config.image_size != preset["image_size"]:
         raise HarnessError(f"image size {config.image_size}: expected a multiple of the patch size {config.patch_size}")
     return config
+
+
+def _check_sizes(name: str, given: Mapping[str, Any]) -> None:
+    """HarnessError for changed sizes that no host has: none at all, or so many that no machine holds them."""
+    for field, size in given.items():
+        if not isinstance(size, int):
+            continue
+        least = 1 if field in AT_LEAST_ONE else 0
+        most = MOST_LAYERS if field == "depth" or field.endswith("_layers") else LARGEST_SIZE
+        if not least <= size <= most:
+            raise HarnessError(f"model {name}: {field} {size}: expected {least} to {most:,}")
 
 
 def build_host(name: str, **changes: Any) -> HostModel:

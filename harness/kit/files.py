@@ -11,6 +11,7 @@ from pathlib import Path
 import platformdirs
 
 from harness.kit.errors import HarnessError
+from harness.kit.reading import read_bytes
 
 _APPLICATION = "vlm-token-harness"
 
@@ -66,11 +67,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def file_digest(path: Path) -> str:
-    """First 16 hex digits of a file's sha256."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise HarnessError(f"{path}: cannot be read ({error.strerror})") from error
+    """First 16 hex digits of a file's sha256; HarnessError for folders, pipes, devices and what cannot be read."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()[:16]
 
 
 def _sync_folder(folder: Path) -> None:

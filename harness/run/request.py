@@ -15,6 +15,7 @@ from harness.kit.settings import NO_FLAG, Flag, validated
 
 # What --quick measures on, where no --limit says otherwise: about a minute for the default command on two cores.
 QUICK_IMAGES = 100
+MOST_IN_A_BATCH = 2**20
 # Every registered method that makes sense where it is measured.
 EVERY = ("all",)
 
@@ -90,7 +91,7 @@ class Measurement(BaseModel):
     ] = "tokens"
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
     dtype: Annotated[str, Field(description="float32, float64 or bfloat16")] = "float32"
-    batch_size: Annotated[PositiveInt, Field(description="Images or pairs per forward pass")] = 64
+    batch_size: Annotated[int, Field(ge=1, le=MOST_IN_A_BATCH, description="Images or pairs per forward pass")] = 64
     limit: Annotated[PositiveInt | None, Field(description="Use the first N images only")] = None
     quick: Annotated[
         bool,

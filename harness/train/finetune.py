@@ -13,6 +13,7 @@ from harness.hosts.weights.load import LoadedModel, load_model
 from harness.kit.distributed import run_together
 from harness.kit.errors import HarnessError
 from harness.kit.progress import Progress
+from harness.kit.registry import tasks
 from harness.objectives import Choice, choose_downstream
 from harness.objectives.parts.answer_list import frequent_answers
 from harness.objectives.parts.batches import with_scenes
@@ -35,6 +36,8 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     choice.check_method(request.method)
     if request.answers is not None and not takes_answers(choice):
         raise HarnessError(f"--answers {request.answers}: is for --task vqa, not {request.task}; leave it out")
+    if request.answers is not None:
+        read_answer_list(request.answers)  # before any data are read
     session = Session(request, recipe, unused_parameters=True)
     return session.finished() or session.train(run_together(partial(prepare, session, request, choice)))
 
@@ -48,7 +51,7 @@ def prepare(session: Session, request: FinetuneRequest, choice: Choice) -> Prepa
     """All that a fine-tuning begins with."""
     recipe, progress = session.recipe, Progress(request.quiet)
     start = load_model(request.model, request.init, recipe.image_size, request.tokenizer)
-    sources = with_scenes(request.data, progress)
+    sources = with_scenes(request.data, progress, tasks.get(request.task).READS)
     data, answers = task_data(request.task, sources, request.root, request.split, request.only), tuple[str, ...]()
     batches = session.batches(choice, start.model.config, data.sources, data.refs)
     if takes_answers(choice):

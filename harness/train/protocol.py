@@ -28,6 +28,7 @@ from harness.kit.digest import key_of
 from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest
 from harness.kit.registry import methods, models, module_of, tasks
+from harness.kit.settings import check_count
 from harness.kit.sources import code_parts
 from harness.objectives.parts.recipe import PRETRAIN, Recipe, finetune_recipe, finetuned_tasks, on_data, recipe_of
 from harness.train.equal_budget import Budget, Trained, budget_of
@@ -277,7 +278,7 @@ def _finetuning(
         "tokenizer": options.tokenizer,
         "answers": options.answers if takes_answers(choice) else None,
     }
-    own = {"task": task, "split": options.split, "objective": choice.name}
+    own = {"task": task, "objective": choice.name}
     return _stage("finetune", shared, options, recipe, data, files, device, **own)
 
 
@@ -295,6 +296,7 @@ def _stage(
     from harness.train.session import check_precision
 
     check_precision(options.precision, device)
+    check_count(f"--set-train {stage}.workers", options.workers)
     named = {name: str(place) for name, place in files.items() if place is not None}
     digests = {f"data.{number}": source_digest(source) for number, source in enumerate(data)}
     digests |= {name: _named_digest(name, place, shared["model"]) for name, place in named.items()}

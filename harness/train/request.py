@@ -28,6 +28,7 @@ class TrainSpec(BaseModel):
         Field(description=f"What to train on: annotation files, their folders, patterns of tars, or {_WORLDS}"),
     ] = None
     root: Annotated[Path | None, Field(description="Folder of the images that a JSON names.")] = None
+    split: Annotated[str | None, Field(description="What to train on of a set with splits; left out: train.")] = None
     steps: Annotated[PositiveInt | None, Field(description="Optimizer steps in all, in place of the epochs.")] = None
     tokenizer: Annotated[str | None, Field(description="A vocabulary file, a folder, or a cached name.")] = None
     precision: Annotated[Literal["no", "bf16", "fp16"], Field(description="Of products, as accelerate names it.")] = (
@@ -114,7 +115,6 @@ def fit_gib(words: str) -> float:
 class FinetuneSpec(TrainSpec):
     """What one may choose of fine-tuning beside that."""
 
-    split: Annotated[str | None, Field(description="What to train on of a set with splits; left out: train.")] = None
     answers: Annotated[Path | None, Field(description="JSON list of the answers that vqa chooses from.")] = None
 
 

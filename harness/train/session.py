@@ -149,6 +149,7 @@ class Session:
             request.max_bad_share,
             Progress(request.quiet),
             more,
+            request.split,
         )
 
     def reducer(self, host: HostModel, learned: LearnedMethod | None = None) -> TokenReducer[Any]:

@@ -100,7 +100,7 @@ def _train(stage: Stage, out: Path, start: str | None, key: str, device: str, qu
         shared |= {name: stage.files.get(name) for name in ("init_vision", "init_text")}
         pretrain(PretrainRequest.model_validate(shared))
     else:
-        shared |= {"task": stage.task, "split": stage.split, "answers": stage.files.get("answers")}
+        shared |= {"task": stage.task, "answers": stage.files.get("answers")}
         finetune(FinetuneRequest.model_validate(shared))
     gc.collect()  # The run's modules refer to each other: without this their memory stays taken for a while.
     if torch.cuda.is_available():

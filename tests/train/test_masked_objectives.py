@@ -30,7 +30,7 @@ CHANCE = math.log(8)  # of a batch of 8 pairs
 @pytest.fixture
 def on_scenes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[dict[str, float]]]:
     """Losses of every step of 160, of a tiny CLIP on 8 scenes, which it can learn by heart."""
-    monkeypatch.setattr(batches, "training_scenes", lambda progress, world: scenes_folder(8, 0, "train"))
+    monkeypatch.setattr(batches, "training_scenes", lambda *_: scenes_folder(8, 0, "train"))
 
     def losses(objective: str, recipe: dict[str, Any], **settings: Any) -> list[dict[str, float]]:
         request = PretrainRequest(

@@ -497,7 +497,7 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(plan: Plan, tmp_pat
 def test_scenes_are_those_of_the_one_world_whatever_the_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Callable[[str], str], cache_folder: Path
 ) -> None:
-    monkeypatch.setattr("harness.data.scenes.TRAINING_SCENES", 12)
+    monkeypatch.setattr("harness.data.training_scenes.TRAINING_SCENES", 12)
     given = {"finetune": SMALL | {"image_size": 32}}
     asked: dict[str, Any] = {"weights": start("albef"), "seed": 5, "device": "cpu", "given": given}
     out, _ = run(plan_stages("finetune", "albef-tiny", "nlvr2", **asked), tmp_path)

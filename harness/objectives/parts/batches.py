@@ -11,7 +11,7 @@ from harness.data.augment import Augmentation
 from harness.data.pair_batch import Crops
 from harness.data.pair_loader import PairLoader
 from harness.data.pairs import PairRef
-from harness.data.scenes import training_scenes
+from harness.data.training_scenes import training_scenes
 from harness.data.world import world_of
 from harness.kit.distributed import main_process_first
 from harness.kit.progress import Progress
@@ -48,6 +48,7 @@ class Asked:
     max_bad_share: float
     progress: Progress
     more: Sequence[PairRef] = ()
+    split: str | None = None
 
 
 def pair_batches(asked: Asked, views: int = 1, texts: int = 1, crops: Crops | None = None) -> PairLoader:
@@ -67,16 +68,17 @@ def pair_batches(asked: Asked, views: int = 1, texts: int = 1, crops: Crops | No
         views=views,
         texts=texts,
         crops=crops,
+        split=asked.split,
     )
 
 
-def with_scenes(sources: Sequence[str], progress: Progress) -> tuple[str, ...]:
-    """Sources as paths, built-in worlds written to their folders."""
+def with_scenes(sources: Sequence[str], progress: Progress, fills: str = "captions") -> tuple[str, ...]:
+    """Sources as paths, built-in worlds as their folders, which hold the texts of the field `fills`."""
     found = []
     for source in sources:
         world = world_of(source)
         if world is not None:
             with main_process_first():
-                source = str(training_scenes(progress, world))
+                source = str(training_scenes(progress, world, fills))
         found.append(source)
     return tuple(found)
