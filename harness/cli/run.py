@@ -98,9 +98,11 @@ def _plan(
     set_threads(threads)
     wanted = options.requests()
     from harness.kit.progress import Progress
+    from harness.run.costs import CountedCosts
     from harness.run.plan import plan_rows, render_plan
 
-    rows = [row for request in wanted for row in plan_rows(request, out, force=force, progress=Progress(quiet))]
+    bar, counted = Progress(quiet), CountedCosts()
+    rows = [row for one in wanted for row in plan_rows(one, out, force=force, progress=bar, counted=counted)]
     typer.echo(json.dumps(rows, indent=1) if as_json else render_plan(rows))
 
 

@@ -34,6 +34,7 @@ class Registry:
         self._scan = scan
         self._load = load
         self._unlisted = unlisted
+        self._seen: tuple[tuple[Entry | Fault, ...], tuple[dict[str, Entry], dict[str, str]]] = (), ({}, {})
 
     def entries(self) -> dict[str, Entry]:
         """All entries by name; those whose name is bad or found twice are reported and left out."""
@@ -43,9 +44,15 @@ class Registry:
         return dict(sorted(found.items()))
 
     def _scanned(self) -> tuple[dict[str, Entry], dict[str, str]]:
-        """The entries, and what is wrong with the others, by name."""
+        """The entries, and what is wrong with the others, by name; sorted out again where a scan finds others."""
+        scanned = tuple(self._scan())
+        if scanned != self._seen[0]:
+            self._seen = scanned, self._sorted_out(scanned)
+        return self._seen[1]
+
+    def _sorted_out(self, scanned: Iterable[Entry | Fault]) -> tuple[dict[str, Entry], dict[str, str]]:
         found, faults = dict[str, Entry](), dict[str, str]()
-        for entry in self._scan():
+        for entry in scanned:
             if isinstance(entry, Fault):
                 faults[entry.name] = entry.line
             elif not NAME.fullmatch(entry.name):

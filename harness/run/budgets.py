@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
 from harness.reduction.plan import Sample
 from harness.reduction.schedule import parse_schedule
+from harness.reduction.stack import VISION
 from harness.run.cell import cell_code, cost_code
 from harness.run.request import RunRequest
 from harness.run.suitable import check_protocol, naming
@@ -153,6 +155,7 @@ class Budgets:
         fields = methods.get(method).Config.model_fields
         compared = [settings.get("like", fields["like"].default)] if "like" in fields else []
         modules = [module_of(methods, name) for name in (method, *compared)]
+        own_stack = all(methods.get(name).stacks == VISION for name in (method, *compared))
         code = cost_code(host.name, method) if macs else code_parts("harness.reduction.budget", *modules)
         return {
             "method": method,
@@ -160,7 +163,8 @@ class Budgets:
             "schedule": None if shape is None else shape.model_dump(mode="json"),
             "settings": settings,
             "match": self.request.match,
-            "shape": str(host.shape),
+            # Towers alike have one budget, whatever their host is called and has beside them.
+            "shape": str(replace(host.shape, name="", beside={}) if own_stack else host.shape),
             "sizes": host.config if macs else None,
             "code": dict(code) | dict(code_parts(*modules)),
             "packages": versions(*PACKAGES),

@@ -25,6 +25,8 @@ from harness.run.cell import cost_code
 
 # What a tower does not depend on.
 ASIDE = frozenset({"task"})
+# What a module holds that says how it computes, beside its parts and tensors.
+PLAIN = (bool, int, float, str, tuple, type(None))
 
 
 class CountedCosts:
@@ -33,6 +35,7 @@ class CountedCosts:
     def __init__(self) -> None:
         self._kept = Kept("costs")
         self._found: dict[str, dict[str, Any]] = {}
+        self._alike: dict[str, dict[str, Any]] = {}
 
     def of(
         self,
@@ -46,8 +49,11 @@ class CountedCosts:
     ) -> dict[str, Any]:
         """`harness.cost.report.counted_parts` of a method with fixed counts in the tower of a host of some sizes.
 
-        vision: makes the tower where it has to be counted; it may be on the meta device.
+        vision: makes the tower where it has to be counted; it may be on the meta device. Hosts whose towers are built
+        alike share the counts, and so do seeds: what a method draws changes no number of tokens.
         """
+        if "seed" in config and not methods.get(method).Config.model_fields["seed"].is_required():
+            config = {setting: value for setting, value in config.items() if setting != "seed"}
         if methods.get(method).stacks == VISION:  # what stands beside the tower is nothing to it
             shape = replace(shape, beside={})
         tower = (str(shape), str({name: size for name, size in sizes.items() if name not in ASIDE}))
@@ -64,12 +70,31 @@ class CountedCosts:
             }
 
             def counted() -> dict[str, Any]:
-                reducer = make_reducer(method, shape, settings=config)
-                dense = None
-                if method != "dense":
-                    plain = make_reducer("dense", shape).config.model_dump(mode="json")
-                    dense = self.of(model, sizes, shape, "dense", plain, dtype, vision)["dense"]
-                return counted_parts(vision(), reducer, dtype=pick_dtype(dtype), dense=dense)
+                tower = vision()
+                alike = str((built(tower), replace(shape, name=""), method, config, dtype))
+                if alike not in self._alike:
+                    reducer = make_reducer(method, shape, settings=config)
+                    dense = None
+                    if method != "dense":
+                        plain = make_reducer("dense", shape).config.model_dump(mode="json")
+                        dense = self.of(model, sizes, shape, "dense", plain, dtype, vision)["dense"]
+                    self._alike[alike] = counted_parts(tower, reducer, dtype=pick_dtype(dtype), dense=dense)
+                return self._alike[alike]
 
             self._found[name] = self._kept.value(key, counted)
         return self._found[name]
+
+
+def built(tower: nn.Module) -> list[Any]:
+    """All that a tower's counts follow from: of each module its class, its tensors' sizes and its plain settings."""
+    parts: list[Any] = []
+    for name, module in tower.named_modules():
+        tensors = {**module._parameters, **module._buffers}
+        sizes = {
+            one: tensor if tensor is None else (tuple(tensor.shape), tensor.dtype, tensor.requires_grad)
+            for one, tensor in tensors.items()
+        }
+        plain = vars(module).items()
+        held = {one: value for one, value in plain if not one.startswith("_") and isinstance(value, PLAIN)}
+        parts.append((name, type(module), sizes, held))
+    return parts

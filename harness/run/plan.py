@@ -35,10 +35,15 @@ MOST_GIB = 100_000
 
 
 def plan_rows(
-    request: RunRequest, out: Path, *, force: bool = False, progress: Progress = SILENT
+    request: RunRequest,
+    out: Path,
+    *,
+    force: bool = False,
+    progress: Progress = SILENT,
+    counted: CountedCosts | None = None,
 ) -> list[dict[str, Any]]:
     """One row per cell: label, key, whether its record is there, tokens per block, MACs, memory and about how long it
-    will take.
+    will take. `counted`: what several requests share, whose hosts may have towers alike.
     """
     cells, store = plan_cells(request, progress), Store(out)
     kept = {} if force else store.find(cell.key for cell in cells)
@@ -46,14 +51,15 @@ def plan_rows(
     budgets, times = Budgets(request, data), Estimator(data, store)
     hosts: dict[str, HostFacts] = {}
     costs: dict[tuple[str, ...], dict[str, Any]] = {}
-    counted = CountedCosts()
+    counted = counted or CountedCosts()
+    kinds = {method: methods.get(method) for method in {cell.method for cell in cells}}
     rows = []
     with progress.bar("costs", len(cells)) as bar:
         for cell in cells:
             if cell.task not in hosts:
                 hosts[cell.task] = planned_host(request, cell.task, cell.training)
             host = hosts[cell.task]
-            adaptive = methods.get(cell.method).adaptive
+            adaptive = kinds[cell.method].adaptive
             known = (cell.method, str(cell.config), str(host.shape), cell.task if adaptive else "")
             if known not in costs and adaptive:
                 ready, sample = budgets.on_images(cell.task)

@@ -2,12 +2,12 @@
 
 import pytest
 
-from harness.cost.report import cost_report
+from harness.cost.report import cost_report, counted_parts
 from harness.hosts.build import skeleton
 from harness.hosts.facts import host_facts
 from harness.kit.registry import models
 from harness.reduction.budget import make_reducer
-from harness.run.costs import CountedCosts
+from harness.run.costs import CountedCosts, built
 
 HOST = "albef-tiny"
 
@@ -46,3 +46,40 @@ def test_another_size_of_tower_is_counted_anew():
         for facts in (small, large)
     ]
     assert costs[0]["forward"]["total_gmacs"] < costs[1]["forward"]["total_gmacs"]
+
+
+def test_hosts_with_towers_alike_share_what_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    calls = []
+    monkeypatch.setattr(
+        "harness.run.costs.counted_parts", lambda *args, **kwargs: calls.append(args) or counted_parts(*args, **kwargs)
+    )
+    shared, found = CountedCosts(), []
+    for name in (HOST, "blip-tiny", "clip-tiny"):
+        facts = host_facts(name)
+        plain = make_reducer("dense", facts.shape).config.model_dump(mode="json")
+        found.append(
+            shared.of(name, facts.config, facts.shape, "dense", plain, "float32", lambda facts=facts: facts.vision)
+        )
+    assert found[0] == found[1]
+    assert len(calls) == 2  # that of CLIP is another
+
+
+def test_towers_that_compute_otherwise_are_not_alike():
+    tower = host_facts(HOST).vision
+    before = str(built(tower))
+    tower.blocks[3].attn.num_heads += 1
+    assert str(built(tower)) != before
+
+
+def test_seeds_of_a_draw_share_what_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
+    host, shared = host_facts(HOST), CountedCosts()
+    config = make_reducer("random", host.shape, ratio=0.5).config.model_dump(mode="json")
+    about = (HOST, host.config, host.shape, "random")
+    first = shared.of(*about, config | {"seed": 0}, "float32", lambda: host.vision)
+    with monkeypatch.context() as refused:
+        refused.setattr("harness.run.costs.counted_parts", None)
+        assert shared.of(*about, config | {"seed": 7}, "float32", lambda: host.vision) == first
+    seventh = make_reducer("random", host.shape, settings=config | {"seed": 7})
+    assert counted_parts(host.vision, seventh) == first
