@@ -122,6 +122,7 @@ def _ablate(
     place = named_executor(executor)
     set_threads(threads)
     from harness.cli.outputs import table_text
+    from harness.run.plan import announced
     from harness.run.study import plan_study, read_study, study_name
     from harness.run.study_index import save_index
 
@@ -129,7 +130,8 @@ def _ablate(
     every = found.run | changed
 
     def planned(store: Store, progress: Progress) -> list[Cell]:
-        cells, index = plan_study(found, changed, progress)
+        cells, index, asked = plan_study(found, changed, progress)
+        progress.say(announced(asked, store, force=force))
         save_index(store.folder, study, found.draw, [cell.key for cell in cells if cell.method == "dense"], index)
         return cells
 

@@ -85,13 +85,17 @@ def announced(planned: Iterable[tuple[RunRequest, list[Cell]]], store: Store, *,
     Adaptive methods, whose MACs are measured on images, go by their ratio.
     """
     counted, every, left, times = CountedCosts(), 0, 0, []
+    estimators: dict[tuple[Any, ...], Estimator] = {}  # entries of a study share what they follow from
     for request, cells in planned:
         kept = {} if force else store.find(cell.key for cell in cells)
         every, wanted = every + len(cells), [cell for cell in cells if cell.key not in kept]
         left += len(wanted)
         if not wanted:
             continue
-        estimator = Estimator(data_folder(request.data, request.limit), store)
+        about = (request.model, request.data, request.split, request.limit, request.batch_size, request.dtype)
+        if about not in estimators:
+            estimators[about] = Estimator(data_folder(request.data, request.limit), store)
+        estimator = estimators[about]
         hosts: dict[str, HostFacts] = {}
         for cell in wanted:
             host = hosts.get(cell.task) or hosts.setdefault(cell.task, planned_host(request, cell.task, cell.training))

@@ -62,13 +62,15 @@ def read_study(named: str) -> Study:
 
 def plan_study(
     study: Study, options: dict[str, Any], progress: Progress = SILENT
-) -> tuple[list[Cell], list[dict[str, Any]]]:
-    """All cells of a study, and its index: for each entry its label, placement, stages, method and keys.
+) -> tuple[list[Cell], list[dict[str, Any]], list[tuple[RunRequest, list[Cell]]]]:
+    """All cells of a study, and its index: for each entry its label, placement, stages, method and keys; and each
+    entry's request with the cells that no entry before it has.
 
     `options` (device, limit, batch size …) override the study's own.
     """
     cells: list[Cell] = []
     index: list[dict[str, Any]] = []
+    asked: list[tuple[RunRequest, list[Cell]]] = []
     shared = {**study.run, **options}
     wanted = str(shared.pop("tasks", "all"))
     plain = validated(RunRequest, {**shared, "methods": (), "tasks": ()}, "study")
@@ -89,10 +91,12 @@ def plan_study(
         own = {"methods": read_methods(entry.methods), "settings": entry.settings}
         request = validated(RunRequest, fields | own, "study")
         planned = plan_cells(request, progress)
+        known = {cell.key for cell in cells}
+        asked.append((request, [cell for cell in planned if cell.key not in known]))
         cells += planned
         labels = entry.model_dump(include={"label", "placement", "stages"}, exclude_none=True)
         for method in request.methods:
             keys = [cell.key for cell in planned if cell.method == method != "dense"]
             index += [{"method": method, **labels, "keys": keys}] if keys else []
     ordered = sorted(unique(cells), key=lambda cell: cell.method != "dense")
-    return ordered, index
+    return ordered, index, asked

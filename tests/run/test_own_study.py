@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from harness.kit.errors import HarnessError
+from harness.run.plan import announced
+from harness.run.store import Store
 from harness.run.study import plan_study, read_study, study_name
 
 WHOLE = """
@@ -31,7 +34,7 @@ def test_a_file_is_a_study_under_its_own_name(tmp_path: Path) -> None:
 
 
 def test_its_cells_are_planned_and_their_settings_swept(tmp_path: Path) -> None:
-    cells, index = plan_study(read_study(written(tmp_path, WHOLE)), {})
+    cells, index, asked = plan_study(read_study(written(tmp_path, WHOLE)), {})
     assert [(cell.method, cell.config.get("vision_weight")) for cell in cells] == [
         ("dense", None),
         ("elip", 0.2),
@@ -39,6 +42,15 @@ def test_its_cells_are_planned_and_their_settings_swept(tmp_path: Path) -> None:
         ("tome", None),
     ]
     assert [(entry["method"], len(entry["keys"])) for entry in index] == [("elip", 2), ("tome", 1)]
+    assert [cell.key for _, planned in asked for cell in planned] == [cell.key for cell in cells]
+
+
+def test_how_long_it_will_take_is_counted_once_for_cells_that_entries_share(tmp_path: Path) -> None:
+    text = WHOLE + '  - {methods: "tome,evit", ratios: [0.5]}\n'
+    cells, _, asked = plan_study(read_study(written(tmp_path, text)), {})
+    line = announced(asked, Store(tmp_path / "none"))
+    assert len(cells) == 5
+    assert re.fullmatch(r"5 cells, 5 to run, about .+ on this machine", line)
 
 
 @pytest.mark.parametrize(
