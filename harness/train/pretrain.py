@@ -26,7 +26,7 @@ from harness.reduction import TokenReducer
 from harness.train.equal_budget import Trained, budget_of
 from harness.train.request import PretrainRequest
 from harness.train.session import Prepared, Session, method_for
-from harness.train.starts import check_starts, start_sides, world_words
+from harness.train.starts import check_starts, random_sides, start_sides, world_words
 from harness.train.vocabulary import build_vocabulary
 
 VOCABULARY_CAPTIONS = 200_000
@@ -75,6 +75,8 @@ def prepare(session: Session, request: PretrainRequest, choice: Choice) -> Prepa
     check_starts(request.model, changes, request)
     batches = session.batches(choice, config, request.data)
     host, tokenizer, start, learned = _start(session, request, batches)
+    if not choice.from_random:
+        start += random_sides(request.model, request, request.data)
     objective = choice.make(host, session.reducer(host, learned), tokenizer.specials, session.recipe)
     counted = None
     if choice.terms[0].kind.same_batches(Objective):

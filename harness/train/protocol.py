@@ -17,7 +17,7 @@ from harness.data.digest import reader_modules
 from harness.data.formats import OpenedSource
 from harness.data.shards import is_shards
 from harness.data.world import BUILT_IN_WORLD, world_of
-from harness.hosts.build import host_class, host_config, skeleton, split_name
+from harness.hosts.build import host_config, skeleton
 from harness.hosts.facts import HostFacts, host_facts
 from harness.hosts.host import HostModel
 from harness.hosts.weights.find import find_weights
@@ -35,7 +35,7 @@ from harness.train.equal_budget import Budget, Trained, budget_of
 from harness.train.request import FinetuneSpec, PretrainSpec, TrainSpec
 from harness.train.source_digest import source_digest
 from harness.train.stage_options import check_stages, read_options
-from harness.train.starts import RANDOM, SIDES, check_starts, start_digest
+from harness.train.starts import RANDOM, SIDES, check_starts, shipped_starts, start_digest
 from harness.train.task_data import training_split
 
 if TYPE_CHECKING:
@@ -230,7 +230,8 @@ def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], evaluated: st
     if isinstance(budget.batch_size, int):
         recipe = recipe.model_copy(update={"batch_size": budget.batch_size})
     host_config(shared["model"], image_size=recipe.image_size)
-    options = options.model_copy(update={"data": data} | _starts(shared["model"], options, choice, data))
+    starts = {} if choice.from_random else shipped_starts(shared["model"], options, data)
+    options = options.model_copy(update={"data": data} | starts)
     check_starts(shared["model"], {"image_size": recipe.image_size}, options)
     files = {name: getattr(options, name) for name in ("init", *SIDES.values(), "tokenizer")}
     own = {"objective": choice.name, "objective_settings": choice.settings(), "vocabulary": options.vocabulary}
@@ -241,15 +242,6 @@ def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], evaluated: st
     }
     digests = {name: _objective_file_digest(str(place)) for name, place in named.items() if place is not None}
     return stage.model_copy(update={"digests": stage.digests | digests})
-
-
-def _starts(model: str, options: PretrainSpec, choice: Choice, data: tuple[str, ...]) -> dict[str, str]:
-    """The starts that ship for a host and a world, where it learns that one in its words and nothing else is named."""
-    named = (options.init, options.tokenizer, options.vocabulary)
-    if choice.from_random or len(data) > 1 or any(one is not None for one in named):
-        return {}
-    shipped = host_class(model).STARTS.get(split_name(model)[1], {}).get(data[0], {})
-    return {option: start for option, start in shipped.items() if getattr(options, option) is None}
 
 
 def _finetuning(

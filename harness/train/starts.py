@@ -61,6 +61,26 @@ def check_starts(model: str, sizes: Mapping[str, Any], spec: PretrainSpec) -> No
     start_sides(host, split_name(model)[0], spec, words or ())
 
 
+def shipped_starts(model: str, spec: PretrainSpec, sources: Sequence[str]) -> dict[str, str]:
+    """By option, the starts that ship for a host and a world, where it learns that one in its words and nothing else is
+    named for that side.
+    """
+    named = (spec.init, spec.tokenizer, spec.vocabulary)
+    if len(sources) > 1 or any(one is not None for one in named):
+        return {}
+    shipped = host_class(model).STARTS.get(split_name(model)[1], {}).get(sources[0], {})
+    return {option: start for option, start in shipped.items() if getattr(spec, option) is None}
+
+
+def random_sides(model: str, spec: PretrainSpec, sources: Sequence[str]) -> list[str]:
+    """A line for each side of a host that begins as it is drawn although a start ships for it."""
+    shipped, side = shipped_starts(model, spec, sources), {option: side for side, option in SIDES.items()}
+    return [
+        f"{side[option]}: random weights; --{option.replace('_', '-')} {start} ships for {model} on {sources[0]}"
+        for option, start in shipped.items()
+    ]
+
+
 def known_words(model: str, spec: PretrainSpec) -> Sequence[str] | None:
     """The vocabulary that a host begins with, as far as it is known before any data are read; none of one elsewhere."""
     if spec.tokenizer is not None:

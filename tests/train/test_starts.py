@@ -16,8 +16,8 @@ from harness.hosts.build import build_host
 from harness.kit.errors import HarnessError
 from harness.train.pretrain import pretrain
 from harness.train.protocol import plan_stages
-from harness.train.request import PretrainRequest
-from harness.train.starts import start_file, start_sides, world_words
+from harness.train.request import PretrainRequest, PretrainSpec
+from harness.train.starts import random_sides, start_file, start_sides, world_words
 from tests.train.conftest import SIZES, TOWER
 
 Make = Callable[..., Path]
@@ -247,11 +247,22 @@ def test_a_protocol_takes_the_starts_that_ship_for_host_and_world() -> None:
 
     both = {"init_vision": "scenes-small-vit", "init_text": "scenes-small-bert"}
     assert begun("albef-tiny", "scenes-small") == both
-    assert begun("blip-tiny", "scenes-small") == {"init_vision": "scenes-small-vit"}
+    assert begun("blip-tiny", "scenes-small") == both
     assert begun("albef-tiny", "scenes-small", init_text="none") == both | {"init_text": "none"}
     assert begun("albef-tiny", "scenes-small", objective="curriculum") == {}
     assert begun("albef-tiny", "scenes-small", vocabulary=100) == {}
     assert begun("albef-tiny", "scenes:shapes=6") == {}
+
+
+def test_pretraining_says_which_sides_begin_at_random_though_a_start_ships() -> None:
+    def lines(model: str = "albef-tiny", world: str = "scenes-small", **given: Any) -> list[str]:
+        return random_sides(model, PretrainSpec(**given), (world,))
+
+    vision = "vision: random weights; --init-vision scenes-small-vit ships for albef-tiny on scenes-small"
+    text = "text: random weights; --init-text scenes-small-bert ships for albef-tiny on scenes-small"
+    assert lines() == [vision, text]
+    assert lines(init_text="scenes-small-bert") == [vision]
+    assert lines(init_vision="none", init_text="none") == lines(init="weights") == lines(world="scenes:shapes=6") == []
 
 
 def test_shipped_starts_hold_one_side_and_say_how_they_were_made() -> None:

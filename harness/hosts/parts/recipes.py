@@ -10,8 +10,7 @@ Recipes = dict[str, dict[str, dict[str, Any]]]
 
 # By preset and built-in world, the starts that ship: by option of pre-training, folders of harness/assets.
 Starts = dict[str, dict[str, dict[str, str]]]
-SMALL_WORLD_TOWER = {"init_vision": "scenes-small-vit"}
-SMALL_WORLD_STARTS = SMALL_WORLD_TOWER | {"init_text": "scenes-small-bert"}
+SMALL_WORLD_STARTS = {"init_vision": "scenes-small-vit", "init_text": "scenes-small-bert"}
 
 TINY_PRETRAIN: dict[str, Any] = {
     "image_size": 64,

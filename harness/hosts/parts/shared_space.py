@@ -29,4 +29,5 @@ def shared_space(norm: nn.LayerNorm, image: nn.Linear, text: nn.Linear) -> tuple
 
 
 def _projected(projection: nn.Linear, states: Tensor) -> Tensor:
-    return F.linear(states, projection.weight.detach(), projection.bias.detach())
+    bias = None if projection.bias is None else projection.bias.detach()
+    return F.linear(states, projection.weight.detach(), bias)

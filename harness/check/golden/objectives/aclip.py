@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.check.golden.file import Golden, difference, vit_sizes
 from harness.check.golden.objectives._host import objective_for, output_errors
 from harness.hosts.clip.model import Clip, ClipConfig
 from harness.hosts.host import TextBatch
+from harness.hosts.parts.shared_space import Projection, shared_space
 from harness.hosts.parts.timm_vision import timm_vision, vision_transformer
 from harness.hosts.weights.released import Split, Translation, Transposed
 from harness.kit.errors import HarnessError
@@ -49,6 +50,9 @@ class TimmClip(Clip):
         rows = torch.arange(len(texts.ids))
         feature: Tensor = self.text_projection(texts.states[rows, texts.ids.argmax(dim=-1)])
         return feature
+
+    def shared_space(self) -> tuple[Projection, Projection]:
+        return shared_space(cast(nn.LayerNorm, self.vision.norm), self.image_projection, self.text_projection)
 
 
 def check(golden: Golden) -> dict[str, float]:
