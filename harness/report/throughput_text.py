@@ -12,7 +12,7 @@ from harness.kit.reading import read_json
 def read_throughput(path: Path) -> dict[str, Any]:
     """A report that `throughput --json` printed to a file; HarnessError for another file."""
     report: Any = read_json(path)
-    if not isinstance(report, dict) or "train_step_gmacs" not in report:
+    if not isinstance(report, dict) or not {"train_step_gmacs", "time"} <= set(report):
         raise HarnessError(f"--show {path}: not what throughput --json prints; measure again")
     return dict(report)
 
@@ -40,6 +40,7 @@ def render_throughput(report: dict[str, Any]) -> str:
         *(f"  {name:<18}{macs:>10.3f}" for name, macs in rows),
         f"ideal step          {report['ideal_s']:.3f} s at the product's rate",
         f"share               {report['share']:.1%} of the product's rate",
+        "time of a step      " + ", ".join(f"{kind} {share:.0%}" for kind, share in report["time"].items()),
     ]
     if report["peak_mib"] is not None:
         lines.append(f"peak memory         {report['peak_mib']:.0f} MiB")

@@ -36,6 +36,7 @@ from harness.train.loop import Run
 from harness.train.pretrain import within_budget
 from harness.train.request import PretrainRequest
 from harness.train.session import Session
+from harness.train.step_time import time_shares
 
 # After the first, in which kernels are chosen and the optimizer's state is made.
 WARM_UP = 1
@@ -54,7 +55,8 @@ class Endless:
 class Timed:
     """Seconds of each step, and the rate of products of that side and dtype before the first step and after each.
 
-    attention: what fused attention was dispatched; peak_mib: the most that a GPU's allocator held in a step.
+    attention: what fused attention was dispatched; peak_mib: the most that a GPU's allocator held in a step; time: the
+    share of each kind of operation in one more step (`harness.train.step_time`).
     """
 
     seconds: list[float]
@@ -62,6 +64,7 @@ class Timed:
     side: int
     dtype: torch.dtype
     attention: str
+    time: dict[str, float]
     peak_mib: float | None = None
 
 
@@ -114,6 +117,7 @@ def measure_throughput(
         "attention_backend": timed.attention,
         "parts": parts,
         **figures,
+        "time": timed.time,
         "peak_mib": timed.peak_mib,
         "loader": loaded,
         "run": provenance(request.seed, session.accelerator.device),
@@ -217,7 +221,7 @@ def _time_steps(run: TimedRun, steps: int, dtype: torch.dtype, progress: Progres
     device, seconds, peaks = run.accelerator.device, [], []
     pairs = synthetic_pairs(run.objective.host.config, run.recipe.batch_size, device, run.dtype)
     run.model.train()
-    with progress.bar("training steps", 1 + WARM_UP + steps, timed=True) as bar:
+    with progress.bar("training steps", 1 + WARM_UP + steps + 1, timed=True) as bar:
         attention = attention_backends(lambda: run.step(pairs))
         bar.advance()
         for _ in range(WARM_UP):
@@ -232,7 +236,9 @@ def _time_steps(run: TimedRun, steps: int, dtype: torch.dtype, progress: Progres
                 peaks.append(torch.cuda.max_memory_allocated(device) / MIB)
             rates.append(product_rate(device, dtype))
             bar.advance()
-    return Timed(seconds, rates, product_side(device), dtype, attention, max(peaks, default=None))
+        time = time_shares(lambda: run.step(pairs), device.type == "cuda")
+        bar.advance()
+    return Timed(seconds, rates, product_side(device), dtype, attention, time, max(peaks, default=None))
 
 
 @contextmanager

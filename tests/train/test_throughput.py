@@ -22,6 +22,7 @@ from harness.report.throughput_text import _loader_lines, read_throughput
 from harness.train import throughput
 from harness.train.request import PretrainRequest
 from harness.train.session import Session
+from harness.train.step_time import KINDS, REST, kind_of, time_shares
 from harness.train.throughput import TimedRun, against_product, loader_part, measure_throughput, product_rate
 
 FAMILIES = ("albef", "blip", "meter", "clip")
@@ -122,7 +123,7 @@ def test_a_step_is_an_optimizer_step_over_its_micro_batches() -> None:
 
 
 def test_the_share_is_ideal_time_over_measured_between_products() -> None:
-    timed = throughput.Timed([4.0, 10.0, 8.0], [10.0, 30.0, 10.0, 10.0], 2048, torch.bfloat16, "math")
+    timed = throughput.Timed([4.0, 10.0, 8.0], [10.0, 30.0, 10.0, 10.0], 2048, torch.bfloat16, "math", {})
     figures = against_product(timed, pairs=8, gmacs=5)
     # 40 GMACs at 20, 20 and 10 a second: 2 of 4 s, 2 of 10 s, 4 of 8 s.
     assert figures["share"] == pytest.approx(0.5)
@@ -165,6 +166,34 @@ def test_a_record_of_a_host(steady: list[str], monkeypatch: pytest.MonkeyPatch) 
     assert (record["text_tokens"], record["batch_size"], record["image_size"]) == (48, 2, 64)
     assert record["attention_backend"] == "flash_attention_for_cpu"
     assert (record["loader"], record["peak_mib"], record["run"]["device"]) == (None, None, "cpu")
+    assert set(record["time"]) == {*KINDS, REST}
+    assert sum(record["time"].values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("aten::addmm", "products"),
+        ("aten::mkldnn_convolution", "products"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "attention"),
+        ("aten::gelu_backward", "activations"),
+        ("aten::native_layer_norm", "norms"),
+        ("aten::copy_", "copies"),
+        ("aten::_fused_adamw_", "optimizer"),
+        ("aten::_foreach_mul_", "optimizer"),
+        ("autograd::engine::evaluate_function: AddmmBackward0", REST),
+        ("aten::add", REST),
+    ],
+)
+def test_each_operation_is_of_one_kind(operation: str, kind: str) -> None:
+    assert kind_of(operation) == kind
+
+
+def test_a_step_of_products_spends_its_time_on_products() -> None:
+    left, right = torch.randn(512, 512), torch.randn(512, 512)
+    shares = time_shares(lambda: [left @ right for _ in range(20)], on_gpu=False)
+    assert next(iter(shares)) == "products"
+    assert shares["products"] > 0.5
 
 
 def test_the_command_prints_loader_and_model(
