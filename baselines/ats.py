@@ -56,9 +56,8 @@ class ATSConfig(MethodConfig):
     def samples(self, shape: StackShape) -> dict[int, int]:
         """How many are drawn, by block."""
         authors = self.program == "authors"
-        begin = range(3, shape.depth) if authors else range(3, min(10, shape.depth), 3)
-        if not begin and self.schedule is None:
-            raise HarnessError(f"ats begins at block 3 and the tower has {shape.depth}: give it a schedule of its own")
+        last = shape.depth if authors else min(10, shape.depth)
+        begin = range(3, max(last, 4), 1 if authors else 3)
         keep = (1.0,) * len(begin) if authors else geometric(0.7, len(begin))
         schedule = self.schedule or validated(Schedule, {"begin": tuple(begin), "keep": keep}, "ats schedule")
         schedule.check_depth(shape.depth)

@@ -17,6 +17,7 @@ from harness.reduction import (
     bipartite,
     density_peaks,
     distances,
+    other_blocks,
     split_top,
     take,
     validated,
@@ -67,10 +68,7 @@ class BAT(TokenReducer[BATConfig]):
         super().__init__(config, shape)
         rates = {"begin": config.blocks, "keep": (config.keep_rate,) * len(config.blocks)}
         if max(validated(Schedule, rates, "bat blocks").begin) >= shape.depth:
-            blocks = list(config.blocks)
-            raise HarnessError(
-                f"bat blocks {blocks}: the tower has blocks 0 to {shape.depth - 1}; give others as blocks"
-            )
+            raise HarnessError(f"bat blocks {list(config.blocks)}: {other_blocks(config.blocks, shape.depth)}")
         self.stages: dict[int, tuple[int, int, int]] = {}
         current = shape.patches
         for block in config.blocks:

@@ -115,6 +115,8 @@ class DiffRate(TokenReducer[DiffRateConfig]):
         self.moved = False
         if self.kept:
             return
+        if shape.depth == 1:
+            raise HarnessError("diffrate learns no count of the first block, and the tower has 1: give it prune_kept")
         self.prune, self.merge = LearnedCounts(config, shape, 0), LearnedCounts(config, shape, 0.5)
         self.register_load_state_dict_post_hook(lambda *_: self.read_counts())
         self.read_counts()

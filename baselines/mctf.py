@@ -69,8 +69,10 @@ class MCTF(TokenReducer[MCTFConfig]):
     def __init__(self, config: MCTFConfig, shape: StackShape) -> None:
         super().__init__(config, shape)
         blocks = tuple(range(1, shape.depth)) if config.blocks is None else config.blocks
+        if not blocks and config.blocks is None:
+            raise HarnessError("mctf fuses in all blocks but the first, and the tower has 1: give it blocks=[0]")
         if not blocks or not all(0 <= block < shape.depth for block in blocks):
-            raise HarnessError(f"blocks {list(blocks)}: expected some of the tower's, 0 to {shape.depth - 1}")
+            raise HarnessError(f"mctf blocks {list(blocks)}: expected some of the tower's, 0 to {shape.depth - 1}")
         self.place = {block: place for place, block in enumerate(sorted(set(blocks)))}
         self.needs_dense = config.consistency_weight > 0 and shape.class_token
 

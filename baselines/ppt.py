@@ -13,6 +13,7 @@ from harness.reduction import (
     TokenReducer,
     TokenState,
     bipartite,
+    other_blocks,
     per_block,
     split_top,
 )
@@ -42,8 +43,10 @@ class PPTConfig(MethodConfig):
 
     def stages(self, shape: StackShape) -> dict[int, int]:
         """How many tokens go, by block; at most half of them do. HarnessError for blocks that are not there."""
-        if list(self.blocks) != sorted(set(self.blocks)) or max(self.blocks, default=0) >= shape.depth:
+        if list(self.blocks) != sorted(set(self.blocks)):
             raise HarnessError(f"ppt blocks {list(self.blocks)}: expected rising numbers from 0 to {shape.depth - 1}")
+        if self.blocks and self.blocks[-1] >= shape.depth:
+            raise HarnessError(f"ppt blocks {list(self.blocks)}: {other_blocks(self.blocks, shape.depth)}")
         removed = self.r_per_stage or per_block(self.r, self.inflect, shape.depth)
         if len(removed) < len(self.blocks):
             raise HarnessError(f"r_per_stage has {len(removed)} entries for {len(self.blocks)} blocks: give one each")

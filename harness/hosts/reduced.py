@@ -44,7 +44,7 @@ class ReducedInside(Wrapper):
         return found
 
     @property
-    def reducer(self) -> TokenReducer[Any]:
+    def reducer(self) -> TokenReducer[Any]:  # type: ignore[override]
         return self.part.reducer
 
     @property
@@ -63,6 +63,16 @@ class ReducedInside(Wrapper):
         """The model's own forward; `guide` reaches its ViT."""
         with self.guided(guide):
             return self.model(*inputs, **options)
+
+    @contextmanager
+    def unreduced(self) -> Iterator[nn.Module]:
+        """The model with its own ViT in place, for the length of the block."""
+        part = self.part
+        _put(self.model, self.place, part.model)
+        try:
+            yield self.model
+        finally:
+            _put(self.model, self.place, part)
 
     @contextmanager
     def guided(self, guide: Guide | None) -> Iterator[None]:
@@ -100,9 +110,13 @@ def reduce(
     whole = copy.deepcopy(model)
     part = ReducedModel(whole.get_submodule(place), reducer, make, strict=strict)
     part.averaged = type(model).__name__ in AVERAGING
-    outer, _, name = place.rpartition(".")
-    setattr(whole.get_submodule(outer), name, part)
+    _put(whole, place, part)
     return ReducedInside(whole, place).train(model.training)
+
+
+def _put(model: nn.Module, place: str, part: nn.Module) -> None:
+    outer, _, name = place.rpartition(".")
+    setattr(model.get_submodule(outer), name, part)
 
 
 def _made(

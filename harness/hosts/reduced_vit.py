@@ -6,8 +6,9 @@ Shapes: B images, N tokens, D channels, n0 patches.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,15 +25,23 @@ from harness.reduction import Guide, StackShape, TokenReducer, Tokens, Trace, dr
 Make = Callable[[StackShape], TokenReducer[Any]]
 # Methods of a wrapped model that run none of its blocks; every other one is to be called on the model itself.
 PASSED_ON = frozenset(
-    {"forward_head", "get_classifier", "no_weight_decay", "group_matcher", "set_grad_checkpointing"}
+    {"forward_head", "get_classifier", "reset_classifier", "no_weight_decay", "set_grad_checkpointing"}
     | {"gradient_checkpointing_enable", "gradient_checkpointing_disable", "get_input_embeddings", "post_init"}
+    | {"num_parameters"}
 )
+# Methods of transformers' models that write the model to a folder.
+SAVING = frozenset({"save_pretrained", "push_to_hub"})
 
 
 class Wrapper(nn.Module):
-    """A module around `model`: what it does not have itself is asked of the model."""
+    """A module around `model`: what it does not have itself is asked of the model.
+
+    What saves the model writes it as it is without the method, under its own names: the folder is one of the model's
+    class, to be loaded and reduced anew. `state_dict` is of all of this module, what the method learned included.
+    """
 
     model: nn.Module
+    reducer: TokenReducer[Any]
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -44,7 +53,19 @@ class Wrapper(nn.Module):
 
     def of_model(self, name: str) -> Any:
         """An attribute that the model has and this module does not."""
-        return getattr(self.model, name)
+        found = getattr(self.model, name)
+        return partial(self._saved, found) if name in SAVING else found
+
+    @contextmanager
+    def unreduced(self) -> Iterator[nn.Module]:
+        """The model without the method, for the length of the block."""
+        yield self.model
+
+    def _saved(self, save: Callable[..., Any], *places: Any, **options: Any) -> Any:
+        if self.reducer.learns:
+            warn_on_stderr("what the method learned is not saved with its model: save the state_dict of .reducer too")
+        with self.unreduced():
+            return save(*places, **options)
 
 
 class ReducedModel(Wrapper):
@@ -78,6 +99,8 @@ class ReducedModel(Wrapper):
     def of_model(self, name: str) -> Any:
         """As the base class; AttributeError for methods that would run its blocks with all tokens."""
         found = super().of_model(name)
+        if name == "group_matcher":
+            return partial(_groups, found)
         if isinstance(found, types.MethodType) and name not in PASSED_ON:
             raise AttributeError(
                 f"{name} of the reduced {type(self.model).__name__}: call it on .model, where all tokens are"
@@ -167,6 +190,23 @@ class ReducedModel(Wrapper):
             maps = [part.transpose(1, 2).unflatten(2, (rows, columns)).contiguous() for part in maps]
         found = list(zip(maps, prefixes, strict=True)) if return_prefix_tokens and tower.shape.prefix else maps
         return found if intermediates_only else (tokens.states, found)
+
+    def get_intermediate_layers(
+        self,
+        images: Tensor,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        guide: Guide | None = None,
+    ) -> Any:
+        """As of timm's VisionTransformer: what `forward_intermediates` gives, by DINO's name and options."""
+        if not hasattr(self.model, "get_intermediate_layers"):
+            raise AttributeError(f"{type(self.model).__name__} has no get_intermediate_layers")
+        output_fmt = "NCHW" if reshape else "NLC"
+        return self.forward_intermediates(
+            images, n, return_prefix_tokens, norm, output_fmt=output_fmt, intermediates_only=True, guide=guide
+        )
 
     @staticmethod
     def _grid(tower: VisionTower, images: Tensor) -> tuple[int, int]:
@@ -262,3 +302,16 @@ def _what_is_left(tokens: Tokens, shape: StackShape) -> str:
     """In words, how many of a tower's tokens left it."""
     whole, left = shape.prefix + shape.patches, tokens.states.shape[1]
     return "all tokens" if left == whole and tokens.mask is None else f"at most {left} of {whole} tokens"
+
+
+def _groups(theirs: Callable[..., dict[str, Any]], *options: Any, **others: Any) -> dict[str, Any]:
+    """timm's patterns of the layers that parameters are of, for the names that they have within this module."""
+
+    def within(pattern: str) -> str:
+        return rf"^model\.(?:{pattern.replace('^', '')})"
+
+    found = theirs(*options, **others)
+    return {
+        group: within(of) if isinstance(of, str) else [(within(pattern), place) for pattern, place in of]
+        for group, of in found.items()
+    }

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from harness.reduction.schedule import Ratio as Ratio
     from harness.reduction.schedule import Schedule as Schedule
     from harness.reduction.schedule import geometric as geometric
+    from harness.reduction.schedule import other_blocks as other_blocks
     from harness.reduction.schedule import per_block as per_block
     from harness.reduction.smaller_images import SmallerImages as SmallerImages
     from harness.reduction.smaller_images import SmallerImagesConfig as SmallerImagesConfig
@@ -123,6 +124,7 @@ _HOMES = {
     ),
     "harness.reduction.schedule": (
         "geometric",
+        "other_blocks",
         "per_block",
         "Ratio",
         "Schedule",

@@ -44,6 +44,21 @@ def per_block(r: float, inflect: float, depth: int) -> list[int]:
     return [int(first + block * step) for block in range(depth)]
 
 
+def shallower(begin: Sequence[int], depth: int) -> list[int]:
+    """Begin blocks, one a stage, at the same share of a tower of `depth` blocks as in one of twelve.
+
+    None is block 0, where there is another: some methods ask what the block before attended to.
+    """
+    first = min(begin[0], 1, depth - 1)
+    return [max(first, block * depth // max(12, begin[-1] + 1)) for block in begin]
+
+
+def other_blocks(blocks: Sequence[int], depth: int) -> str:
+    """What to ask for in a tower of `depth` blocks, of a method that takes `blocks`."""
+    given = ",".join(map(str, dict.fromkeys(shallower(blocks, depth))))
+    return f"the tower has blocks 0 to {depth - 1}; give others, as blocks=[{given}]"
+
+
 class Schedule(BaseModel):
     """Stages of a reduction: stage s happens at block `begin[s]` and leaves `keep[s]` of the input's n0 patches.
 
@@ -103,18 +118,17 @@ class Schedule(BaseModel):
         if lookahead:
             for stage, (begin, look) in enumerate(zip(self.begin, self.lookaheads(depth)), 1):
                 if begin + look > depth:
+                    least = [min(ahead, depth - start) for start, ahead in zip(self.begin, self.lookaheads(depth))]
+                    own = self.model_copy(update={"lookahead": tuple(least)})
                     raise HarnessError(
                         f"begin {begin} plus look-ahead {look} for stage {stage} goes beyond the tower's {depth} "
-                        f"blocks: expected a look-ahead of at most {depth - begin}"
+                        f"blocks; give it a schedule of its own, as {own.spec()!r}"
                     )
 
     def _shallower(self, depth: int) -> str:
-        """What to ask for in a tower of `depth` blocks: stages at the same share of it as in one of twelve."""
-        first = min(self.begin[0], 1)  # some methods ask what the block before attended to
-        twelfths = [max(first, begin * depth // max(12, self.begin[-1] + 1)) for begin in self.begin]
-        if len(set(twelfths)) < len(twelfths):
-            return "; give it a schedule with fewer stages"
-        own = Schedule(begin=tuple(twelfths), keep=self.keep)
+        """What to ask for in a tower of `depth` blocks; of stages that meet in one block the last."""
+        keep = dict(zip(shallower(self.begin, depth), self.keep))
+        own = Schedule(begin=tuple(keep), keep=tuple(keep.values()))
         return f"; give it a schedule of its own, as {own.spec()!r}"
 
     def spec(self) -> str:

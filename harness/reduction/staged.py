@@ -61,6 +61,9 @@ class StagedConfig(MethodConfig):
         return found
 
 
+TINY = 1e-9  # a keep ratio that leaves one token, and is no zero
+
+
 class RatedConfig(MethodConfig):
     """keep_rate counts ceil of the current tokens, at `blocks` (from 0); a schedule, if given, int of the input's."""
 
@@ -71,7 +74,7 @@ class RatedConfig(MethodConfig):
     def bent(self, gamma: float) -> Self:
         if self.schedule is not None:
             return self.model_copy(update={"schedule": self.schedule.bend(gamma)})
-        return self.model_copy(update={"keep_rate": max(self.keep_rate**gamma, 1e-9)})
+        return self.model_copy(update={"keep_rate": max(self.keep_rate**gamma, TINY)})
 
     def counts(self, method: str, shape: StackShape, pooled: bool) -> dict[int, int]:
         """By block, K of the stages that leave fewer tokens than there were before.
@@ -79,7 +82,10 @@ class RatedConfig(MethodConfig):
         `pooled`: what a stage drops stands on as one token more. HarnessError, which names the method, for blocks that
         do not rise or are not in the stack.
         """
-        rates = {"begin": self.blocks, "keep": (self.keep_rate,) * len(self.blocks)}
+        rates = {
+            "begin": self.blocks,
+            "keep": [max(rate, TINY) for rate in geometric(self.keep_rate, len(self.blocks))],
+        }
         schedule = self.schedule or validated(Schedule, rates, f"{method} blocks")
         schedule.check_depth(shape.depth)
         found, current = dict[int, int](), shape.patches

@@ -14,6 +14,7 @@ from harness.data.scene_layout import IMAGE_SIZE as SCENE_SIZE
 from harness.data.scenes import scenes_folder
 from harness.data.world import WORLD_SEED, WORLDS, world_of
 from harness.hosts.facts import HostFacts, host_facts
+from harness.hosts.parts.tokenizer import open_tokenizer
 from harness.hosts.ready import pick_device, pick_dtype
 from harness.hosts.weights.sets import base_of, weights_digest
 from harness.kit.errors import HarnessError
@@ -29,6 +30,7 @@ from harness.train.protocol import Stage, evaluation_image_size, method_facts, p
 from harness.train.stage_options import check_stages
 
 WORLD_COUNT = 1000
+ANY_LENGTH = 64
 
 
 def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
@@ -77,6 +79,8 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
                     reason = str(error)
                 if reason is not None:
                     left_out.note(method, ratio, task, reason)
+    if request.tokenizer is not None:
+        open_tokenizer(None, Path(), ANY_LENGTH, request.tokenizer)  # before the first cell, where it cannot be read
     left_out.tell(sum(cell.method != "dense" for cell in cells))
     return unique(cells)
 

@@ -48,6 +48,8 @@ class VQAOptions(BlindOptions):
         digest = None if self.answers is None else file_digest(Path(self.answers))
         if self.answers_digest is not None and digest != self.answers_digest:
             raise HarnessError(f"--answers {self.answers}: its content has changed since the command began; run again")
+        if self.answers is not None:
+            read_answer_list(Path(self.answers))  # before the first cell, where no list can be read
         object.__setattr__(self, "answers_digest", digest)
         return self
 

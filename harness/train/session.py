@@ -110,6 +110,8 @@ class Session:
             record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise HarnessError(f"{path}: not a JSON file; delete the folder or name another --out") from error
+        if not isinstance(record, dict) or not isinstance(record.get("facts", {}), dict):
+            raise HarnessError(f"{path}: not the record of a training; delete the folder or name another --out")
         different = difference(record.get("facts", {}), self.facts)
         if different:
             raise HarnessError(f"{self.request.out}: holds a finished run with {different}; name another --out")
@@ -258,6 +260,7 @@ def check_precision(precision: str, device: str) -> None:
 
 def _accelerator(request: TrainRequest, recipe: Recipe, unused_parameters: bool) -> Accelerator:
     check_precision(request.precision, request.device)
+    pick_dtype(request.dtype)  # before any data are read
     device = pick_device(request.device)
     if request.dtype != "float32" and request.precision != "no":
         raise HarnessError(f"--dtype {request.dtype} with --precision {request.precision}: choose one of them")

@@ -44,6 +44,7 @@ PRETRAIN = ["pretrain", "--model", "albef-tiny", "--out", "never"]
         ([*PRETRAIN, "--size", "vocab_size=9999999999"], "vocab_size 9999999999: expected"),
         ([*PRETRAIN, "--max-bad-share", "nan"], "--max-bad-share"),
         ([*PRETRAIN, "--seed", "-1"], "--seed"),
+        ([*PRETRAIN, "--dtype", "float16"], "dtype 'float16': expected one of float32, float64, bfloat16"),
         ([*PRETRAIN, "--recipe", "learning_rate=0x_"], "not valid YAML"),
         ([*PRETRAIN, "--set-objective", "albef.alpha=&a 1"], "anchors, aliases and tags are not read"),
     ],
@@ -68,6 +69,23 @@ def test_a_list_of_answers_that_is_a_pipe_is_refused_and_nothing_waits(
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert ended.value.code == 2
     assert "is no regular file, but a folder, pipe or device" in told[0]
+
+
+@pytest.mark.parametrize("option", ["--answers", "--tokenizer"])
+@pytest.mark.parametrize(
+    ("content", "reason"), [("[" * 100_000, "nested too deeply"), (f"[{'9' * 5000}]", "Exceeds the limit")]
+)
+def test_broken_json_named_by_an_option_ends_before_the_first_cell(
+    option: str, content: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "tokenizer_config.json"
+    broken.write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        main([*RUN[:-1], "vqa", option, str(broken if option == "--answers" else tmp_path)])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, len(err.splitlines())) == (2, "", 1)
+    assert "tokenizer_config.json: not valid JSON" in err
+    assert reason in err
 
 
 def test_a_task_without_annotations_is_blamed_on_the_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

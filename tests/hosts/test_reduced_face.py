@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 import transformers
+from timm.optim import param_groups_layer_decay
 
 import harness
 from harness.kit.errors import HarnessError
@@ -29,8 +30,8 @@ def test_attributes_are_the_wrapped_models(vit):
 
 def test_methods_that_would_run_all_tokens_are_refused(vit):
     reduced = harness.reduce(vit, "tome", ratio=0.7)
-    with pytest.raises(AttributeError, match=r"get_intermediate_layers .* call it on \.model, where all tokens are"):
-        reduced.get_intermediate_layers(images())
+    with pytest.raises(AttributeError, match=r"set_input_size .* call it on \.model, where all tokens are"):
+        reduced.set_input_size((96, 96))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = reduced.nonsense
 
@@ -62,6 +63,46 @@ def test_intermediates_give_every_patch_the_state_of_its_token(vit):
     zeros = (gone[-1].flatten(2) == 0).all(1).sum(1)
     assert zeros.tolist() == [PATCHES + 1 - pruned.forward_features(images()).shape[1]] * 2
     assert with_prefix[0][1].shape == (2, 1, 24)
+
+
+def test_intermediate_layers_by_dinos_name_are_timms(vit):
+    options = {"n": [2, 11], "reshape": True, "return_prefix_tokens": True, "norm": True}
+    with torch.no_grad():
+        theirs = vit.get_intermediate_layers(images(), **options)
+        ours = harness.reduce(vit, "tome", ratio=1.0).get_intermediate_layers(images(), **options)
+        fewer = harness.reduce(vit, "tome", ratio=0.7).get_intermediate_layers(images())
+    assert all(torch.equal(a, b) for one, other in zip(theirs, ours, strict=True) for a, b in zip(one, other))
+    assert [layer.shape for layer in fewer] == [(2, PATCHES, 24)]
+    with pytest.raises(AttributeError, match="Eva has no get_intermediate_layers"):
+        harness.reduce(drawn(BARE["timm EVA-02"]), "tome").get_intermediate_layers(images())
+
+
+def test_timms_groups_of_parameters_are_found_within(vit):
+    reduced = harness.reduce(vit, "tome", ratio=0.7)
+    assert reduced.num_classes == 5
+    theirs, ours = (param_groups_layer_decay(each, 0.05, layer_decay=0.5) for each in (vit, reduced))
+    assert [(g["lr_scale"], len(g["params"])) for g in theirs] == [(g["lr_scale"], len(g["params"])) for g in ours]
+    assert len(ours) == 2 * 14  # twelve blocks, the head and the stem, each with and without weight decay
+
+
+@pytest.mark.parametrize("family", ["CLIP", "DINOv3", "ViT classifier", "CLIP with projection", "SigLIP classifier"])
+def test_what_transformers_saves_is_the_model_without_the_method(family, tmp_path):
+    model = drawn({**BARE, **WITHIN}[family])
+    reduced = harness.reduce(model, "tome", ratio=0.7)
+    reduced.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path).eval()
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    with torch.no_grad():
+        again, before = harness.reduce(loaded, "tome", ratio=0.7)(images()), reduced(images())
+    assert torch.equal(again[0], before[0])
+    assert reduced.num_parameters() == model.num_parameters()
+
+
+def test_a_method_that_learns_is_said_not_to_be_in_the_folder(tmp_path, capsys):
+    harness.reduce(drawn(BARE["ViT"]), "patchmerger").save_pretrained(tmp_path)
+    said = "warning: what the method learned is not saved with its model: save the state_dict of .reducer too"
+    assert said in capsys.readouterr().err.splitlines()
 
 
 @pytest.mark.parametrize("family", ["CLIP", "SigLIP", "ViT", "DINOv2", "DINOv3"])

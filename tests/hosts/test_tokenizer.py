@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -155,4 +156,21 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("these are no words\n")
     refused(r"not BERT's, it lacks \[PAD\]", None, SHIPPED, str(tmp_path / "other.txt"))
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
-    refused(r"not a text in UTF-8", None, SHIPPED, str(tmp_path / "bytes.txt"))
+    refused(r"bytes.txt: not UTF-8 \(byte 0", None, SHIPPED, str(tmp_path / "bytes.txt"))
+
+
+def test_what_a_stranger_left_as_a_tokenizer_is_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    refused(r"pipe: is no regular file", None, SHIPPED, str(tmp_path / "pipe"))
+    refused(r"/dev/zero: is no regular file", None, SHIPPED, "/dev/zero")
+    config = tmp_path / "tokenizer_config.json"
+    for content, reason in (
+        ("[" * 100_000, "nested too deeply"),
+        (f'{{"model_max_length": {"9" * 5000}}}', "Exceeds the limit"),
+        ("[]", "holds no JSON object"),
+    ):
+        config.write_text(content)
+        refused(rf"tokenizer_config.json: .*{reason}", None, SHIPPED, str(tmp_path))
+    config.write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "nonsense"}}')
+    refused(r"this folder holds none that can be read", None, SHIPPED, str(tmp_path))

@@ -125,7 +125,7 @@ def test_patches_that_are_gone_have_no_loss_and_merged_ones_share_a_token() -> N
 
 def test_bad_labels_and_moved_images_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels.json"
-    with pytest.raises(HarnessError, match="not a JSON file that can be read"):
+    with pytest.raises(HarnessError, match=r"labels\.json: cannot be read"):
         read_labels(path)
     entry = {"class": "cat", "attribute": None, "box": [0.5, 0, 0.25, 1]}
     path.write_text(json.dumps({"classes": ["cat"], "images": {"a.jpg": [entry]}}))
@@ -146,3 +146,21 @@ def test_words_need_a_host_that_fuses() -> None:
     host = build_host("clip-tiny", depth=2, text_layers=1)
     with pytest.raises(HarnessError, match="Clip has no fuse, mlm_logits"):
         choose("clip-tiny", "epic").make(host, make_reducer("dense", host.shape), NO_WORDS, recipe_of("clip-tiny", {}))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[" * 100_000, "not valid JSON \\(nested too deeply"),
+        (f'{{"classes": [{"9" * 5000}]}}', "not valid JSON \\(Exceeds the limit"),
+        ('{"classes": ["cat"], "images": [1]}', "expected an object with classes, attributes and images"),
+        ('{"classes": ["cat"], "attributes": [], "images": {"a.jpg": [7]}}', "images.a.jpg.0"),
+        ('{"classes": ["cat"], "attributes": [], "images": {"a.jpg": 7}}', "images.a.jpg"),
+    ],
+)
+def test_a_label_file_that_is_none_is_one_line(content, reason, tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text(content)
+    with pytest.raises(HarnessError, match=reason) as caught:
+        read_labels(path)
+    assert "\n" not in str(caught.value)

@@ -12,11 +12,15 @@ from torch import Tensor
 
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
+from harness.kit.reading import read_json, read_text
 
 PAD, UNKNOWN, CLS, SEP, MASK = range(5)
 VOCABULARY_FILE = "vocab.txt"
 TOKENIZER_FOLDER = "tokenizer"
 HUB_FILE = "tokenizer_config.json"
+# What transformers reads of a tokenizer's folder; each is looked at before it does.
+HUB_JSON = (HUB_FILE, "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "config.json")
+VOCABULARY_LIMIT_BYTES = 2**28
 SPECIAL_WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -44,14 +48,7 @@ class TextTokenizer:
     """
 
     def __init__(self, vocab_file: Path, max_length: int) -> None:
-        try:
-            words = vocab_file.read_text(encoding="utf-8").rstrip("\n").split("\n")
-        except OSError as error:
-            raise HarnessError(f"vocabulary {vocab_file}: cannot be read ({error.strerror})") from error
-        except UnicodeDecodeError as error:
-            raise HarnessError(
-                f"vocabulary {vocab_file}: not a text in UTF-8; name a vocab.txt, one word a line"
-            ) from error
+        words = read_text(vocab_file, VOCABULARY_LIMIT_BYTES).rstrip("\n").split("\n")
         self.vocabulary = {word: index for index, word in enumerate(words)}
         lacking = [word for word in SPECIAL_WORDS if word not in self.vocabulary]
         if lacking:
@@ -152,9 +149,12 @@ class HubTokenizer:
     def __init__(self, source: str, max_length: int) -> None:
         from transformers import AutoTokenizer
 
+        for path in (Path(source) / name for name in HUB_JSON if (Path(source) / name).exists()):
+            if not isinstance(read_json(path, VOCABULARY_LIMIT_BYTES), dict):
+                raise HarnessError(f"tokenizer {path}: holds no JSON object; save the tokenizer there again")
         try:
             self._inner = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a stranger's files: those of tokenizers itself are bare Exceptions
             if Path(source).is_dir():
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 raise HarnessError(
@@ -252,7 +252,7 @@ def open_tokenizer(hub_name: str | None, vocab_file: Path, max_length: int, chos
 
     The weights' own is `vocab_file`, or transformers' files in tokenizer/ or beside it; the host's is `hub_name`.
     """
-    if chosen is not None and Path(chosen).is_file():
+    if chosen is not None and Path(chosen).exists() and not Path(chosen).is_dir():
         return TextTokenizer(Path(chosen), max_length)
     if chosen is not None:
         return HubTokenizer(chosen, max_length)

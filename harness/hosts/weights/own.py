@@ -143,7 +143,7 @@ def untrained_in(metadata: Mapping[str, str], path: Path) -> frozenset[str]:
     """The tensors that neither training nor a file before it gave anything, as a file of ours says; often none."""
     try:
         return frozenset(json.loads(metadata.get("untrained", "[]")))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         line = f"weights {path}: name their untrained tensors in no JSON list; save or fetch them again"
         raise HarnessError(line) from error
 

@@ -7,7 +7,6 @@ are shares of width and height. Shapes: B images, O objects at most of one, n0 p
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -20,6 +19,7 @@ from torch import Tensor
 from harness.data.pairs import PairRef, sample_id
 from harness.data.scene_layout import COLOUR_NAMES, GRID, SHAPES
 from harness.kit.errors import HarnessError
+from harness.kit.reading import read_json
 from harness.kit.settings import validated
 
 NOTHING = -1
@@ -63,16 +63,11 @@ def read_labels(path: Path | None) -> LabelFile:
     """
     if path is None:
         return LabelFile(classes=SHAPES, attributes=COLOUR_NAMES)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise HarnessError(f"label file {path}: not a JSON file that can be read; see docs/objectives.md") from error
-    if not isinstance(content, dict):
+    content = read_json(path)
+    images = content.get("images", {}) if isinstance(content, dict) else None
+    if not isinstance(images, dict):
         raise HarnessError(f"label file {path}: expected an object with classes, attributes and images")
-    renamed = {
-        name: [{"kind" if key == "class" else key: value for key, value in one.items()} for one in objects]
-        for name, objects in content.get("images", {}).items()
-    }
+    renamed = {name: _renamed(objects) for name, objects in images.items()}
     labels = validated(LabelFile, content | {"images": renamed}, f"label file {path}")
     for name, objects in labels.images.items():
         for one in objects:
@@ -84,6 +79,13 @@ def read_labels(path: Path | None) -> LabelFile:
                     "class and an attribute that it lists, and a box as shares, left < right, top < bottom"
                 )
     return labels
+
+
+def _renamed(objects: Any) -> Any:
+    """An image's objects with `kind` for `class`; what are no objects as they are, for the check that follows."""
+    if not isinstance(objects, list) or not all(isinstance(one, dict) for one in objects):
+        return objects
+    return [{"kind" if key == "class" else key: value for key, value in one.items()} for one in objects]
 
 
 def objects_of(refs: Sequence[PairRef], labels: LabelFile, from_file: bool) -> dict[int, tuple[Labelled, ...]]:
@@ -115,7 +117,8 @@ def _of_folder(
     if folder not in folders:
         found: dict[str, tuple[Labelled, ...]] = {}
         for path in sorted(folder.glob("captions_*.json")):
-            for image in json.loads(path.read_text(encoding="utf-8"))["images"]:
+            content = read_json(path)
+            for image in content.get("images", ()) if isinstance(content, dict) else ():
                 if "objects" in image:
                     found[image["file_name"]] = tuple(_of_cell(one) for one in image["objects"])
         folders[folder] = found
