@@ -22,9 +22,7 @@ MOST_LAYERS, LARGEST_SIZE = 1000, 2**20
 # What draws and fills a new tensor: on the meta device there is nothing to fill, but each takes as long as on any.
 _IN_PLACE = ("normal_", "uniform_", "fill_", "zero_", "erfinv_", "clamp_", "mul_", "add_", "copy_")
 _OF_INIT = ("normal_", "uniform_", "constant_", "kaiming_uniform_")
-DRAWS = frozenset(
-    [*(getattr(Tensor, name) for name in _IN_PLACE), *(getattr(nn.init, name) for name in _OF_INIT)]
-)
+DRAWS = frozenset([*(getattr(Tensor, name) for name in _IN_PLACE), *(getattr(nn.init, name) for name in _OF_INIT)])
 
 
 class Undrawn(TorchFunctionMode):
