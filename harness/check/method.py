@@ -14,7 +14,7 @@ from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CL
 
 from harness.check.drawn import Fault, check_sizes, same
 from harness.check.in_hosts import hosts
-from harness.check.watched import NanWatch, all_finite, hooks_watched
+from harness.check.watched import all_finite, hooks_watched
 from harness.cost.adaptive import ratio_on
 from harness.hosts.parts.towers import VisionTower, open_tower
 from harness.kit.errors import HarnessError
@@ -23,6 +23,7 @@ from harness.reduction import Guide, TokenReducer, Tokens, Trace, encode, join
 from harness.reduction.budget import make_reducer, realised_ratio
 from harness.reduction.guide import Offer
 from harness.reduction.plan import Sample, token_counts
+from harness.reduction.scores import scores_watched
 
 DEPTH, SIDE, PATCH, WIDTH, HEADS = 12, 64, 8, 24, 3
 RATIOS = (0.9, 0.7, 0.5)
@@ -101,8 +102,11 @@ def finite(name: str) -> str:
     tower = open_tower(small_vit())
     reducer, _ = _reduced(name, tower)
     images, guide = _images()
-    with NanWatch():
-        tokens = _run(tower, reducer, images, guide)
+    try:
+        with scores_watched(reducer):
+            tokens = _run(tower, reducer, images, guide)
+    except HarnessError as error:
+        raise Fault(str(error)) from error
     all_finite(tokens.states[tokens.standing])
     return "its scores and what leaves the tower are finite"
 

@@ -49,11 +49,13 @@ def _run(
     set_threads(threads)
 
     def planned(store: Store, progress: Progress) -> list[Cell]:
+        from harness.data.formats import read_once
         from harness.run.grid import plan_cells
         from harness.run.plan import announced
 
-        found = [(request, plan_cells(request, progress)) for request in options.requests()]
-        progress.say(announced(found, store, force=force))
+        with read_once():
+            found = [(request, plan_cells(request, progress)) for request in options.requests()]
+            progress.say(announced(found, store, force=force))
         return [cell for _, cells in found for cell in cells]
 
     with processes(options.device) as first:
@@ -96,13 +98,16 @@ def _plan(
 ) -> None:
     """What `run` would do: its cells, tokens per block, MACs and memory, and which are done. Loads no weights."""
     set_threads(threads)
-    wanted = options.requests()
-    from harness.kit.progress import Progress
-    from harness.run.costs import CountedCosts
-    from harness.run.plan import plan_rows, render_plan
+    from harness.data.formats import read_once
 
-    bar, counted = Progress(quiet), CountedCosts()
-    rows = [row for one in wanted for row in plan_rows(one, out, force=force, progress=bar, counted=counted)]
+    with read_once():
+        wanted = options.requests()
+        from harness.kit.progress import Progress
+        from harness.run.costs import CountedCosts
+        from harness.run.plan import plan_rows, render_plan
+
+        bar, counted = Progress(quiet), CountedCosts()
+        rows = [row for one in wanted for row in plan_rows(one, out, force=force, progress=bar, counted=counted)]
     typer.echo(json.dumps(rows, indent=1) if as_json else render_plan(rows))
 
 
@@ -122,6 +127,7 @@ def _ablate(
     place = named_executor(executor)
     set_threads(threads)
     from harness.cli.outputs import table_text
+    from harness.data.formats import read_once
     from harness.run.plan import announced
     from harness.run.study import plan_study, read_study, study_name
     from harness.run.study_index import save_index
@@ -130,8 +136,9 @@ def _ablate(
     every = found.run | changed
 
     def planned(store: Store, progress: Progress) -> list[Cell]:
-        cells, index, asked = plan_study(found, changed, progress)
-        progress.say(announced(asked, store, force=force))
+        with read_once():
+            cells, index, asked = plan_study(found, changed, progress)
+            progress.say(announced(asked, store, force=force))
         save_index(store.folder, study, found.draw, [cell.key for cell in cells if cell.method == "dense"], index)
         return cells
 

@@ -7,8 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from harness.data.annotations.format import text_suffixes
-from harness.data.annotations.listing import Listing
-from harness.data.annotations.source import OpenedSource, root_of
+from harness.data.annotations.source import opened, root_of
 from harness.data.scenes import WORLD_FORMATS
 from harness.data.shards import is_shards
 from harness.data.world import world_of
@@ -29,7 +28,7 @@ def data_digest(path: Path) -> str:
     Raises HarnessError for a path that does not exist, and for files that cannot be read.
     """
     root = root_of(path)
-    listing, text = Listing(root), text_suffixes()
+    listing, text = opened(path).listing, text_suffixes()
     entries = [(_name(one, root), one) for one in (*listing.images, *listing.others)]
     digest = hashlib.sha256()
     for name, one in sorted(entries):
@@ -52,7 +51,7 @@ def reader_modules(data: str, fills: str, _digest: str) -> tuple[str, ...]:
         return (module_of(formats, WORLD_FORMATS[fills]),) if fills in WORLD_FORMATS else ()
     if is_shards(data):
         return ()
-    return tuple(sorted({type(one.format).__module__ for one in OpenedSource(data).candidates(fills)}))
+    return tuple(sorted({type(one.format).__module__ for one in opened(data).candidates(fills)}))
 
 
 def _name(path: Path, root: Path) -> bytes:

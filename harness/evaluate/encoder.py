@@ -24,6 +24,7 @@ from harness.kit.progress import Progress
 from harness.objectives.parts.alignment import damage
 from harness.reduction import PLAIN, TokenReducer, Tokens, Trace, drive, encode, join, reducing
 from harness.reduction.plan import token_counts
+from harness.reduction.scores import scores_watched
 
 TRACED_PAIRS = 512
 
@@ -92,7 +93,7 @@ class VisionEncoder:
             self._planned(images[own_share(count)].flatten().cpu(), size * images[:1].numel())
 
         def timed(part: slice) -> Tensor:
-            with self._watch.model(), reducing(self.reducer):
+            with self._watch.model(), reducing(self.reducer), scores_watched(self.reducer):
                 return compute(torch.arange(part.start, part.stop, device=self.host.device))
 
         with self.images.reading():

@@ -7,10 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
@@ -22,6 +21,9 @@ from harness.evaluate.timing import Throughput
 from harness.hosts.ready import Host
 from harness.metrics.corpus import AGGREGATES
 from harness.metrics.quantity import Quantity
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class TaskOptions(BaseModel):
@@ -85,6 +87,8 @@ class Outcome:
 
     def frame(self) -> pd.DataFrame:
         """The long format of the Parquet beside a record: task, metric, sample, cluster, value, and parts if any."""
+        import pandas as pd  # it takes half a second to import, and a plan needs none
+
         parts = [
             pd.DataFrame(
                 {

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from harness.hosts.host import HostConfig, HostModel
 from harness.kit.errors import HarnessError
@@ -15,6 +17,26 @@ from harness.kit.settings import validated
 AT_LEAST_ONE = ("image_size", "patch_size", "width", "depth", "heads")
 # Far above every model that there is, and far below what would end a machine.
 MOST_LAYERS, LARGEST_SIZE = 1000, 2**20
+
+
+# What draws and fills a new tensor: on the meta device there is nothing to fill, but each takes as long as on any.
+_IN_PLACE = ("normal_", "uniform_", "fill_", "zero_", "erfinv_", "clamp_", "mul_", "add_", "copy_")
+_OF_INIT = ("normal_", "uniform_", "constant_", "kaiming_uniform_")
+DRAWS = frozenset([*(getattr(Tensor, name) for name in _IN_PLACE), *(getattr(nn.init, name) for name in _OF_INIT)])
+
+
+class Undrawn(TorchFunctionMode):
+    """Inside, tensors without data are left as they are by what would draw or fill them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if func in DRAWS:
+            filled: Tensor = given["tensor"] if "tensor" in given else args[0]
+            if filled.is_meta:
+                return filled
+        return func(*args, **given)
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -64,7 +86,7 @@ def skeleton(name: str, image_size: int | None = None, sizes: Mapping[str, Any] 
     HarnessError for a size its patches do not divide.
     """
     asked = {} if image_size is None else {"image_size": image_size}
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         return build_host(name, **{**(sizes or {}), **asked}).eval()
 
 

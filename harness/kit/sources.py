@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -110,7 +110,7 @@ def _imports(path: Path, module: str, _changed: int) -> set[str]:
     """The names that a file imports, wherever in it, as absolute ones; some may name what is no module."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in _statements(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -118,3 +118,13 @@ def _imports(path: Path, module: str, _changed: int) -> set[str]:
             base = ".".join(word for word in (above, node.module) if word)
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return found
+
+
+def _statements(module: ast.Module) -> Iterator[ast.AST]:
+    """All statements of a module, wherever in it; expressions, which are most of a tree, hold none."""
+    waiting: list[ast.AST] = [module]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, field, ())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.data.annotations.answer_list import ANSWER_LIST
-from harness.data.formats import OpenedSource
+from harness.data.formats import opened
 from harness.data.scenes import WORLD_FORMATS
 from harness.data.world import BUILT_IN_WORLD, world_of
 from harness.hosts.build import skeleton
@@ -76,9 +76,9 @@ def default_tasks(named: str | None, weights: Path | str | None, data: str) -> s
 def _blame(task: str, hosts: Sequence[str], data: str, protocol: str) -> HarnessError:
     """Why none of some hosts does a task: the data hold nothing of it, the weights lack it, or the hosts cannot."""
     kind = tasks.get(task)
-    if world_of(data) is None and kind.READS not in OpenedSource(data).fields():
+    if world_of(data) is None and kind.READS not in opened(data).fields():
         try:
-            OpenedSource(data).choose(kind.READS, None)
+            opened(data).choose(kind.READS, None)
         except HarnessError as error:
             return HarnessError(f"{task}: {error}")
     having = [host for host in hosts if kind.NEEDS & skeleton(host).heads().keys()]
@@ -116,7 +116,7 @@ def measurable_tasks(
         can = [name for name, path in files.items() if not wanted[name].NEEDS or wanted[name].NEEDS & abilities[path]]
     else:
         can = list(trainable_tasks(protocol, model))
-    held = tuple(WORLD_FORMATS) if world_of(data) is not None else OpenedSource(data).fields()
+    held = tuple(WORLD_FORMATS) if world_of(data) is not None else opened(data).fields()
     found = tuple(name for name in can if wanted[name].READS in held)
     if not found and must:
         raise HarnessError(
@@ -135,4 +135,4 @@ def abilities_of(model: str, path: Path, *, listed: bool = False) -> frozenset[s
 
 def brings_answers(data: str) -> bool:
     """Whether a data set has a closed list of answers of its own; HarnessError for one that cannot be read."""
-    return world_of(data) is None and bool(OpenedSource(data).of(ANSWER_LIST))
+    return world_of(data) is None and bool(opened(data).of(ANSWER_LIST))

@@ -12,14 +12,15 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from harness.kit.digest import canonical
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import ensure_writable, explained, replace_all
 from harness.kit.reading import read_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Record = dict[str, Any]
 FORMAT = 2
@@ -136,6 +137,8 @@ class Store:
 
         Raises HarnessError when the record has none or the file cannot be read.
         """
+        import pandas as pd  # it takes half a second to import, and a plan needs none
+
         name = record["samples"]
         if name is None:
             raise HarnessError(f"record {stem_of(record)}: has no samples (status {record['status']})")

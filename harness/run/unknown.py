@@ -32,7 +32,7 @@ def unknown_to(
     """
     words = unknown_share(host.tokenizer, texts_of(data.annotations, tasks.get(cell.task).READS))
     kind = None if cell.training else kind_beside(weights)
-    pixels = None if kind is None else kind.unlike(pictures_of(data.images))
+    pixels = None if kind is None else kind.unlike(pictures_of(data.images).numpy())
     if is_main_process():
         what = f"{cell.data} ({cell.task})"
         if words is not None and words > MANY_UNKNOWN:

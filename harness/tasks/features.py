@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.data.annotations.format import split_named
-from harness.data.formats import ClassifiedImage, ImageTextSet, OpenedSource, load, load_classes
+from harness.data.formats import ClassifiedImage, ImageTextSet, load, load_classes, opened
 from harness.data.image_store import ImageStore, PixelBudget
 from harness.evaluate.encoder import VisionEncoder
 from harness.evaluate.linear_probe import fit_probe
@@ -59,7 +59,7 @@ class Features(Task):
 
     def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
         """Images of classes, or those of any annotated set, or all that lie in the folder."""
-        source = OpenedSource(folder)
+        source = opened(folder)
         fields = source.fields()
         if "classified" in fields:
             return load_classes(folder, limit, split)

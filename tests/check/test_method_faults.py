@@ -130,7 +130,7 @@ def test_a_whole_method_has_no_fault(verdicts, kind):
 @pytest.mark.parametrize(
     ("kind", "check", "words"),
     [
-        (NanScores, "finite", "NaN among the scores that it chooses by"),
+        (NanScores, "finite", "NanScores, block 4 (before_block): "),
         (KeptTwice, "conserved", "before_block of block 4 keeps a token more than once"),
         (CutByHand, "conserved", "tokens of patches where 64 were: use keep, merge or pool"),
         (WrongSizes, "conserved", "are not how many patches the tokens hold"),

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor
 
-from harness.data.pixel_kind import KIND_FILE, PixelKind, describe, kind_beside
+from harness.data.pixel_kind import KIND_FILE, Pictures, PixelKind, describe, kind_beside
 from harness.data.scenes import write_scenes
 from harness.hosts.weights.find import assets_of
 from harness.kit.errors import HarnessError
@@ -18,39 +16,40 @@ from harness.kit.errors import HarnessError
 from ..photographs import photograph_like
 
 
-def tensor_of(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
+def array_of(picture: Image.Image) -> Pictures:
+    """(3, H, W) in 0..1."""
+    return (np.asarray(picture.convert("RGB"), dtype=np.float32) / 255).transpose(2, 0, 1)
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder, "val", 60, 7)
-    return torch.stack([tensor_of(Image.open(path)) for path in sorted((folder / "images").iterdir())])
+    return np.stack([array_of(Image.open(path)) for path in sorted((folder / "images").iterdir())])
 
 
 def test_the_numbers_are_what_they_are_called() -> None:
-    half = torch.zeros(1, 3, 4, 4)
+    half = np.zeros((1, 3, 4, 4))
     half[:, 0, :, 2:] = 1  # the right half is red: one of three steps to the right is an edge, none below
-    mean, sd, flat = describe(half)[0].split([3, 3, 1])
+    mean, sd, flat = np.split(describe(half)[0], [3, 6])
     assert mean.tolist() == [0.5, 0, 0]
-    assert sd.tolist() == pytest.approx([torch.tensor([0.0, 1.0]).repeat(8).std().item(), 0, 0])
+    assert sd.tolist() == pytest.approx([np.std([0.0, 1.0] * 8, ddof=1), 0, 0])
     assert flat.item() == pytest.approx((2 / 3 + 1) / 2)
 
 
 @pytest.mark.parametrize("host", ["albef-tiny", "blip-tiny"])
-def test_the_shipped_hosts_know_scenes_and_no_photographs(host: str, scenes: Tensor) -> None:
+def test_the_shipped_hosts_know_scenes_and_no_photographs(host: str, scenes: Pictures) -> None:
     kind = kind_beside(assets_of(host) / "model.safetensors")
     assert kind is not None
     assert kind.data == "scenes"
     assert kind.unlike(scenes) == 0
-    photographs = torch.stack([tensor_of(photograph_like(seed)) for seed in range(20)])
+    photographs = np.stack([array_of(photograph_like(seed)) for seed in range(20)])
     assert kind.unlike(photographs) == 1
-    assert kind.unlike(torch.cat([scenes[:15], photographs[:5]])) == 0.25
+    assert kind.unlike(np.concatenate([scenes[:15], photographs[:5]])) == 0.25
     assert kind_beside(assets_of(host) / "nlvr2" / "model.safetensors") == kind  # those of a task belong to it
 
 
-def test_a_kind_is_that_of_its_own_pictures_and_is_read_back(scenes: Tensor, tmp_path: Path) -> None:
+def test_a_kind_is_that_of_its_own_pictures_and_is_read_back(scenes: Pictures, tmp_path: Path) -> None:
     kind = PixelKind.of("mine", scenes)
     assert kind.unlike(scenes) == 0
     assert kind.unlike(1 - scenes * 0.1) == 1

@@ -15,6 +15,7 @@ from harness.hosts.albef.model import PRESETS, Albef, AlbefConfig
 from harness.hosts.build import build_host
 from harness.hosts.host import TextBatch
 from harness.hosts.parts.answer_targets import AnswerTargets
+from harness.hosts.parts.text_stacks import BertStack, through
 from harness.hosts.parts.towers import open_tower
 from harness.hosts.weights.load import load_model
 from harness.hosts.weights.own import save_weights
@@ -200,12 +201,13 @@ def test_of_a_pair_of_layers_one_reads_the_first_image_and_one_the_second() -> N
     """Each pre-trained layer runs twice, on the first image and then on the second."""
     before, model = tuned("nlvr2")
     texts, first, second = read(model, *worded(7, 5, 4, seed=1)), states(model), states(model, 6)
-    expected, mask = texts.states, texts.mask[:, None, None, :]
+    expected = texts.tokens
     for layer in before.fusion:
-        expected = layer(layer(expected, mask, first.states), mask, second.states)
+        for image in (first, second):
+            expected = through(BertStack([layer], "fusion", read=(image,)), expected)
     found = model.compare(texts, first, second)
     assert found.shape == (3, 2)
-    assert torch.equal(found, model.task_head(expected[:, 0]))
+    assert torch.equal(found, model.task_head(expected.states[:, 0]))
     assert ((model.compare(texts, second, first) - found).abs().amax(1) > 1e-6).all()
     assert torch.equal(model.match(texts, first), before.match(texts, first))
 

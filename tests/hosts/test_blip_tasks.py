@@ -163,7 +163,7 @@ def test_each_image_is_read_by_its_own_attention(before, images, merged, share):
     hook = single.output.dropout.register_forward_hook(lambda module, given, output: outputs.append(output))
     states = torch.randn(3, 7, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     for image in images:
-        single(states, encoder_hidden_states=image.states)
+        single.output(single.self(states, image.states), states)
     hook.remove()
     pair = PairAttention(single, merged, None).double()
     if merged:

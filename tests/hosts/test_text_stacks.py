@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import BertConfig
+from transformers.models.bert.modeling_bert import BertLayer
 
 from harness.hosts.build import build_host
 from harness.hosts.clip.model import PRESETS as CLIP_PRESETS
@@ -55,12 +57,23 @@ def as_keys(mask: Tensor) -> Tensor:
     return mask[:, None, None, :]
 
 
-def berts(count: int = 2, *, cross: bool = False, seed: int = 0, way: str = TRANSFORMERS_NAME) -> nn.ModuleList:
+def berts(count: int = 2, *, cross: bool = False, seed: int = 0) -> nn.ModuleList:
     torch.manual_seed(seed)
-    layers = bert_layers(WIDTH, HEADS, count, mlp=48, cross_attention=cross).double().eval()
-    for layer in layers:
-        layer.attention.self.config._attn_implementation = way
-    return layers
+    return bert_layers(WIDTH, HEADS, count, mlp=48, cross_attention=cross).double().eval()
+
+
+def of_transformers(count: int, cross: bool, way: str) -> nn.ModuleList:
+    """transformers' layers, which allow cross-attention in those of a decoder alone."""
+    sizes = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": 48, "layer_norm_eps": 1e-12}
+    config = BertConfig(**sizes, is_decoder=cross, add_cross_attention=cross, attn_implementation=way)
+    return nn.ModuleList(BertLayer(config, layer_idx=index) for index in range(count))
+
+
+def theirs(ours: nn.ModuleList, way: str = TRANSFORMERS_NAME) -> nn.ModuleList:
+    """transformers' layers with the tensors of ours."""
+    layers = of_transformers(len(ours), hasattr(ours[0], "crossattention"), way)
+    layers.load_state_dict(ours.state_dict())
+    return layers.double().eval()
 
 
 @torch.no_grad()
@@ -68,10 +81,10 @@ def berts(count: int = 2, *, cross: bool = False, seed: int = 0, way: str = TRAN
 @pytest.mark.parametrize("cross", [False, True])
 @pytest.mark.parametrize("way", WAYS)
 def test_bert_layers_are_transformers_own(way: str, cross: bool, padded: bool) -> None:
-    layers, states, image = berts(cross=cross, way=way), drawn(3, 7, WIDTH), drawn(3, 5, WIDTH, seed=1)
+    layers, states, image = berts(cross=cross), drawn(3, 7, WIDTH), drawn(3, 5, WIDTH, seed=1)
     mask, image_mask = standing(7, *LENGTHS), standing(5, 5, 2, 4) if padded else None
     expected = states
-    for layer in layers:
+    for layer in theirs(layers, way):
         read = (image, None if image_mask is None else as_keys(image_mask)) if cross else ()
         expected = layer(expected, as_keys(mask), *read)
     stack = BertStack(layers, read=(Tokens(image, image_mask),) if cross else ())
@@ -81,11 +94,30 @@ def test_bert_layers_are_transformers_own(way: str, cross: bool, padded: bool) -
     assert torch.equal(found.mask, mask)
 
 
+@pytest.mark.parametrize("cross", [False, True])
+def test_bert_layers_are_named_and_drawn_as_transformers_own(cross: bool) -> None:
+    """A seed gives the weights that it always gave, in the order in which files and optimisers know them."""
+    torch.manual_seed(0)
+    expected = of_transformers(2, cross, TRANSFORMERS_NAME)
+    for module in expected.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.zeros_(module.bias)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    found = bert_layers(WIDTH, HEADS, 2, mlp=48, cross_attention=cross)
+    assert torch.equal(torch.rand(1), after)
+    assert [name for name, _ in found.named_parameters()] == [name for name, _ in expected.named_parameters()]
+    state = expected.state_dict()
+    assert found.state_dict().keys() == state.keys()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in found.state_dict().items())
+
+
 @torch.no_grad()
 def test_bert_layers_without_cross_attention_need_no_mask() -> None:
     layers, states = berts(), drawn(3, 7, WIDTH)
     expected = states
-    for layer in layers:
+    for layer in theirs(layers):
         expected = layer(expected)
     assert torch.equal(through(BertStack(layers), Tokens(states)).states, expected)
 
@@ -95,7 +127,7 @@ def test_a_decoder_looks_back_and_may_borrow_the_rest_of_its_layers() -> None:
     own, lenders = berts(cross=True), berts(cross=True, seed=1)
     states, image, mask = drawn(3, 7, WIDTH), drawn(3, 5, WIDTH, seed=1), standing(7, *LENGTHS)
     expected, earlier = states, as_keys(mask) & torch.ones(7, 7, dtype=torch.bool).tril()
-    for layer, lender in zip(own, lenders, strict=True):
+    for layer, lender in zip(theirs(own), theirs(lenders), strict=True):
         attended, _ = layer.attention(expected, earlier)
         crossed, _ = lender.crossattention(attended, encoder_hidden_states=image)
         expected = lender.feed_forward_chunk(crossed)
@@ -108,7 +140,7 @@ def test_what_is_read_takes_turns() -> None:
     layers, states = berts(4, cross=True), drawn(3, 7, WIDTH)
     first, second = drawn(3, 5, WIDTH, seed=1), drawn(3, 4, WIDTH, seed=2)
     mask, expected = standing(7, *LENGTHS), states
-    for number, layer in enumerate(layers):
+    for number, layer in enumerate(theirs(layers)):
         expected = layer(expected, as_keys(mask), second if number % 2 else first)
     stack = BertStack(layers, "fusion", read=(Tokens(first), Tokens(second)))
     assert torch.equal(through(stack, Tokens(states, mask)).states, expected)
@@ -121,7 +153,7 @@ def test_two_streams_read_what_the_other_was_before_the_layer(padded: bool) -> N
     text, image, mask = drawn(3, 7, WIDTH), drawn(3, 5, WIDTH, seed=1), standing(7, *LENGTHS)
     image_mask = standing(5, 5, 2, 4) if padded else torch.ones(3, 5, dtype=torch.bool)
     given = Tokens(text, mask), Tokens(image, image_mask if padded else None)
-    for text_layer, image_layer in zip(texts, images, strict=True):
+    for text_layer, image_layer in zip(theirs(texts), theirs(images), strict=True):
         text, image = (
             text_layer(text, as_keys(mask), image, as_keys(image_mask)),
             image_layer(image, as_keys(image_mask), text, as_keys(mask)),

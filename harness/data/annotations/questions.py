@@ -14,7 +14,7 @@ from harness.data.annotations.format import Format, Found, Source
 from harness.data.annotations.records import ImageTextSet, Question
 from harness.data.annotations.report import Examination, Report, counted, spread
 from harness.data.annotations.rows import rows_with, shown, text_fault
-from harness.data.annotations.source import OpenedSource, first_images
+from harness.data.annotations.source import first_images, opened
 from harness.kit.errors import HarnessError
 from harness.kit.reading import read_json
 
@@ -109,7 +109,7 @@ class QuestionFormat(Format):
 
 def load_unanswered(where: Path | str, limit: int | None = None, split: str | None = None) -> ImageTextSet:
     """Questions whose answers are not published, or are of no interest; HarnessError as for those with answers."""
-    source = OpenedSource(where)
+    source = opened(where)
     found, one = choose_unanswered(source, split)
     return one.read_unanswered(source, found, Findings(), limit)
 

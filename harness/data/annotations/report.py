@@ -60,10 +60,16 @@ class Report:
 
 @dataclass(frozen=True)
 class Examination:
-    """How thoroughly sets are looked at: `full` decodes every image, not DECODED of each set."""
+    """How thoroughly sets are looked at: `full` decodes every image, not DECODED of each set.
+
+    An image of several sets is looked at once. `looked`: what hinders it, by whether it was decoded. `digests`: of
+    whole files.
+    """
 
     full: bool = False
     progress: Progress = SILENT
+    looked: dict[tuple[Path, bool], str | None] = field(default_factory=dict)
+    digests: dict[Path, bytes | None] = field(default_factory=dict)
 
     def report(
         self,
@@ -101,13 +107,45 @@ class Examination:
         remaining = iter(paths)
         with self.progress.bar("images", len(paths)) as bar:
             while part := list(islice(remaining, IMAGES_AT_ONCE)):
-                for fault in faults_of(((path, str(path)) for path in part), decoded):
-                    if fault:
+                new = [path for path in part if (path, path in decoded) not in self.looked]
+                for path, fault in zip(new, faults_of(((path, str(path)) for path in new), decoded), strict=True):
+                    self.looked[path, path in decoded] = fault
+                for path in part:
+                    if fault := self.looked[path, path in decoded]:
                         report("unreadable images", fault)
                 bar.advance(len(part))
-        for path, other in _same(paths):
+        for path, other in self._same(paths):
             tally.odd("images that are the same file as another", f"{path} and {other}")
         return looked_at(len(decoded), len(paths))
+
+    def _same(self, paths: Iterable[Path]) -> Iterable[tuple[Path, Path]]:
+        """(image, an earlier one of the same content): only files of equal size are read.
+
+        What cannot be read, or is too large to be, is not compared: it has been reported as unreadable.
+        """
+        by_size: dict[int, list[Path]] = defaultdict(list)
+        for path in paths:
+            if path.is_file():
+                by_size[path.stat().st_size].append(path)
+        for size, group in by_size.items():
+            seen: dict[bytes, Path] = {}
+            for path in group if 0 < size <= LIMIT_BYTES and len(group) > 1 else ():
+                digest = self._digest(path)
+                if digest is None:
+                    continue
+                if digest in seen:
+                    yield path, seen[digest]
+                else:
+                    seen[digest] = path
+
+    def _digest(self, path: Path) -> bytes | None:
+        """That of a file's content; None where it cannot be read."""
+        if path not in self.digests:
+            try:
+                self.digests[path] = blake2b(read_bytes(path, LIMIT_BYTES)).digest()
+            except HarnessError:
+                self.digests[path] = None
+        return self.digests[path]
 
 
 def looked_at(decoded: int, images: int) -> str:
@@ -136,25 +174,3 @@ def spread(items: Iterable[Hashable], what: str) -> str:
         return ""
     low, high = min(counts), max(counts)
     return f"{low:,} {what} each" if low == high else f"{low:,} to {high:,} {what} each"
-
-
-def _same(paths: Iterable[Path]) -> Iterable[tuple[Path, Path]]:
-    """(image, an earlier one of the same content): only files of equal size are read.
-
-    What cannot be read, or is too large to be, is not compared: it has been reported as unreadable.
-    """
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in paths:
-        if path.is_file():
-            by_size[path.stat().st_size].append(path)
-    for size, group in by_size.items():
-        seen: dict[bytes, Path] = {}
-        for path in group if 0 < size <= LIMIT_BYTES and len(group) > 1 else ():
-            try:
-                digest = blake2b(read_bytes(path, LIMIT_BYTES)).digest()
-            except HarnessError:
-                continue
-            if digest in seen:
-                yield path, seen[digest]
-            else:
-                seen[digest] = path

@@ -50,7 +50,7 @@ def text_fault(value: Any) -> tuple[str, str] | None:
         if isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value):
             return "broken", "holds half a character (a lone surrogate)"
         return "empty", "is empty or no text"
-    if any("\ud800" <= sign <= "\udfff" for sign in value):
+    if not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
         return "broken", "holds half a character (a lone surrogate)"
     if len(value) > TEXT_LIMIT_CHARACTERS:
         return "too long", f"has {len(value):,} characters, more than {TEXT_LIMIT_CHARACTERS:,}"

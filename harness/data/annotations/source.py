@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +22,9 @@ SPLIT_ORDER = ("test", "test1", "val", "dev", "train", "restval")
 # Folders that hold annotations alone, beside those of the images: COCO's, and NLVR2's nlvr2/data/balanced.
 _ANNOTATION_FOLDERS = ("annotations", "balanced", "unbalanced", "data", "nlvr2")
 K = TypeVar("K", bound=Hashable)
+# Inside `read_once`: what was loaded, and the folders that it was loaded from.
+_read: ContextVar[dict[tuple[object, ...], ImageTextSet] | None] = ContextVar("read", default=None)
+_open: ContextVar[dict[Path, OpenedSource] | None] = ContextVar("open", default=None)
 
 
 class OpenedSource(Source):
@@ -134,9 +139,39 @@ def load(fills: str, where: Path | str, limit: int | None = None, split: str | N
     `split` chooses among files, and within those of several splits; None: the first of SPLIT_ORDER. Raises
     HarnessError, one line, for a folder without such a set, and for whatever in it no task can use.
     """
-    source = OpenedSource(where)
+    once, about = _read.get(), (fills, Path(where), limit, split)
+    if once is not None and about in once:
+        return once[about]
+    source = opened(where)
     found, one, splits = source.choose(fills, split)
-    return one.read(source, found, splits, Findings(), limit)
+    read = one.read(source, found, splits, Findings(), limit)
+    if once is not None:
+        once[about] = read
+    return read
+
+
+def opened(where: Path | str) -> OpenedSource:
+    """A folder, or a file, opened; inside `read_once` as it was when it was opened first."""
+    known = _open.get()
+    if known is None:
+        return OpenedSource(where)
+    if Path(where) not in known:
+        known[Path(where)] = OpenedSource(where)
+    return known[Path(where)]
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Inside, no folder is listed, recognised or read twice, as in a plan, which asks for each set once a task.
+
+    What changes meanwhile is not seen.
+    """
+    tokens = _read.set({}), _open.set({})
+    try:
+        yield
+    finally:
+        _read.reset(tokens[0])
+        _open.reset(tokens[1])
 
 
 def root_of(where: Path) -> Path:

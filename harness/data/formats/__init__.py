@@ -8,7 +8,7 @@ from functools import partial
 from harness.data.annotations.format import Source
 from harness.data.annotations.questions import load_unanswered
 from harness.data.annotations.records import Caption, ClassifiedImage, Hypothesis, ImageTextSet, PairStatement, Question
-from harness.data.annotations.source import OpenedSource, load
+from harness.data.annotations.source import OpenedSource, load, opened, read_once
 
 load_captions = partial(load, "captions")
 load_questions = partial(load, "questions")
@@ -32,4 +32,6 @@ __all__ = [
     "load_nlvr2",
     "load_questions",
     "load_unanswered",
+    "opened",
+    "read_once",
 ]

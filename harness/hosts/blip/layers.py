@@ -67,7 +67,7 @@ class PairAttention(nn.Module):
 
 def _read(attention: Any, states_BLD: Tensor, image: Tokens) -> Tensor:
     mask = None if image.mask is None else image.mask[:, None, None, :]
-    read_BLD: Tensor = attention(states_BLD, encoder_hidden_states=image.states, attention_mask=mask)[0]
+    read_BLD: Tensor = attention(states_BLD, image.states, mask)
     return read_BLD
 
 

@@ -1,17 +1,17 @@
 """BERT's parts, from which every host builds its text side: embeddings, layers, the word head.
 
-The layers are transformers'; what runs them is `harness.hosts.parts.text_stacks`.
-Shapes: B texts, L tokens, D width, V vocabulary.
+The layers have the modules of transformers' `BertLayer`, by its names, and none of its imports, which take longer than
+a plan; what runs them is `harness.hosts.parts.text_stacks`.
+Shapes: B texts, L tokens, M tokens that are read, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from transformers import BertConfig
-from transformers.models.bert.modeling_bert import BertLayer
+from torch.nn import functional as F
 
 from harness.hosts.host import HostConfig
-from harness.hosts.parts.attention import TRANSFORMERS_NAME
+from harness.reduction.kernels import attention
 
 
 class BertTextConfig(HostConfig):
@@ -76,6 +76,80 @@ def word_transform(width: int, eps: float = 1e-12) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width, eps=eps))
 
 
+class BertHeads(nn.Module):
+    """Queries, keys and values of an attention, and the attention itself, without what follows it."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width}: expected a multiple of the {heads} heads")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states_BLD: Tensor, read_BMD: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What states (B, L, D) find in those that they read, (B, L, D); `mask`: broadcasts to (B, heads, L, M)."""
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query(states_BLD), self.key(read_BMD), self.value(read_BMD))
+        )
+        dropout = self.dropout.p if self.dropout.training else 0.0
+        return attention(q, k, v, mask, dropout).transpose(1, 2).flatten(2)
+
+
+class BertOutput(nn.Module):
+    """What ends an attention and an MLP: a Linear, dropout, the residual and the norm."""
+
+    def __init__(self, channels: int, width: int, eps: float, dropout: float) -> None:
+        super().__init__()
+        self.dense = nn.Linear(channels, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: Tensor, residual_BLD: Tensor) -> Tensor:
+        output_BLD: Tensor = self.LayerNorm(self.dropout(self.dense(hidden)) + residual_BLD)
+        return output_BLD
+
+
+class BertAttention(nn.Module):
+    """An attention and its output; which states it reads is up to the stack."""
+
+    def __init__(self, width: int, heads: int, eps: float, dropout: float) -> None:
+        super().__init__()
+        self.self = BertHeads(width, heads, dropout)
+        self.output = BertOutput(width, width, eps, dropout)
+
+
+class BertIntermediate(nn.Module):
+    """The MLP's channels."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, channels)
+
+    def forward(self, states_BLD: Tensor) -> Tensor:
+        return F.gelu(self.dense(states_BLD))
+
+
+class BertLayer(nn.Module):
+    """Self-attention, cross-attention where it is asked for, and an MLP, each with its norm behind the residual."""
+
+    def __init__(self, width: int, heads: int, mlp: int, eps: float, dropout: float, cross_attention: bool) -> None:
+        super().__init__()
+        self.attention = BertAttention(width, heads, eps, dropout)
+        if cross_attention:
+            self.crossattention = BertAttention(width, heads, eps, dropout)
+        self.intermediate = BertIntermediate(width, mlp)
+        self.output = BertOutput(mlp, width, eps, dropout)
+
+    def mlp(self, states_BLD: Tensor) -> Tensor:
+        """States (B, L, D) after the MLP, its residual and its norm."""
+        output_BLD: Tensor = self.output(self.intermediate(states_BLD), states_BLD)
+        return output_BLD
+
+
 def bert_layers(
     width: int,
     heads: int,
@@ -89,22 +163,10 @@ def bert_layers(
 ) -> nn.ModuleList:
     """`count` BERT layers, as `harness.hosts.parts.text_stacks.BertStack` opens them.
 
-    transformers allows cross-attention in "decoder" layers only; whether a layer may look ahead is up to the stack.
     Weights are drawn with deviation `std`, by default 1 / sqrt(inputs): BERT's own 0.02 is made for 768 channels, and
     at 96 attention starts so flat that it hardly learns.
     """
-    config = BertConfig(
-        hidden_size=width,
-        num_attention_heads=heads,
-        intermediate_size=mlp,
-        hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout,
-        layer_norm_eps=eps,
-        is_decoder=cross_attention,
-        add_cross_attention=cross_attention,
-        attn_implementation=TRANSFORMERS_NAME,
-    )
-    layers = nn.ModuleList(BertLayer(config, layer_idx=index) for index in range(count))
+    layers = nn.ModuleList(BertLayer(width, heads, mlp, eps, dropout, cross_attention) for _ in range(count))
     for module in layers.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=std or module.in_features**-0.5)

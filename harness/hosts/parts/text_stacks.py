@@ -82,7 +82,7 @@ class BertStack(TextStack):
     ) -> None:
         attention = layers[0].attention.self
         width = attention.query.in_features
-        super().__init__(layers, kind, "BERT", attention.num_attention_heads, width, causal)
+        super().__init__(layers, kind, "BERT", attention.heads, width, causal)
         self.read = read
         self.lenders = layers if lenders is None else lenders
 
@@ -119,7 +119,7 @@ class BertStack(TextStack):
         return replace(state, tokens=cross.output(attended.transpose(1, 2).flatten(2), state.tokens))
 
     def mlp(self, block: int, tokens: Tensor) -> Tensor:
-        output: Tensor = self.lenders[block].feed_forward_chunk(tokens)
+        output: Tensor = self.lenders[block].mlp(tokens)
         return output
 
 

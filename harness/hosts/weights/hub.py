@@ -1,12 +1,9 @@
-"""The Hugging Face cache and, where that is asked for, its hub."""
+"""The Hugging Face cache and, where that is asked for, its hub. Its package is imported where a name is looked up."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-
-from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from harness.kit.errors import HarnessError
 
@@ -22,6 +19,8 @@ def in_hub_cache(name: str, file: str) -> Path | None:
     """A file of a repository in the cache; None for one that is not there, and for what is no repository's name."""
     if not HUB_NAME.fullmatch(name):
         return None
+    from huggingface_hub import try_to_load_from_cache
+
     cached = try_to_load_from_cache(name, file)
     return Path(cached) if isinstance(cached, str) else None
 
@@ -34,6 +33,14 @@ def fetch(source: Path | str | None) -> None:
     name = "" if source is None else Path(source).as_posix()
     if source is None or Path(source).exists() or not HUB_NAME.fullmatch(name):
         return
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
     try:
         held = HfApi(endpoint=ENDPOINT).list_repo_files(name)
         kind = next((one for one in KINDS if any(Path(file).match(end) for file in held for end in one)), ())

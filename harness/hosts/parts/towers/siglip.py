@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from harness.hosts.parts.clip_blocks import ClipBlocks
 from harness.hosts.parts.towers.tower import VisionTower
-from harness.hosts.parts.towers.transformers_tower import TransformersTower
+from harness.hosts.parts.towers.transformers_tower import TransformersTower, model_output
 from harness.kit.errors import HarnessError
 from harness.reduction import StackShape, Tokens, TokenState
+
+if TYPE_CHECKING:
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 class SiglipTower(ClipBlocks, TransformersTower):
@@ -30,7 +32,7 @@ class SiglipTower(ClipBlocks, TransformersTower):
 
     def output(self, tokens: Tokens) -> BaseModelOutputWithPooling:
         pooled = self._attended(tokens) if self.core.use_head else None
-        return BaseModelOutputWithPooling(last_hidden_state=tokens.states, pooler_output=pooled)
+        return model_output(tokens.states, pooled)
 
     def _attended(self, tokens: Tokens) -> Tensor:
         head, states = self.core.head, tokens.states

@@ -7,14 +7,16 @@ Releases of transformers 5 name the parts of a block differently (`attention.att
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from harness.hosts.parts.towers.tower import PreNormBlock, PreNormTower, Projection, VisionTower, separate
 from harness.kit.errors import HarnessError
 from harness.reduction import StackShape, Tokens
+
+if TYPE_CHECKING:
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 class TransformersTower(VisionTower):
@@ -78,7 +80,7 @@ class BlockTower(PreNormTower, TransformersTower):
         return self.norm(tokens)
 
     def output(self, tokens: Tokens) -> BaseModelOutputWithPooling:
-        return BaseModelOutputWithPooling(last_hidden_state=tokens.states, pooler_output=self._pooler(tokens.states))
+        return model_output(tokens.states, self._pooler(tokens.states))
 
     def _pooler(self, states: Tensor) -> Tensor | None:
         return states[:, 0, :]
@@ -100,6 +102,13 @@ class BlockTower(PreNormTower, TransformersTower):
             lambda values: drop(scales[1](hidden(values))),
             dropout=lambda: float(getattr(rate, "p", rate)),
         )
+
+
+def model_output(states: Tensor, pooled: Tensor | None) -> BaseModelOutputWithPooling:
+    """What transformers' vision models return."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling  # it takes a second to import
+
+    return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)
 
 
 def pair(size: Any) -> tuple[int, int]:

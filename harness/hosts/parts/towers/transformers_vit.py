@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from harness.hosts.parts.clip_blocks import ClipBlocks
 from harness.hosts.parts.towers.dino import DinoV2Tower, DinoV3Tower
 from harness.hosts.parts.towers.siglip import Siglip2Tower, SiglipTower
 from harness.hosts.parts.towers.tower import PreNormBlock, fused
-from harness.hosts.parts.towers.transformers_tower import BlockTower, TransformersTower
+from harness.hosts.parts.towers.transformers_tower import BlockTower, TransformersTower, model_output
 from harness.reduction import Tokens
+
+if TYPE_CHECKING:
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 class CLIPTower(ClipBlocks, TransformersTower):
@@ -37,7 +39,7 @@ class CLIPTower(ClipBlocks, TransformersTower):
 
     def output(self, tokens: Tokens) -> BaseModelOutputWithPooling:
         pooled = self.core.post_layernorm(tokens.states[:, 0])
-        return BaseModelOutputWithPooling(last_hidden_state=tokens.states, pooler_output=pooled)
+        return model_output(tokens.states, pooled)
 
 
 class ViTTower(BlockTower):
