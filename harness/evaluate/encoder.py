@@ -6,7 +6,7 @@ Shapes: I images, T texts, N tokens an image keeps, D channels, n0 patches at th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,8 @@ class VisionEncoder:
     batch_size: int
     progress: Progress
     tokens_budget: int = TOKENS_BUDGET_BYTES
+    # Whether NaN scores end the evaluation; a pass that is only timed sees the same images again, and no watch.
+    watched: bool = True
     encoded_images: int = field(default=0, init=False)
     encoded_pairs: int = field(default=0, init=False)
     _blank: bool = field(default=False, init=False)
@@ -93,7 +95,8 @@ class VisionEncoder:
             self._planned(images[own_share(count)].flatten().cpu(), size * images[:1].numel())
 
         def timed(part: slice) -> Tensor:
-            with self._watch.model(), reducing(self.reducer), scores_watched(self.reducer):
+            scores = scores_watched(self.reducer) if self.watched else nullcontext()
+            with self._watch.model(), reducing(self.reducer), scores:
                 return compute(torch.arange(part.start, part.stop, device=self.host.device))
 
         with self.images.reading():

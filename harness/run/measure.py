@@ -168,10 +168,12 @@ class Measurer:
         reducer: TokenReducer[Any],
         data: TaskData,
         progress: Progress,
+        *,
+        watched: bool = True,
         **changed: Any,
     ) -> tuple[VisionEncoder, Outcome, Pass]:
         """The outcome of the cell's task, some of its options changed; the encoder that counted; and the time taken."""
-        encoder = VisionEncoder(host, reducer, data.images, cell.batch_size, progress)
+        encoder = VisionEncoder(host, reducer, data.images, cell.batch_size, progress, watched=watched)
         task, started = tasks.get(cell.task)(), time.perf_counter()
         with torch.no_grad():
             options = task.Options.model_validate({**cell.task_options, **changed})
@@ -180,7 +182,7 @@ class Measurer:
 
     def _again(self, cell: Cell, host: Host, data: TaskData, reducer: TokenReducer[Any]) -> Pass:
         """The time of one more pass."""
-        return run_together(partial(self._timed, cell, host, reducer, data, SILENT))[-1]
+        return run_together(partial(self._timed, cell, host, reducer, data, SILENT, watched=False))[-1]
 
     def _blind(self, cell: Cell, host: Host, reducer: TokenReducer[Any], data: TaskData) -> dict[str, float] | None:
         """What dense scores by texts alone, shown blank images; None for other methods, and tasks without texts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from baselines.evit import EViT
 from harness.cli.main import main
 from harness.cost.latency import measure_latency
+from harness.evaluate import encoder
 from harness.hosts.build import build_host
 from harness.kit.errors import HarnessError
 from harness.reduction import Evidence, TokenState
@@ -52,3 +54,23 @@ def test_a_nan_in_latency_is_an_error(one_nan: None) -> None:
     shape = build_host("albef-tiny").shape
     with pytest.raises(HarnessError, match=r"EViT, block \d+ \(between\): NaN among the scores"):
         measure_latency(tower, make_reducer("evit", shape, ratio=0.5), batch_size=2, runs=5, seconds=0.0)
+
+
+def test_passes_that_are_only_timed_carry_no_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched: list[str] = []
+
+    def counted(reducer: Any) -> Any:
+        watched.append(type(reducer).__name__)
+        return nullcontext()
+
+    monkeypatch.setattr(encoder, "scores_watched", counted)
+    words = ("run", "--method", "evit", "--model", "albef-tiny", "--ratios", "0.5", "--tasks", "vqa", "--limit", "8")
+    found = {}
+    for name, more in (("once", ["--quick"]), ("again", [])):
+        watched.clear()
+        with pytest.raises(SystemExit):
+            main([*words, *more, "--no-latency", "--quiet", "--out", str(tmp_path / name)])
+        found[name] = watched.count("EViT")
+    (again,) = (tmp_path / "again").glob("evit*.json")
+    assert json.loads(again.read_text())["throughput"]["passes"] > 1
+    assert found["once"] == found["again"] > 0
