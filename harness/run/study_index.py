@@ -24,7 +24,7 @@ def read_index(folder: Path, name: str) -> dict[str, Any]:
     """The index that `ablate` wrote; HarnessError when the study was not run here."""
     path = folder / INDEX_FILE
     if not path.exists():
-        raise HarnessError(f"{path}: study {name} has not been run here; run: python -m harness ablate {name}")
+        raise HarnessError(f"{path}: study {name} has not been run here; give `ablate` its name or file first")
     index = read_json(path)
     if not _is_index(index):
         raise HarnessError(f"{path}: not a study's index; run the study again")
