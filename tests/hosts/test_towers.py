@@ -50,7 +50,9 @@ def test_timm_towers_equal_their_models(kind, dtype, tolerance, path):
     model = small_vit(**VITS[kind]).to(dtype)
     images = torch.randn(2, 3, 64, 64, dtype=dtype)
     with torch.no_grad(), attention_path(path):
-        assert (reduce(model, "dense")(images) - model(images)).abs().max() <= tolerance
+        expected = model(images)
+        # Of the largest value, whose last digits sums in another order may change.
+        assert (reduce(model, "dense")(images) - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 @pytest.mark.parametrize("index", range(3))

@@ -197,8 +197,9 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
 def test_the_losses_are_those_of_the_trainer_that_made_the_shipped_weights(run: Path) -> None:
     found = logged(run)
     assert [sorted(step) for step in found] == [sorted(step) for step in OLD_TRAINER]
-    for step, expected in zip(found, OLD_TRAINER, strict=True):
-        assert step == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    for done, (step, expected) in enumerate(zip(found, OLD_TRAINER, strict=True)):
+        # AdamW divides gradients that are all but 0 by their own size: after it, processors differ in the ninth digit.
+        assert step == pytest.approx(expected, rel=1e-7 if done else 1e-9)
 
 
 def test_a_run_leaves_a_folder_like_any_other_with_the_worlds_answers(run: Path) -> None:
