@@ -42,7 +42,8 @@ def pretrain(request: PretrainRequest) -> dict[str, Any]:
     choice = choose(request.model, request.objective, request.objective_settings)
     choice.check_host(skeleton(request.model))  # before any data are read
     choice.check_method(request.method)
-    recipe = recipe_of(request.model, on_data(request.model, PRETRAIN, request.data, request.recipe))
+    changes = on_data(request.model, PRETRAIN, request.data, request.recipe, from_random=choice.from_random)
+    recipe = recipe_of(request.model, changes)
     request, recipe = within_budget(request, recipe)
     session = Session(request, recipe, unused_parameters=choice.leaves_unused)
     session.facts |= {"objective": choice.name, "objective_settings": choice.settings()}

@@ -225,7 +225,8 @@ def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], evaluated: st
     assert isinstance(options, PretrainSpec)
     data = options.data or ((evaluated,) if world_of(evaluated) is not None else (BUILT_IN_WORLD,))
     choice = choose(shared["model"], options.objective, options.objective_settings)
-    recipe = recipe_of(shared["model"], on_data(shared["model"], PRETRAIN, data, numbers))
+    changes = on_data(shared["model"], PRETRAIN, data, numbers, from_random=choice.from_random)
+    recipe = recipe_of(shared["model"], changes)
     budget = budget_of(options)
     if isinstance(budget.batch_size, int):
         recipe = recipe.model_copy(update={"batch_size": budget.batch_size})

@@ -26,6 +26,14 @@ _FINETUNE: dict[str, Any] = {
     "weight_decay": 0.02,
     "crop": (0.5, 1.0),
 }
+# Of the rate: the temperature's step, and what begins as it was drawn beside a tower and a text side that have learned.
+_SMALL_WORLD_RATES: dict[str, Any] = {
+    "multipliers": {
+        "temperature": 0.125,
+        "match_head": 3.0,
+        **{f"fusion.{layer}.crossattention": 3.0 for layer in range(3)},
+    }
+}
 RECIPES: Recipes = {
     "base": {
         # The released Pretrain.yaml with ELIP's 20 epochs and batch of 40.
@@ -51,7 +59,7 @@ RECIPES: Recipes = {
         "vqa": TINY_SHARP,
     },
     "tiny in scenes-small": {
-        "pretrain": SMALL_WORLD_PRETRAIN,
+        "pretrain": SMALL_WORLD_PRETRAIN | _SMALL_WORLD_RATES,
         **dict.fromkeys(("retrieval", "vqa", "entailment", "nlvr2"), SMALL_WORLD_FINETUNE),
     },
 }
