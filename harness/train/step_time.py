@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ def kind_of(operation: str) -> str:
 
 def time_shares(step: Callable[[], Any], on_gpu: bool) -> dict[str, float]:
     """The share of each kind in the time that the operations of one step take themselves, largest first; sums to 1."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler says on stderr that it begins, and of missing GPUs
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities) as profiler:
         step()

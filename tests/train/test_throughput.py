@@ -189,9 +189,12 @@ def test_each_operation_is_of_one_kind(operation: str, kind: str) -> None:
     assert kind_of(operation) == kind
 
 
-def test_a_step_of_products_spends_its_time_on_products() -> None:
+def test_a_step_of_products_spends_its_time_on_products_and_nothing_is_said_of_it(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     left, right = torch.randn(512, 512), torch.randn(512, 512)
     shares = time_shares(lambda: [left @ right for _ in range(20)], on_gpu=False)
+    assert capfd.readouterr() == ("", "")
     assert next(iter(shares)) == "products"
     assert shares["products"] > 0.5
 
