@@ -21,12 +21,12 @@ from harness.kit.files import write_atomically
 from harness.objectives import Choice, choose
 from harness.objectives.parts.batches import Batches
 from harness.objectives.parts.objective import Objective
-from harness.objectives.parts.recipe import PRETRAIN, Recipe, on_data, recipe_of
+from harness.objectives.parts.recipe import Recipe, recipe_of
 from harness.reduction import TokenReducer
 from harness.train.equal_budget import Trained, budget_of
 from harness.train.request import PretrainRequest
 from harness.train.session import Prepared, Session, method_for
-from harness.train.starts import check_starts, random_sides, start_sides, world_words
+from harness.train.starts import check_starts, pretraining_changes, random_sides, start_sides, world_words
 from harness.train.vocabulary import build_vocabulary
 
 VOCABULARY_CAPTIONS = 200_000
@@ -42,7 +42,7 @@ def pretrain(request: PretrainRequest) -> dict[str, Any]:
     choice = choose(request.model, request.objective, request.objective_settings)
     choice.check_host(skeleton(request.model))  # before any data are read
     choice.check_method(request.method)
-    changes = on_data(request.model, PRETRAIN, request.data, request.recipe, from_random=choice.from_random)
+    changes = pretraining_changes(request.model, request.data, request.recipe, from_random=choice.from_random)
     recipe = recipe_of(request.model, changes)
     request, recipe = within_budget(request, recipe)
     session = Session(request, recipe, unused_parameters=choice.leaves_unused)

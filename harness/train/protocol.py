@@ -30,12 +30,12 @@ from harness.kit.files import file_digest
 from harness.kit.registry import methods, models, module_of, tasks
 from harness.kit.settings import check_count
 from harness.kit.sources import code_parts
-from harness.objectives.parts.recipe import PRETRAIN, Recipe, finetune_recipe, finetuned_tasks, on_data, recipe_of
+from harness.objectives.parts.recipe import Recipe, finetune_recipe, finetuned_tasks, on_data, recipe_of
 from harness.train.equal_budget import Budget, Trained, budget_of
 from harness.train.request import FinetuneSpec, PretrainSpec, TrainSpec
 from harness.train.source_digest import source_digest
 from harness.train.stage_options import check_stages, read_options
-from harness.train.starts import RANDOM, SIDES, check_starts, shipped_starts, start_digest
+from harness.train.starts import RANDOM, SIDES, check_starts, pretraining_changes, shipped_starts, start_digest
 from harness.train.task_data import training_split
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _pretraining(shared: dict[str, Any], given: Mapping[str, Any], evaluated: st
     assert isinstance(options, PretrainSpec)
     data = options.data or ((evaluated,) if world_of(evaluated) is not None else (BUILT_IN_WORLD,))
     choice = choose(shared["model"], options.objective, options.objective_settings)
-    changes = on_data(shared["model"], PRETRAIN, data, numbers, from_random=choice.from_random)
+    changes = pretraining_changes(shared["model"], data, numbers, from_random=choice.from_random)
     recipe = recipe_of(shared["model"], changes)
     budget = budget_of(options)
     if isinstance(budget.batch_size, int):

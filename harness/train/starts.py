@@ -20,6 +20,7 @@ from harness.hosts.weights.released import LoadReport, load_parts
 from harness.hosts.weights.released_files import content_digest, is_released, read_released
 from harness.kit.errors import HarnessError
 from harness.kit.registry import models
+from harness.objectives.parts.recipe import PRETRAIN, SCENES_UNTOUCHED, on_data
 from harness.train.request import PretrainSpec
 
 # Whose vocabulary holds the words of the built-in world.
@@ -79,6 +80,16 @@ def random_sides(model: str, spec: PretrainSpec, sources: Sequence[str]) -> list
         f"{side[option]}: random weights; --{option.replace('_', '-')} {start} ships for {model} on {sources[0]}"
         for option, start in shipped.items()
     ]
+
+
+def pretraining_changes(
+    model: str, sources: tuple[str, ...], given: Mapping[str, Any], *, from_random: bool
+) -> dict[str, Any]:
+    """What is changed in a host's recipe of pre-training on some data. The numbers of a built-in world are for hosts
+    that begin with its starts: an objective that begins `from_random` weights takes none of them.
+    """
+    changes = on_data(model, PRETRAIN, sources, given)
+    return {name: to for name, to in changes.items() if not from_random or name in given or name in SCENES_UNTOUCHED}
 
 
 def known_words(model: str, spec: PretrainSpec) -> Sequence[str] | None:

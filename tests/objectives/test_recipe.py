@@ -117,7 +117,6 @@ def test_a_built_in_world_changes_a_recipe_and_what_is_given_comes_last() -> Non
         "multipliers": {"temperature": 0.125, "match_head": 3.0} | fusion,
     }
     assert on_data("albef-tiny", "vqa", ("scenes-small",), {}) == full | {"max_steps": 400}
-    assert on_data("albef-tiny", PRETRAIN, ("scenes-small",), {}, from_random=True) == full
     assert on_data("albef-tiny", PRETRAIN, ("scenes-small", "scenes"), {}) == full
     assert on_data("albef-base", PRETRAIN, ("scenes-small",), {}) == full
 

@@ -17,7 +17,7 @@ from harness.kit.errors import HarnessError
 from harness.train.pretrain import pretrain
 from harness.train.protocol import plan_stages
 from harness.train.request import PretrainRequest, PretrainSpec
-from harness.train.starts import random_sides, start_file, start_sides, world_words
+from harness.train.starts import pretraining_changes, random_sides, start_file, start_sides, world_words
 from tests.train.conftest import SIZES, TOWER
 
 Make = Callable[..., Path]
@@ -252,6 +252,15 @@ def test_a_protocol_takes_the_starts_that_ship_for_host_and_world() -> None:
     assert begun("albef-tiny", "scenes-small", objective="curriculum") == {}
     assert begun("albef-tiny", "scenes-small", vocabulary=100) == {}
     assert begun("albef-tiny", "scenes:shapes=6") == {}
+
+
+def test_the_numbers_of_a_world_are_for_those_that_begin_with_its_starts() -> None:
+    def changes(from_random: bool) -> dict[str, Any]:
+        return pretraining_changes("albef-tiny", ("scenes-small",), {"mask_rate": 0.2}, from_random=from_random)
+
+    assert changes(True) == {"crop": None, "flip": False, "randaugment": False, "mask_rate": 0.2}
+    assert changes(False).items() > changes(True).items()
+    assert changes(False)["max_steps"] == 900
 
 
 def test_pretraining_says_which_sides_begin_at_random_though_a_start_ships() -> None:

@@ -119,17 +119,14 @@ def finetune_recipe(model: str, task: str, changes: dict[str, Any]) -> Recipe:
     return validated(Recipe, _recipes(model)[task] | changes, f"recipe of {model} for {task}")
 
 
-def on_data(
-    model: str, stage: str, sources: tuple[str, ...], given: Mapping[str, Any], *, from_random: bool = False
-) -> dict[str, Any]:
+def on_data(model: str, stage: str, sources: tuple[str, ...], given: Mapping[str, Any]) -> dict[str, Any]:
     """What is changed in a host's recipe of a stage, a task or "pretrain": for the built-in world that is trained on,
-    where all sources are one, and then what is `given`. Epochs that are given are not cut short. The numbers of a world
-    are for hosts that begin with its starts: an objective that begins `from_random` weights takes none.
+    where all sources are one, and then what is `given`. Epochs that are given are not cut short.
     """
     if not are_worlds(sources):
         return dict(given)
     preset, (world, *others) = split_name(model)[1], sources
-    own = {} if others or from_random else host_class(model).RECIPES.get(f"{preset} in {world}", {}).get(stage, {})
+    own = {} if others else host_class(model).RECIPES.get(f"{preset} in {world}", {}).get(stage, {})
     whole = {"max_steps": None} if "epochs" in given else {}
     return SCENES_UNTOUCHED | own | whole | dict(given)
 
