@@ -10,6 +10,7 @@ from typing import Any
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
 from harness.kit.reading import read_json
+from harness.kit.registry import studies
 
 INDEX_FILE = "study.json"
 
@@ -24,7 +25,8 @@ def read_index(folder: Path, name: str) -> dict[str, Any]:
     """The index that `ablate` wrote; HarnessError when the study was not run here."""
     path = folder / INDEX_FILE
     if not path.exists():
-        raise HarnessError(f"{path}: study {name} has not been run here; give `ablate` its name or file first")
+        how = f"run: python -m harness ablate {name}" if name in studies.entries() else "give its file to `ablate` first"
+        raise HarnessError(f"{path}: study {name} has not been run here; {how}")
     index = read_json(path)
     if not _is_index(index):
         raise HarnessError(f"{path}: not a study's index; run the study again")
