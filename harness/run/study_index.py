@@ -25,7 +25,8 @@ def read_index(folder: Path, name: str) -> dict[str, Any]:
     """The index that `ablate` wrote; HarnessError when the study was not run here."""
     path = folder / INDEX_FILE
     if not path.exists():
-        how = f"run: python -m harness ablate {name}" if name in studies.entries() else "give its file to `ablate` first"
+        known = name in studies.entries()
+        how = f"run: python -m harness ablate {name}" if known else "give its file to `ablate` first"
         raise HarnessError(f"{path}: study {name} has not been run here; {how}")
     index = read_json(path)
     if not _is_index(index):
