@@ -44,7 +44,7 @@ class ReducedInside(Wrapper):
         return found
 
     @property
-    def reducer(self) -> TokenReducer[Any]:  # type: ignore[override]
+    def reducer(self) -> TokenReducer[Any]:
         return self.part.reducer
 
     @property

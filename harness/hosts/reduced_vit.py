@@ -41,7 +41,6 @@ class Wrapper(nn.Module):
     """
 
     model: nn.Module
-    reducer: TokenReducer[Any]
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from torch import nn
@@ -54,9 +55,9 @@ def make_optimizer(model: nn.Module, recipe: Recipe, decays: Callable[[nn.Parame
 
 
 def _prefixes(name: str, recipe: Recipe) -> list[str]:
-    """The multipliers that a parameter's name begins with."""
+    """The multipliers that a parameter's name begins with; a `*` stands for one part of it, as a layer's number."""
     plain = name.removeprefix("host.")
-    return [prefix for prefix in recipe.multipliers if plain.startswith(prefix)]
+    return [prefix for prefix in recipe.multipliers if re.match(re.escape(prefix).replace(r"\*", "[^.]+"), plain)]
 
 
 def _factor(name: str, recipe: Recipe) -> float:

@@ -62,6 +62,18 @@ def test_a_multiplier_of_nothing_freezes_and_the_longest_beginning_counts() -> N
     }
 
 
+def test_a_star_stands_for_one_part_of_a_name() -> None:
+    model = nn.ModuleDict({"a": nn.ModuleList([nn.ModuleDict({"b": nn.Linear(2, 2), "c": nn.Linear(2, 2)})])})
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    optimizer = make_optimizer(model, recipe_of("albef-tiny", {"multipliers": {"a.*.b": 3.0}}))
+    found = {names[id(one)]: group["factor"] for group in optimizer.param_groups for one in group["params"]}
+    assert found == {"a.0.b.weight": 3.0, "a.0.b.bias": 3.0, "a.0.c.weight": 1.0, "a.0.c.bias": 1.0}
+    with pytest.raises(HarnessError, match=r"multiplier of a\.\*\.d: no trained parameter's name begins so"):
+        make_optimizer(model, recipe_of("albef-tiny", {"multipliers": {"a.*.d": 3.0}}))
+    with pytest.raises(HarnessError, match=r"multiplier of \*\.b: no trained parameter's name begins so"):
+        make_optimizer(model, recipe_of("albef-tiny", {"multipliers": {"*.b": 3.0}}))
+
+
 def test_something_must_be_left_to_train_and_multipliers_are_not_negative() -> None:
     model, recipe = nn.Linear(2, 2), recipe_of("albef-tiny", {"multipliers": {"weight": 0, "bias": 0}})
     freeze(model, recipe)

@@ -28,11 +28,7 @@ _FINETUNE: dict[str, Any] = {
 }
 # Of the rate: the temperature's step, and what begins as it was drawn beside a tower and a text side that have learned.
 _SMALL_WORLD_RATES: dict[str, Any] = {
-    "multipliers": {
-        "temperature": 0.125,
-        "match_head": 3.0,
-        **{f"fusion.{layer}.crossattention": 3.0 for layer in range(3)},
-    }
+    "multipliers": {"temperature": 0.125, "match_head": 3.0, "fusion.*.crossattention": 3.0}
 }
 RECIPES: Recipes = {
     "base": {
