@@ -5,17 +5,27 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from harness.data.annotations.captions import CaptionFormat
-from harness.data.annotations.findings import Findings
+from harness.data.annotations.findings import Finding, Findings
 from harness.data.annotations.format import UNREADABLE, Format, Found, Source
 from harness.data.annotations.records import ImageTextSet
 from harness.data.annotations.report import Examination, Report, counted
 from harness.data.annotations.source import OpenedSource
+from harness.data.images import read_image
 from harness.data.pairs import pretrain_commands
+from harness.data.pixel_kind import KIND_FILE, PixelKind, kind_beside
+from harness.data.scene_layout import IMAGE_SIZE
 from harness.kit.errors import HarnessError
 from harness.kit.progress import Progress
 
 SHOWN_FILES = 8
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+# Commands that measure a host that has been trained already.
+MEASURING = {"run", "answer"}
+# A share of pictures unlike those that a host was trained on, above which the host is not for a set.
+MOSTLY = 0.5
 
 
 def lines(folder: Path, full: bool = False) -> list[tuple[str, bool]]:
@@ -28,6 +38,9 @@ def lines(folder: Path, full: bool = False) -> list[tuple[str, bool]]:
     if unreadable:
         return [(f"unusable: {one.reason}", False) for one in unreadable]
     reports = inspect(source, Examination(full, Progress()))
+    kinds = shipped_kinds()
+    for report in reports:
+        report.findings += strange_pictures(report, kinds)
     found = [line for report in reports for line in report.lines()]
     reported = {path for report in reports for path in report.files}
     others = [] if source.file else [one for one in source.found if one.path not in reported]
@@ -52,6 +65,24 @@ def inspect(source: OpenedSource, examination: Examination) -> list[Report]:
         if one is not None and (one.each or one.fills not in fields):
             reports += one.describe(source, examination)
     return reports
+
+
+def shipped_kinds() -> dict[str, PixelKind]:
+    """What pictures the hosts that ship with weights were trained on, by the host's name."""
+    found = {path.parent.name: kind_beside(path) for path in sorted(ASSETS.glob(f"*/{KIND_FILE}"))}
+    return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def strange_pictures(report: Report, kinds: dict[str, PixelKind]) -> list[Finding]:
+    """That no host that ships knows such pictures as those of a usable set, where commands would measure one on them."""
+    if not report.usable or not report.sample or not any(command[0] in MEASURING for command in report.commands):
+        return []
+    pictures = np.stack([read_image(path, IMAGE_SIZE) for path in report.sample]).transpose(0, 3, 1, 2) / 255
+    if any(kind.unlike(pictures) <= MOSTLY for kind in kinds.values()):
+        return []
+    names, data = " and ".join(kinds), " and ".join(sorted({kind.data for kind in kinds.values()}))
+    line = f"pictures unlike those of {data}, which {names} know: give the commands --model and --weights that know such"
+    return [Finding("", line, fault=False)]
 
 
 def _field_report(source: OpenedSource, fills: str, examination: Examination) -> Report:

@@ -316,3 +316,17 @@ def test_a_folder_without_annotations(tmp_path: Path) -> None:
     ]
     with pytest.raises(HarnessError, match="no such folder"):
         lines(tmp_path / "absent")
+
+
+def test_pictures_that_no_shipped_host_knows_are_said_beside_the_commands(tmp_path: Path) -> None:
+    """The built-in world's own are known; flat grey ones are not."""
+    write_scenes(tmp_path / "world", "val", 4, 0)
+    assert not any("unlike" in line for line in told(tmp_path / "world")[0])
+    pictures(tmp_path / "grey", ("1.png", "2.png"))
+    images = [{"id": number, "file_name": f"{number}.png"} for number in (1, 2)]
+    captions = [{"id": number, "image_id": number, "caption": "nothing"} for number in (1, 2)]
+    put(tmp_path / "grey/captions_val.json", {"images": images, "annotations": captions})
+    found, good = told(tmp_path / "grey")
+    assert good
+    expected = "odd: pictures unlike those of scenes, which albef-tiny and blip-tiny know: "
+    assert any(line.startswith(expected) and "--weights" in line for line in found)

@@ -36,13 +36,16 @@ T = TypeVar("T", bound=Located)
 
 @dataclass
 class Report:
-    """One set, made of `files`. It is usable when none of its findings is a fault. `commands`: as arguments."""
+    """One set, made of `files`. It is usable when none of its findings is a fault. `commands`: as arguments. `sample`:
+    some of its images.
+    """
 
     title: str
     files: list[Path]
     counts: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     commands: list[list[str]] = field(default_factory=list)
+    sample: list[Path] = field(default_factory=list)
 
     @property
     def usable(self) -> bool:
@@ -89,7 +92,7 @@ class Examination:
             images = counted(len(data.images), "image")
             report.files = [found.path]
             report.counts = [f"{images}, {first}" if first else images, *others, self.images(data.images, tally)]
-            report.commands = commands(found)
+            report.commands, report.sample = commands(found), spaced(data.images, DECODED)
         report.findings = list(tally.found.values())
         return report
 
