@@ -74,14 +74,14 @@ def shipped_kinds() -> dict[str, PixelKind]:
 
 
 def strange_pictures(report: Report, kinds: dict[str, PixelKind]) -> list[Finding]:
-    """That no host that ships knows such pictures as those of a usable set, where commands would measure one on them."""
+    """That no host that ships knows pictures such as those of a usable set, where commands would measure one."""
     if not report.usable or not report.sample or not any(command[0] in MEASURING for command in report.commands):
         return []
     pictures = np.stack([read_image(path, IMAGE_SIZE) for path in report.sample]).transpose(0, 3, 1, 2) / 255
     if any(kind.unlike(pictures) <= MOSTLY for kind in kinds.values()):
         return []
     names, data = " and ".join(kinds), " and ".join(sorted({kind.data for kind in kinds.values()}))
-    line = f"pictures unlike those of {data}, which {names} know: give the commands --model and --weights that know such"
+    line = f"pictures unlike those of {data}, which {names} know: add --model and --weights of a host that knows such"
     return [Finding("", line, fault=False)]
 
 

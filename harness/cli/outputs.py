@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harness.kit.errors import HarnessError
+from harness.kit.progress import Progress
 from harness.reduction.schedule import check_ratio
 from harness.report.frame import to_frame
 from harness.report.tables import render_study_table, render_summary, render_table
@@ -24,6 +27,23 @@ def table_text(
 
     HarnessError, which names the hosts that there are, where none of these hosts has a record.
     """
+    with _uncollected():
+        return _table_text(folder, study, format, summary, models)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without looking for cycles of objects: records are trees, of whose millions of objects it goes through each."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _table_text(folder: Path, study: str | None, format: str, summary: bool, models: Sequence[str]) -> str:
     records, labels = _records(folder, study)
     if models:
         there = ", ".join(sorted({record["spec"]["model"] for record in records})) or "none"
@@ -88,12 +108,12 @@ def _records(folder: Path, study: str | None) -> tuple[list[dict[str, Any]], Seq
                 "name another with --runs (results/runs holds those that are committed)"
             )
         store = Store(folder)
-        return with_deltas(store.records(), store), None
+        return with_deltas(store.records(), store, progress=Progress()), None
     index = read_index(folder, study)
     keys = {*index["dense"], *(key for cells in index["cells"] for key in cells["keys"])}
     store = Store(folder)
     records = [record for record in store.records() if record["key"] in keys]
-    return with_deltas(records, store), index["cells"] if index["draw"] == "schedule" else None
+    return with_deltas(records, store, progress=Progress()), index["cells"] if index["draw"] == "schedule" else None
 
 
 def draw_kept(out: Path, ratio: float, scenes: int = 2) -> list[Path]:

@@ -198,7 +198,7 @@ def _records(
 
     cells = on_main_process(prepared)
     measurer = Measurer(weights, progress, tokenizer, latency=latency)
-    return with_deltas(list(place.run(cells, store, measurer, force=force)), store)
+    return with_deltas(list(place.run(cells, store, measurer, force=force)), store, progress=progress)
 
 
 def _finish(records: list[dict[str, Any]]) -> None:

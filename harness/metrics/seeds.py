@@ -43,20 +43,29 @@ def over_seeds(seeds: Sequence[pd.DataFrame], dense: Sequence[pd.DataFrame] | No
         sums = _sums(rows, names, str(metric))
         entry: dict[str, Any] = {"ci95": _whole(seeds_interval(sums, statistic, seed), names)}
         if other is not None:
-            both = np.concatenate([sums, _sums(_of_all(other, task, metric), names, str(metric))], axis=2)
-            entry["delta_ci95"] = list(seeds_interval(both, _difference(statistic, sums.shape[2]), seed))
+            beside = _sums(_of_all(other, task, metric), names, str(metric))
+            sides = {(id(here), id(there)): (here, there) for here, there in zip(sums, beside, strict=True)}
+            joined = {pair: np.concatenate(side, axis=1) for pair, side in sides.items()}
+            both = [joined[id(here), id(there)] for here, there in zip(sums, beside, strict=True)]
+            entry["delta_ci95"] = list(seeds_interval(both, _difference(statistic, sums[0].shape[1]), seed))
         found.setdefault(str(task), {})[str(metric)] = entry
     return found
 
 
-def seeds_interval(sums_SCK: Floats, statistic: Statistic, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean over seeds of a statistic (..., K) -> (...) of clusters' sums."""
-    count = len(sums_SCK)
+def seeds_interval(sums_SCK: Sequence[Floats], statistic: Statistic, seed: int = 0) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean over seeds of a statistic (..., K) -> (...) of clusters' sums (C, K).
+
+    One array may stand for several seeds, and is then drawn from once.
+    """
+    given = list(sums_SCK)
+    count, different = len(given), {id(sums_CK): sums_CK for sums_CK in given}
+    column = {name: number for number, name in enumerate(different)}
+    columns_S = [column[id(sums_CK)] for sums_CK in given]
     widened = (count / (count - 1)) ** 0.5
     random = np.random.default_rng(seed)
     values = []
-    for times_RC in _times(sums_SCK.shape[1], random):
-        each_RS = np.stack([statistic(times_RC @ sums_CK) for sums_CK in sums_SCK], axis=1)
+    for times_RC in _times(len(given[0]), random):
+        each_RS = np.stack([statistic(times_RC @ sums_CK) for sums_CK in different.values()], axis=1)[:, columns_S]
         drawn_RS = random.multinomial(count, np.full(count, 1 / count), size=len(times_RC)) / count
         centre_R = each_RS.mean(1)
         values.append(centre_R + widened * ((drawn_RS * each_RS).sum(1) - centre_R))
@@ -82,8 +91,8 @@ def _of_all(seeds: Sequence[dict[Any, pd.DataFrame]], task: Any, metric: Any) ->
     return [one[task, metric] for one in seeds]
 
 
-def _sums(rows: Sequence[pd.DataFrame], names: pd.DataFrame, metric: str) -> Floats:
-    """Clusters' sums (S, C, K) of each seed; HarnessError where its samples are not those of `names`."""
+def _sums(rows: Sequence[pd.DataFrame], names: pd.DataFrame, metric: str) -> list[Floats]:
+    """Clusters' sums (C, K) of each of S seeds; HarnessError where its samples are not those of `names`."""
     clusters = pd.factorize(names["cluster"])[0]
     if clusters.max() == 0:  # a single image says nothing of others: its samples are resampled
         clusters = np.arange(len(names))
@@ -97,7 +106,7 @@ def _sums(rows: Sequence[pd.DataFrame], names: pd.DataFrame, metric: str) -> Flo
         parts = np.stack(list(ordered["parts"])) if metric in AGGREGATES else counted
         sums = [np.bincount(clusters, weights=part) for part in parts.T]
         found[id(one)] = np.stack(sums, axis=1)
-    return np.stack([found[id(one)] for one in rows])
+    return [found[id(one)] for one in rows]
 
 
 def _whole(bounds: tuple[float, float], names: pd.DataFrame) -> list[float]:

@@ -13,13 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.kit.errors import HarnessError
-from harness.metrics.corpus import AGGREGATES, Aggregate
+from harness.metrics.corpus import AGGREGATES
 
 Floats = NDArray[np.float64]
 ASSIGNMENTS = 9_999
 AT_ONCE = 1_000
 # With so few clusters that differ, all assignments are gone through and p is exact.
 MOST_EXACT = 13
+LEAST_DRAWN = 1024
 ROUNDING = 1e-12
 
 
@@ -41,8 +42,9 @@ def p_values(samples: pd.DataFrame, other: pd.DataFrame, seed: int = 0) -> dict[
         means = rows[~rows["metric"].isin(list(AGGREGATES))]
         if len(means):
             of_task |= _of_means(means, seed)
-        for metric, corpus in rows[rows["metric"].isin(list(AGGREGATES))].groupby("metric", sort=False):
-            of_task[str(metric)] = _of_corpus(corpus, AGGREGATES[str(metric)], seed)
+        corpus = rows[rows["metric"].isin(list(AGGREGATES))]
+        if len(corpus):
+            of_task |= _of_corpus(corpus, seed)
     return found
 
 
@@ -71,20 +73,26 @@ def _of_means(rows: pd.DataFrame, seed: int) -> dict[str, float]:
     return dict(zip(map(str, by_cluster.columns), _shares(np.sum(counts, axis=0), len(differences_CM))))
 
 
-def _of_corpus(rows: pd.DataFrame, aggregate: Aggregate, seed: int) -> float:
-    """p of a metric of the whole corpus: each cluster's parts go to either side."""
-    names = pd.factorize(_clusters(rows), sort=True)[0]
-    here_CK, there_CK = (_sums(np.stack(list(rows[column])), names) for column in ("parts", "parts_other"))
-    half_CK = (here_CK - there_CK) / 2
-    middle_K = (here_CK + there_CK).sum(0) / 2
+def _of_corpus(rows: pd.DataFrame, seed: int) -> dict[str, float]:
+    """metric -> p of metrics of the whole corpus: each cluster's parts go to either side."""
+    halves, middles, places, width = list[Floats](), list[Floats](), dict[str, slice](), 0
+    for metric, corpus in rows.groupby("metric", sort=False):
+        names = pd.factorize(_clusters(corpus), sort=True)[0]
+        here_CK, there_CK = (_sums(np.stack(list(corpus[column])), names) for column in ("parts", "parts_other"))
+        halves.append((here_CK - there_CK) / 2)
+        middles.append((here_CK + there_CK).sum(0) / 2)
+        places[str(metric)] = slice(width, width := width + here_CK.shape[1])
+    half_CK, middle_K = np.concatenate(halves, axis=1), np.concatenate(middles)
     half_CK = half_CK[(half_CK != 0).any(axis=1)]
 
-    def difference(shift: Floats) -> Floats:
-        return np.abs(aggregate(middle_K + shift) - aggregate(middle_K - shift))
+    def differences(shift: Floats) -> Floats:
+        sides = (middle_K + shift, middle_K - shift)
+        of_each = [[AGGREGATES[metric](side[..., place]) for side in sides] for metric, place in places.items()]
+        return np.stack([np.abs(here - there) for here, there in of_each], axis=-1)
 
-    least = difference(half_CK.sum(0)) - ROUNDING
-    count = sum(int((difference(signs_RC @ half_CK) >= least).sum()) for signs_RC in _signs(len(half_CK), seed))
-    return _shares(np.array([count]), len(half_CK))[0]
+    least_M = differences(half_CK.sum(0)) - ROUNDING
+    counts = [(differences(signs_RC @ half_CK) >= least_M).sum(0) for signs_RC in _signs(len(half_CK), seed)]
+    return dict(zip(places, _shares(np.sum(counts, axis=0), len(half_CK))))
 
 
 def _clusters(rows: pd.DataFrame) -> pd.Series:
@@ -109,12 +117,13 @@ def _signs(clusters: int, seed: int) -> Iterator[Floats]:
         bits = np.arange(2**clusters)[:, None] >> np.arange(clusters)
         yield (1 - 2 * (bits & 1)).astype(np.float64)
         return
-    for drawn in _drawn(clusters, seed):
-        yield drawn.astype(np.float64)
+    for drawn in _drawn(max(LEAST_DRAWN, 1 << (clusters - 1).bit_length()), seed):
+        yield drawn[:, :clusters].astype(np.float64)
 
 
 @lru_cache(2)
 def _drawn(clusters: int, seed: int) -> list[NDArray[np.int8]]:
+    """Signs for so many clusters, of which fewer take the first ones: records differ in how many of theirs differ."""
     random = np.random.default_rng(seed)
     sizes = [min(AT_ONCE, ASSIGNMENTS - start) for start in range(0, ASSIGNMENTS, AT_ONCE)]
     return [1 - 2 * random.integers(0, 2, (size, clusters), dtype=np.int8) for size in sizes]

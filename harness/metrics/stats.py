@@ -189,9 +189,22 @@ def _kept_draws(count: int, seed: int) -> tuple[NDArray[np.int64], ...]:
 
 def _multiplied(sums_CK: Floats, seed: int) -> Iterator[Floats]:
     """Totals (R, K) of the clusters drawn, by batches."""
-    count, random = len(sums_CK), np.random.default_rng(seed)
+    count = len(sums_CK)
+    for times_RC in _kept_times(count, seed) if count <= CLUSTERS_KEPT else _times(count, seed):
+        yield times_RC @ sums_CK
+
+
+def _times(count: int, seed: int) -> Iterator[Floats]:
+    """How often each cluster is drawn (R, C), by batches."""
+    random = np.random.default_rng(seed)
     for size in _batches(count):
-        yield random.multinomial(count, np.full(count, 1 / count), size=size) @ sums_CK
+        yield random.multinomial(count, np.full(count, 1 / count), size=size).astype(np.float64)
+
+
+@lru_cache(2)
+def _kept_times(count: int, seed: int) -> tuple[Floats, ...]:
+    """The same, which all metrics of a corpus share."""
+    return tuple(_times(count, seed))
 
 
 def _batches(count: int) -> Iterator[int]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import replace_all
+from harness.kit.progress import SILENT, Progress
 from harness.run.store import Record, Store
 
 if TYPE_CHECKING:
@@ -38,18 +39,24 @@ OWN = {"method", "config", "settings", "seed", "digests"}
 DRAWN = {"seed", "digests"}
 
 
-def with_deltas(records: Sequence[Record], store: Store, warn: Callable[[str], None] = warn_on_stderr) -> list[Record]:
+def with_deltas(
+    records: Sequence[Record],
+    store: Store,
+    warn: Callable[[str], None] = warn_on_stderr,
+    progress: Progress = SILENT,
+) -> list[Record]:
     """The records of a store, each metric with its difference to dense and to `random`, interval and p (NAMES); None
-    where there is no such record.
+    where there is no such record. What was computed is kept, though the rest should be interrupted.
 
     Dense is the latest done record of the same host, data and task, after training that of the same seed. `random` is
     that of the same ratio, too: of the same seed, else of the first. Metrics of a setting with several seeds have
     `over_seeds` besides: the intervals of the mean over seeds. Where the samples of two records differ, `warn`
     gets the line that says so.
     """
-    dense, drawn = _dense_of(records), _random_of(records)
+    boards = {record["digest"]: _board(record["spec"]) for record in records}
+    dense, drawn = _dense_of(records, boards), _random_of(records, boards)
     kept, found = _read(store), dict[str, Deltas]()
-    tables: dict[str, pd.DataFrame] = {}
+    differences_of = _Differences(store, warn)
 
     def once(name: str, compute: Callable[[], Deltas]) -> Deltas:
         """What is kept under a name, or computed now; nothing, which may be mended, is not kept."""
@@ -61,23 +68,31 @@ def with_deltas(records: Sequence[Record], store: Store, warn: Callable[[str], N
         if other is None or record["status"] != "done" or record["spec"]["method"] == other["spec"]["method"]:
             return {}
         pair = f"{record['digest']} {other['digest']}"
-        return once(pair, partial(_computed, record, other, store, tables, warn))
+        return once(pair, partial(differences_of, record, other))
 
-    pairs = [(record, dense.get(_board(record["spec"])) if record["status"] == "done" else None) for record in records]
-    several = _of_several_seeds(pairs, store, once, warn)
-    joined = []
-    for record, beside in pairs:
+    def joined(record: Record, beside: Record | None) -> Record:
         differences = {"dense": compared(record, beside)}
-        if record["spec"]["method"] != "dense":
-            differences[CONTROL] = compared(record, _random_for(record["spec"], drawn))
+        spec = record["spec"]
+        if spec["method"] != "dense":
+            differences[CONTROL] = compared(record, _random_for(spec, drawn.get(_budget(record, boards), {})))
         quality = _joined(record["quality"], differences)
         for task, metrics in several.get(record["digest"], {}).items():
             for metric, entry in metrics.items():
                 quality[task][metric] = {**quality[task][metric], "over_seeds": entry}
-        joined.append({**record, "quality": quality})
-    if found:
-        _write(store, kept)
-    return joined
+        return {**record, "quality": quality}
+
+    besides = [dense.get(boards[record["digest"]]) if record["status"] == "done" else None for record in records]
+    pairs, read = list(zip(records, besides, strict=True)), list[Record]()
+    try:
+        several = _of_several_seeds(pairs, store, once, warn)
+        with progress.bar("comparing records", len(pairs)) as bar:
+            for record, beside in pairs:
+                read.append(joined(record, beside))
+                bar.advance()
+    finally:
+        if found:
+            _write(store, kept)
+    return read
 
 
 def _in_order(records: Iterable[Record]) -> list[Record]:
@@ -114,9 +129,13 @@ def _seeds(records: Sequence[Record], besides: Sequence[Record], store: Store, w
     from harness.metrics.seeds import over_seeds
 
     try:
-        read = {record["digest"]: store.samples(record) for record in (*records, *besides)}
-        dense = [read[one["digest"]] for one in besides] if len(besides) == len(records) else None
-        found = over_seeds([read[one["digest"]] for one in records], dense)
+        read: dict[str, pd.DataFrame] = {}
+        content = {record["digest"]: store.samples_digest(record) for record in (*records, *besides)}
+        for record in (*records, *besides):
+            if content[record["digest"]] not in read:
+                read[content[record["digest"]]] = store.samples(record)
+        dense = [read[content[one["digest"]]] for one in besides] if len(besides) == len(records) else None
+        found = over_seeds([read[content[one["digest"]]] for one in records], dense)
     except HarnessError as error:
         warn(f"the {len(records)} seeds of {records[0]['samples']} are not compared: {error}")
         return {}
@@ -138,29 +157,30 @@ def _started(record: Record) -> str:
     return (record.get("run") or {}).get("started") or ""
 
 
-def _dense_of(records: Iterable[Record]) -> dict[str, Record]:
-    """The dense record of each board: the latest, if it is done."""
-    latest = {_board(record["spec"]): record for record in _in_order(records) if record["spec"]["method"] == "dense"}
+def _dense_of(records: Iterable[Record], boards: Mapping[str, str]) -> dict[str, Record]:
+    """The dense record of each board: the latest, if it is done. `boards`: of records, by their digest."""
+    ordered = _in_order(records)
+    latest = {boards[record["digest"]]: record for record in ordered if record["spec"]["method"] == "dense"}
     return {board: record for board, record in latest.items() if record["status"] == "done"}
 
 
-def _random_of(records: Iterable[Record]) -> dict[str, dict[int, Record]]:
+def _random_of(records: Iterable[Record], boards: Mapping[str, str]) -> dict[str, dict[int, Record]]:
     """Seed -> the latest done record of `random` at each budget of each board."""
     found: dict[str, dict[int, Record]] = {}
     for record in _in_order(records):
         if record["spec"]["method"] == CONTROL and record["status"] == "done":
-            found.setdefault(_budget(record["spec"]), {})[record["spec"]["seed"]] = record
+            found.setdefault(_budget(record, boards), {})[record["spec"]["seed"]] = record
     return found
 
 
-def _random_for(spec: Mapping[str, Any], drawn: Mapping[str, Mapping[int, Record]]) -> Record | None:
-    by_seed = drawn.get(_budget(spec), {})
+def _random_for(spec: Mapping[str, Any], by_seed: Mapping[int, Record]) -> Record | None:
+    """That of the same seed, or the first, of those at a record's budget."""
     return None if spec["ratio"] is None or not by_seed else by_seed.get(spec["seed"], by_seed[min(by_seed)])
 
 
-def _budget(spec: Mapping[str, Any]) -> str:
+def _budget(record: Record, boards: Mapping[str, str]) -> str:
     """What a record shares with the `random` that it is compared with: the board, and the budget that was asked for."""
-    return json.dumps([_board(spec), spec["ratio"], spec["match"]])
+    return json.dumps([boards[record["digest"]], record["spec"]["ratio"], record["spec"]["match"]])
 
 
 def _board(spec: Mapping[str, Any]) -> str:
@@ -173,35 +193,42 @@ def _board(spec: Mapping[str, Any]) -> str:
     return json.dumps([stages, seed, *(spec.get(name) for name in SHARED)], sort_keys=True)
 
 
-def _computed(
-    record: Record,
-    other: Record,
-    store: Store,
-    tables: dict[str, pd.DataFrame],
-    warn: Callable[[str], None],
-) -> Deltas:
-    """task -> metric -> difference to another record, its interval and p; nothing where samples differ, with a warning.
-
-    `tables`: samples of records that others are compared with, read once.
+class _Differences:
+    """Differences between records, computed once for the same two contents of samples; what others are compared with
+    is read once.
     """
-    from harness.metrics.significance import p_values
-    from harness.metrics.stats import deltas
 
-    try:
-        if other["digest"] not in tables:
-            tables[other["digest"]] = store.samples(other)
-        here, there = store.samples(record), tables[other["digest"]]
-        found, chance = deltas(here, there), p_values(here, there)
-    except HarnessError as error:
-        warn(f"{record['samples']} is not compared with {other['samples']}: {error}")
-        return {}
-    return {
-        task: {
-            metric: {"delta": one["delta_to_dense"], "ci95": one["delta_ci95"], "p": chance[task][metric]}
-            for metric, one in metrics.items()
+    def __init__(self, store: Store, warn: Callable[[str], None]) -> None:
+        self._store, self._warn = store, warn
+        self._tables: dict[str, pd.DataFrame] = {}
+        self._computed: dict[tuple[str, str], Deltas] = {}
+
+    def __call__(self, record: Record, other: Record) -> Deltas:
+        """task -> metric -> difference to another record, its interval and p; nothing where samples differ, with a
+        warning.
+        """
+        from harness.metrics.significance import p_values
+        from harness.metrics.stats import deltas
+
+        try:
+            contents = self._store.samples_digest(record), self._store.samples_digest(other)
+            if contents in self._computed:
+                return self._computed[contents]
+            if contents[1] not in self._tables:
+                self._tables[contents[1]] = self._store.samples(other)
+            here, there = self._store.samples(record), self._tables[contents[1]]
+            found, chance = deltas(here, there), p_values(here, there)
+        except HarnessError as error:
+            self._warn(f"{record['samples']} is not compared with {other['samples']}: {error}")
+            return {}
+        self._computed[contents] = {
+            task: {
+                metric: {"delta": one["delta_to_dense"], "ci95": one["delta_ci95"], "p": chance[task][metric]}
+                for metric, one in metrics.items()
+            }
+            for task, metrics in found.items()
         }
-        for task, metrics in found.items()
-    }
+        return self._computed[contents]
 
 
 def _joined(quality: Mapping[str, Any], differences: Mapping[str, Deltas]) -> dict[str, dict[str, Any]]:

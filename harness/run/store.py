@@ -149,6 +149,12 @@ class Store:
                 f"samples {self.folder / name}: {_first_line(error)}; run the cell again with --force"
             ) from error
 
+    def samples_digest(self, record: Mapping[str, Any]) -> str:
+        """What tells a record's samples from others; HarnessError where it has none or they cannot be read."""
+        if record["samples"] is None:
+            raise HarnessError(f"record {stem_of(record)}: has no samples (status {record['status']})")
+        return hashlib.sha256(read_bytes(self.folder / record["samples"])).hexdigest()
+
     def remove(self, record: Mapping[str, Any]) -> None:
         """Delete a record and its samples. Raises HarnessError when that is not possible."""
         path = self.folder / f"{stem_of(record)}.json"
