@@ -71,10 +71,10 @@ def harness() -> None:
             spent, ended = cpu_seconds(*words)
         say(name, spent, most, ended, status)
     with tempfile.TemporaryDirectory() as folder:
-        words = ("table", "--runs", str(many_records(Path(folder))))
+        table = ("table", "--runs", str(many_records(Path(folder))))
         # `run` compares records when it has measured them; a folder from elsewhere is compared at the first table.
-        first, _ = cpu_seconds(*words)
-        spent, ended = cpu_seconds(*words)
+        first, _ = cpu_seconds(*table)
+        spent, ended = cpu_seconds(*table)
         say("table of 10,000", spent, 3.0, ended)
         print(f"{'(the first time':<18}{first:8.2f} s)")
     with tempfile.TemporaryDirectory() as folder:
