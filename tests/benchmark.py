@@ -78,7 +78,18 @@ def harness() -> None:
         say("table of 10,000", spent, 3.0, ended)
         print(f"{'(the first time':<18}{first:8.2f} s)")
     with tempfile.TemporaryDirectory() as folder:
-        small = ("run", "--method", "evit", "--model", "albef-tiny", "--tasks", "vqa", "--limit", "8", "--no-latency")
+        small: tuple[str, ...] = (
+            "run",
+            "--method",
+            "evit",
+            "--model",
+            "albef-tiny",
+            "--tasks",
+            "vqa",
+            "--limit",
+            "8",
+            "--no-latency",
+        )
         small = (*small, "--out", folder)
         one, _ = cpu_seconds(*small, "--ratios", "0.5")
         again, ended = cpu_seconds(*small, "--ratios", "0.5")

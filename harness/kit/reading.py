@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,4 +135,6 @@ def _no_json(where: str, error: Exception) -> HarnessError:
 
 
 def _first_line(error: Exception) -> str:
+    if "set_int_max_str_digits" in str(error):  # advice to a program, not to its user
+        return f"an integer of more than {sys.get_int_max_str_digits():,} digits"
     return str(error).partition("\n")[0] or type(error).__name__

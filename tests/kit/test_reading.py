@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.kit import reading
 from harness.kit.errors import HarnessError
-from harness.kit.reading import parse_yaml, read_json, read_text, text_lines
+from harness.kit.reading import parse_json, parse_yaml, read_json, read_text, text_lines
 
 
 def put(folder: Path, content: str | bytes) -> Path:
@@ -91,3 +93,9 @@ def test_long_yaml_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "YAML_LIMIT_BYTES", 5)
     with pytest.raises(HarnessError, match="has 6 characters of YAML; expected 5 at most"):
         parse_yaml("a: 123", "x")
+
+
+@pytest.mark.parametrize("parse", [parse_json, parse_yaml])
+def test_an_integer_of_thousands_of_digits_is_called_that(parse: Callable[[str, str], Any]) -> None:
+    with pytest.raises(HarnessError, match=r"^here: not valid (JSON|YAML) \(an integer of more than [\d,]+ digits\); "):
+        parse(f"[1{'0' * 6000}]", "here")
