@@ -68,7 +68,7 @@ def scenes_folder(count: int, seed: int, split: str = "val", progress: Progress 
 
 def cached_at(count: int, seed: int, split: str, world: World, kind: str = "") -> Path:
     """Where a world's scenes lie in the cache; `kind` tells folders that are kept in another way."""
-    name = re.sub(r"\W+", "-", world.name)
+    name = re.sub(r"\W+", "-", world.stated)
     return cache_folder() / f"{name}-{split}-{count}-seed{seed}-{kind}{_generator_digest()}"
 
 

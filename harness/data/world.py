@@ -12,11 +12,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from harness.data.presets import BUILT_IN_WORLD, PRESETS, SMALL_WORLD
 from harness.kit.errors import HarnessError
 from harness.kit.registry import unknown
 from harness.kit.settings import validated
 
-BUILT_IN_WORLD, SMALL_WORLD = "scenes", "scenes-small"
+__all__ = ["BUILT_IN_WORLD", "FULL", "SMALL_WORLD", "WORLDS", "WORLD_SEED", "World", "are_worlds", "world_of"]
 # Of the world that is trained on and evaluated; the seed of a run draws other things, never another world.
 WORLD_SEED = 0
 TRAINING_SCENES = 30_000
@@ -64,19 +65,18 @@ class World(BaseModel):
     @property
     def name(self) -> str:
         """A preset's name, or `scenes:` with the sizes in which it differs from the full world."""
-        for name, world in WORLDS.items():
-            if self == world:
-                return name
+        return next((name for name, world in WORLDS.items() if self == world), self.stated)
+
+    @property
+    def stated(self) -> str:
+        """Its sizes, as far as they are not the full world's, in words that no preset's change can make others."""
         sizes = ((key, getattr(self, key)) for key, value in FULL if getattr(self, key) != value)
         words = (f"{key}={'-'.join(map(str, size)) if isinstance(size, tuple) else size}" for key, size in sizes)
-        return f"{BUILT_IN_WORLD}:{','.join(words)}"
+        return f"{BUILT_IN_WORLD}:{','.join(words)}".removesuffix(":")
 
 
 FULL = World()
-WORLDS = {
-    BUILT_IN_WORLD: FULL,
-    SMALL_WORLD: World(shapes=4, colours=3, objects=(4, 6), covered=10),
-}
+WORLDS = {name: World(**sizes) for name, sizes in PRESETS.items()}
 
 
 @lru_cache

@@ -20,8 +20,9 @@ NEUTRAL = frozenset(
     {"harness", "harness.kit.errors", "harness.kit.files", "harness.kit.progress"}
     | {"harness.kit.packages", "harness.kit.entries", "harness.kit.registry"}
 )
-# A host's recipes: every number of one stands in the spec of the stage that is trained by it.
-RECIPES = re.compile(r"harness\.hosts\.\w+\.recipes")
+# Numbers that a record states: a host's recipes in the spec of the stage that is trained by them, the sizes of worlds
+# in the digests of their data.
+NUMBERS = re.compile(r"harness\.hosts\.\w+\.recipes|harness\.data\.presets")
 # Rooms of which each file, or each folder, is a part of its own.
 BY_FILE = (
     "harness.tasks",
@@ -102,7 +103,7 @@ def _is_foreign(name: str) -> bool:
 
 
 def _counts(module: str) -> bool:
-    return module not in NEUTRAL and not RECIPES.fullmatch(module)
+    return module not in NEUTRAL and not NUMBERS.fullmatch(module)
 
 
 @lru_cache(None)

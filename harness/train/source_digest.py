@@ -12,10 +12,10 @@ from harness.kit.errors import HarnessError
 
 
 def source_digest(source: str) -> str:
-    """Annotations by content, shards by name and size, scenes by their name; HarnessError for what is not there."""
+    """Annotations by content, shards by name and size, scenes by their sizes; HarnessError for what is not there."""
     world = world_of(source)
     if world is not None:
-        return f"{world.name}-train-{TRAINING_SCENES}"  # the generator's source is part of the program's digest
+        return f"{world.stated}-train-{TRAINING_SCENES}"  # the generator's source is part of the program's digest
     if is_shards(source):
         sizes = "".join(f"{path.name}\0{path.stat().st_size}\0" for path in expand_shards(source))
         return hashlib.sha256(sizes.encode()).hexdigest()[:16]

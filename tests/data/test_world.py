@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,10 @@ def test_a_world_that_cannot_be_is_refused_in_one_line(name: str, message: str) 
 def test_each_world_has_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: World) -> None:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path))
     folders = [files.scenes_folder(2, 0, world=world) for world in (FULL, small, World(claims=2))]
-    assert [folder.name.partition("-val")[0] for folder in folders] == ["scenes", "scenes-small", "scenes-claims-2"]
+    # By its sizes: a preset that is changed finds no scenes of what it was before.
+    named = [re.sub(r"\W+", "-", world.stated) for world in (FULL, small, World(claims=2))]
+    assert [folder.name.partition("-val")[0] for folder in folders] == named
+    assert (named[0], named[2]) == ("scenes", "scenes-claims-2") and named[1].startswith("scenes-shapes-")
     said = [json.loads((folder / "captions_val.json").read_text())["annotations"][0] for folder in folders]
     assert len({one["caption"] for one in said}) == 3
     assert len(list((folders[1] / "classes" / "val").iterdir())) == 12

@@ -67,6 +67,8 @@ def test_there_are_records_of_several_methods_hosts_and_tasks():
         "harness/objectives/albef.py",
         "harness/hosts/meter/model.py",
         "harness/hosts/albef/recipes.py",
+        "harness/hosts/parts/recipes.py",
+        "harness/data/presets.py",
         "harness/kit/progress.py",
         "baselines/random.py",
     ],
