@@ -119,7 +119,8 @@ def test_each_world_has_its_own_folder(tmp_path: Path, monkeypatch: pytest.Monke
     # By its sizes: a preset that is changed finds no scenes of what it was before.
     named = [re.sub(r"\W+", "-", world.stated) for world in (FULL, small, World(claims=2))]
     assert [folder.name.partition("-val")[0] for folder in folders] == named
-    assert (named[0], named[2]) == ("scenes", "scenes-claims-2") and named[1].startswith("scenes-shapes-")
+    assert (named[0], named[2]) == ("scenes", "scenes-claims-2")
+    assert named[1].startswith("scenes-shapes-")
     said = [json.loads((folder / "captions_val.json").read_text())["annotations"][0] for folder in folders]
     assert len({one["caption"] for one in said}) == 3
     assert len(list((folders[1] / "classes" / "val").iterdir())) == 12
