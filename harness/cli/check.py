@@ -67,6 +67,20 @@ def check_agreement(
         typer.echo(line)
 
 
+@checks.command("consistency")
+def check_consistency(
+    folder: Annotated[Path, typer.Argument(help="What pretrain --objective epic left.")],
+    method: Annotated[str, typer.Option("--method", help="Methods, comma-separated, beside dense.")] = "random",
+    ratio: Annotated[float, typer.Option("--ratio", help="Token ratio.")] = 0.5,
+    limit: Annotated[int, typer.Option("--limit", min=2, help="Use the first N held-out scenes.")] = 500,
+) -> None:
+    """Say how often words are decided to fit their image where their patches are shown, and where they are pruned."""
+    from harness.check.consistency import lines
+
+    for line, _ in lines(folder, method, ratio, limit):
+        typer.echo(line)
+
+
 @checks.command("learning")
 def check_learning(
     names: Annotated[str, typer.Argument(help="Methods that learn, comma-separated.")],

@@ -53,6 +53,7 @@ CALLS = {
     "check golden": (f"{ROOT}/tests/goldens/topk.safetensors", {0}),
     "check method": ("topk", {0}),
     "check agreement": ("STUDY --limit 2", {0}),
+    "check consistency": ("OUT", {2}),
     "check learning": ("diffrate --steps 1 --limit 8", {0, 1}),
     "check weights": ("albef-tiny --limit 8", {0, 1}),
     "check results": ("OUT", {0, 1, 2}),
