@@ -128,6 +128,7 @@ def draw_methods(
     *,
     model: str = "albef-tiny",
     weights: Path | None = None,
+    tokenizer: str | None = None,
     image: Path | None = None,
     text: str | None = None,
     scenes: int = 2,
@@ -141,4 +142,5 @@ def draw_methods(
     if text is not None and image is None:
         raise HarnessError("--text: is for --image, which is not given; name the image")
     pictured = pictured_scenes(scenes) if image is None else [Pictured(image, text)]
-    return draw_patches(kept_examples(load_host(model, weights, "cpu", "float32"), names, ratio, pictured), stem)
+    host = load_host(model, weights, "cpu", "float32", tokenizer=tokenizer)
+    return draw_patches(kept_examples(host, names, ratio, pictured), stem)

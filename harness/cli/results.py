@@ -90,6 +90,9 @@ def plot(
     ] = None,
     model: Annotated[str, typer.Option("--model", help="With --method: the host that is drawn.")] = "albef-tiny",
     weights: Annotated[Optional[Path], typer.Option("--weights", help="With --method: the host's weights.")] = None,
+    tokenizer: Annotated[
+        Optional[str], typer.Option("--tokenizer", help="With --method: a vocabulary file, a folder, or a cached name.")
+    ] = None,
 ) -> None:
     """Figures, SVG and PNG: quality against MACs and ratio, and which patches each method keeps for a few scenes.
 
@@ -103,10 +106,12 @@ def plot(
     if method is not None:
         names = methods.expand(method, without=("dense",))
         stem = out / f"patches-{names[0] if len(names) == 1 else 'methods'}"
-        found = draw_methods(stem, names, ratio, model=model, weights=weights, image=image, text=words)
+        found = draw_methods(
+            stem, names, ratio, model=model, weights=weights, tokenizer=tokenizer, image=image, text=words
+        )
         typer.echo("\n".join(map(str, found)))
         return
-    for flag, value in (("--image", image), ("--text", words), ("--weights", weights)):
+    for flag, value in (("--image", image), ("--text", words), ("--weights", weights), ("--tokenizer", tokenizer)):
         if value is not None:
             raise HarnessError(f"{flag}: is for --method, which is not given; name the methods to draw")
 

@@ -5,6 +5,7 @@ fvcore counts what torch.jit traces, norms included, and passes over fused atten
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,7 +70,9 @@ def check_name(name: str) -> None:
 
 @torch.no_grad()
 def _analysis(module: nn.Module, images: Tensor) -> FlopCountAnalysis:
-    from fvcore.nn import FlopCountAnalysis  # its import warns of what torch has deprecated
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of what torch has deprecated, which fvcore is made with
+        from fvcore.nn import FlopCountAnalysis
 
     analysis = FlopCountAnalysis(module, images)
     return analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")

@@ -174,9 +174,9 @@ def _judged(path: Path, base: Path, refs: list[PairRef], missing: list[str], bro
     if not refs:
         raise HarnessError(f"{path}: holds no pairs; expected entries with image and caption")
     if len(missing) == len(refs):
-        way = "name the folder they lie in with --root"
+        way = "put them there, or name the folder they lie in with --root of pretrain and finetune"
         if os.path.isabs(missing[0]):
-            way = f"its paths are absolute, so images are looked for by name below {base}; put them there, or {way}"
+            way = f"its paths are absolute, so images are looked for by name below {base}; {way}"
         raise HarnessError(f"{path}: none of its {len(refs)} images exists (first {missing[0]}); {way}")
     if missing:
         warn(f"{path}: {len(missing)} of {len(refs)} images do not exist (first {missing[0]}); each is a bad sample")

@@ -347,7 +347,7 @@ class HostModel(nn.Module, ABC):
 
     def cannot(self, ability: str) -> HarnessError:
         """The error of a host that is asked what it cannot do."""
-        offered = ", ".join(sorted(self.abilities)) or "nothing"
+        offered = ", ".join(sorted(self.abilities)) or "give features alone"
         missing = [name for asked in ability.split(" or ") if asked in self.heads() for name in self.lacks(asked)]
         if not missing:
             return HarnessError(f"{type(self).__name__} cannot {ability}: it can {offered}")

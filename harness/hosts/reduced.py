@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from harness.hosts.parts.towers import VisionTower, find_tower, open_tower
 from harness.hosts.reduced_vit import ReducedModel, Wrapper
-from harness.kit.errors import warn_on_stderr
+from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.reduction import Guide, StackShape, TokenReducer, Tokens, Trace
 from harness.reduction.budget import make_reducer
 
@@ -100,6 +100,10 @@ def reduce(
     method without a guide. A method that learns is as it was drawn, which a warning says: train `reduced.reducer`, or
     load what it learned. Raises HarnessError as `make_reducer` and `find_tower`.
     """
+    if not isinstance(model, nn.Module):
+        raise HarnessError(
+            f"{str(model)[:40]!r} is no torch.nn.Module: give the ViT itself, as timm.create_model makes it"
+        )
     make = partial(_made, method, ratio, schedule, settings)
     place, vit = find_tower(model)
     reducer = make(open_tower(vit).shape)

@@ -118,7 +118,7 @@ class ReducedModel(Wrapper):
         return self.encode(images, guide).states
 
     def encode(self, images: Tensor, guide: Guide | None = None, trace: Trace | None = None) -> Tokens:
-        """The same with what the tokens stand for; HarnessError for a guide of another width than the tower's."""
+        """The same with what the tokens stand for; HarnessError for a guide of another width or number."""
         return self._encode(self.tower, images, guide, trace)
 
     def forward(
@@ -234,7 +234,7 @@ class ReducedModel(Wrapper):
     def _encode(
         self, tower: VisionTower, images: Tensor, guide: Guide | None, trace: Trace | None, *, resized: bool = False
     ) -> Tokens:
-        self._check(guide, tower.shape.width)
+        self._check(images, guide, tower.shape.width)
         reducer = self._fitting(tower.sized_for(images))
         saves = self.training and tower.recomputes and not recompute.wanted()
         with recompute.recomputing(True) if saves else nullcontext():
@@ -270,7 +270,11 @@ class ReducedModel(Wrapper):
             order.append(rows)
         return join(parts).rows(torch.cat(order).argsort())
 
-    def _check(self, guide: Guide | None, width: int) -> None:
+    def _check(self, images: Tensor, guide: Guide | None, width: int) -> None:
+        if not images.is_floating_point():
+            raise HarnessError(f"images of {images.dtype}: expected floats, normalised as the model was trained with")
+        if guide is not None and len(guide.text_cls) != len(images):
+            raise HarnessError(f"guide of {len(guide.text_cls)} texts for {len(images)} images: give one for each")
         if guide is not None and guide.text_cls.shape[-1] != width:
             raise HarnessError(
                 f"guide of width {guide.text_cls.shape[-1]}: expected the tower's, {width}; project the text into it"

@@ -34,6 +34,11 @@ def file_size(path: Path) -> int:
     return about.st_size
 
 
+def why_no_file(path: Path) -> str:
+    """Why a path is no regular file, in words: "no such file", or what it is."""
+    return "is a pipe or a device" if path.exists() and not path.is_dir() else "no such file"
+
+
 def read_bytes(path: Path, limit: int = TEXT_LIMIT_BYTES) -> bytes:
     """A regular file of at most `limit` bytes; a larger one is refused without being read."""
     size = file_size(path)

@@ -48,6 +48,7 @@ def chosen_hosts(
     wanted = tasks.expand(names)
     every = names.strip() == "all"
     if named is not None and len(hosts) == 1 and not every:
+        check_reads_texts(hosts[0], wanted)
         return ((hosts[0], wanted),)
     can_do = {
         host: measurable_tasks(host, weights, data, protocol, must=len(hosts) == 1, listed=listed) for host in hosts
@@ -66,6 +67,17 @@ def chosen_hosts(
     if not found:
         raise HarnessError(f"no task for {', '.join(hosts)} on {data}; see: python -m harness check data {data}")
     return tuple((host, found[host]) for host in hosts if host in found)
+
+
+def check_reads_texts(model: str, wanted: Sequence[str]) -> None:
+    """HarnessError for tasks that a plain ViT, which has no text side, is asked to do."""
+    undone = [name for name in wanted if tasks.get(name).NEEDS]
+    if undone and "/" in model:
+        able = ", ".join(name for name in tasks.names() if not tasks.get(name).NEEDS)
+        raise HarnessError(
+            f"{', '.join(undone)}: {model} is a ViT alone, without a text side or heads; take --tasks {able}, or name "
+            "another --model"
+        )
 
 
 def default_tasks(named: str | None, weights: Path | str | None, data: str) -> str:

@@ -56,6 +56,8 @@ def study_name(named: str) -> str:
 
 def read_study(named: str) -> Study:
     """A registered study by name, or one's own by its file; HarnessError when it does not exist or is malformed."""
+    if not named.endswith(SUFFIXES) and named not in studies.entries() and Path(named).exists():
+        raise HarnessError(f"study {named}: a study of one's own is a file whose name ends in {' or '.join(SUFFIXES)}")
     path: Path = Path(named) if named.endswith(SUFFIXES) else studies.get(named)
     return validated(Study, read_yaml(path) or {}, f"study {named}")
 

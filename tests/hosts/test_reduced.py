@@ -154,6 +154,16 @@ def test_a_guide_of_another_width_is_one_line():
         reduced(torch.randn(1, 3, 96, 96), harness.Guide(torch.randn(1, 768)))
 
 
+def test_what_is_no_batch_of_images_with_a_text_each_is_one_line():
+    reduced = harness.reduce(vit(), "elip", schedule=SCHEDULES["elip"])
+    with pytest.raises(HarnessError, match="guide of 3 texts for 2 images: give one for each"):
+        reduced(torch.randn(2, 3, 96, 96), harness.Guide(torch.randn(3, 192)))
+    with pytest.raises(HarnessError, match=r"images of torch\.uint8: expected floats"):
+        reduced(torch.zeros(2, 3, 96, 96, dtype=torch.uint8))
+    with pytest.raises(HarnessError, match=r"'vit' is no torch\.nn\.Module: give the ViT itself"):
+        harness.reduce("vit", "tome", ratio=0.7)
+
+
 def test_a_setting_and_a_ratio_do_not_both_set_the_budget():
     with pytest.raises(HarnessError, match=r"r=8\.0 and ratio 0\.7 both set its budget"):
         harness.reduce(vit(), "tome", r=8, ratio=0.7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,18 @@ def accounted(report: LoadReport, weights: Weights) -> None:
 def test_every_tensor_of_a_file_is_loaded_or_named(name: str) -> None:
     model, weights = opened(name)
     accounted(load_released(model, weights, "a.pth"), weights)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_skeleton_says_what_would_become_of_a_file_and_stays_empty(name: str) -> None:
+    """Without a word: torch remarks on every tensor that is copied to the meta device."""
+    model, weights = opened(name)
+    report = load_released(model, weights, "a.pth")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        empty = model.to("meta")
+        assert load_released(empty, weights, "a.pth") == report
+    assert all(tensor.is_meta for tensor in empty.state_dict().values())
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -211,4 +211,5 @@ def test_a_program_is_refused(path: Path) -> None:
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "absent.pth", "no such file; name a file of weights with --weights")
+    refused(Path("/dev/null"), "is a pipe or a device; name a file of weights with --weights")
     refused(tmp_path, "a folder, expected a file")

@@ -206,7 +206,7 @@ def test_what_cannot_be_measured_is_one_line(run: Any, classes: Path, tmp_path: 
     assert "Traceback" not in done.stderr
 
 
-def test_code_in_a_folder_is_neither_asked_about_nor_run(tmp_path: Path) -> None:
+def test_code_in_a_folder_is_neither_asked_about_nor_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = tmp_path / "ran"
     (tmp_path / "mine.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine"}}))
@@ -217,9 +217,25 @@ def test_code_in_a_folder_is_neither_asked_about_nor_run(tmp_path: Path) -> None
     )
     from harness.hosts.parts.tokenizer import HubTokenizer
 
-    with pytest.raises(HarnessError, match="this folder holds none that can be read"):
+    capsys.readouterr()
+    with pytest.raises(HarnessError, match="this folder holds none that can be read") as refused:
         HubTokenizer(str(tmp_path), 16)
+    assert "needs code that comes with it, which is never run" in str(refused.value)
+    assert capsys.readouterr().err == ""
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "evaluate"])
+def test_a_vit_alone_is_said_to_do_features_before_anything_else(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [command, "--model", "timm/vit_tiny_patch16_224", "--weights", str(tmp_path / "none.pth"), "--tasks", "vqa"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, *(("--method", "tome") if command != "evaluate" else ())])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: vqa: timm/vit_tiny_patch16_224 is a ViT alone")
+    assert "--tasks features" in line
 
 
 def test_neighbours_and_votes_by_hand() -> None:

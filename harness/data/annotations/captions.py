@@ -12,7 +12,7 @@ from harness.data.annotations.findings import Findings, report_repeated
 from harness.data.annotations.format import Format, Found, Source
 from harness.data.annotations.listing import Listing
 from harness.data.annotations.records import Caption, ImageTextSet
-from harness.data.annotations.report import counted, spread
+from harness.data.annotations.report import counted, phrases, spread
 from harness.data.annotations.rows import Json, rows_with, shown, text_fault
 from harness.data.annotations.source import first_images
 from harness.kit.errors import HarnessError
@@ -76,7 +76,7 @@ class CaptionFormat(Format):
 
     def counts(self, data: ImageTextSet) -> list[str]:
         each = spread((one.image for one in data.captions), "captions")
-        return [f"{counted(len(data.captions), 'caption')}, {each}"]
+        return [phrases(counted(len(data.captions), "caption"), each)]
 
 
 def is_whole(path: Path, one: Said, findings: Findings) -> bool:

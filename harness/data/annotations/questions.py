@@ -12,7 +12,7 @@ from harness.data.annotations.answer_list import ANSWER_LIST, answer_list_of
 from harness.data.annotations.findings import Findings, report_repeated
 from harness.data.annotations.format import Format, Found, Source
 from harness.data.annotations.records import ImageTextSet, Question
-from harness.data.annotations.report import Examination, Report, counted, spread
+from harness.data.annotations.report import Examination, Report, counted, phrases, spread
 from harness.data.annotations.rows import rows_with, shown, text_fault
 from harness.data.annotations.source import first_images, opened
 from harness.kit.errors import HarnessError
@@ -68,7 +68,7 @@ class QuestionFormat(Format):
         each = spread((key for key, _ in answers), "answers")
         different = counted(len({answer for _, answer in answers}), "different answer")
         closed = f"a list of {counted(len(data.answers), 'answer')}, which are ranked" if data.answers else ""
-        return [f"{counted(len(data.questions), 'question')}, {each}, {different}", closed]
+        return [phrases(counted(len(data.questions), "question"), each, different if answers else ""), closed]
 
     def describe(self, source: Source, examination: Examination) -> list[Report]:
         """Questions without answers are for the server of VQA v2."""

@@ -91,7 +91,7 @@ class Examination:
             first, *others = counts(data) or [""]
             images = counted(len(data.images), "image")
             report.files = [found.path]
-            report.counts = [f"{images}, {first}" if first else images, *others, self.images(data.images, tally)]
+            report.counts = [phrases(images, first), *others, self.images(data.images, tally)]
             report.commands, report.sample = commands(found), spaced(data.images, DECODED)
         report.findings = list(tally.found.values())
         return report
@@ -168,6 +168,11 @@ def spaced(paths: Sequence[Path], count: int) -> list[Path]:
 def counted(number: int, singular: str, plural: str = "") -> str:
     """3 images, 1 image."""
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def phrases(*parts: str) -> str:
+    """Parts in a row, those that say nothing left out."""
+    return ", ".join(part for part in parts if part)
 
 
 def spread(items: Iterable[Hashable], what: str) -> str:

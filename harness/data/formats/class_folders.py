@@ -11,7 +11,7 @@ from harness.data.annotations.findings import Findings
 from harness.data.annotations.format import UNREADABLE, FileKind, Format, Found, Source, split_named
 from harness.data.annotations.listing import Listing
 from harness.data.annotations.records import ClassifiedImage, ImageTextSet
-from harness.data.annotations.report import counted, spread
+from harness.data.annotations.report import counted, phrases, spread
 from harness.kit.errors import HarnessError
 from harness.kit.reading import file_size, read_json, text_lines
 
@@ -77,7 +77,7 @@ class ClassFolders(Format):
         each = spread((one.label for one in data.classified), "images")
         named = f"named {', '.join(data.classes[:3])}{', …' if len(data.classes) > 3 else ''}"
         templates = counted(len(data.templates), "template") if data.templates else ""
-        return [f"{counted(len(data.classes), 'class', 'classes')}, {each}", named, templates]
+        return [phrases(counted(len(data.classes), "class", "classes"), each), named, templates]
 
     def _beside(self, path: Path, known: Found | None, names: Sequence[str]) -> Found | None:
         """A file beside the classes: their names, or templates of sentences about one; None for another file."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -153,10 +154,13 @@ class HubTokenizer:
             if not isinstance(read_json(path, VOCABULARY_LIMIT_BYTES), dict):
                 raise HarnessError(f"tokenizer {path}: holds no JSON object; save the tokenizer there again")
         try:
-            self._inner = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+            with _errors_alone():
+                self._inner = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # a stranger's files: those of tokenizers itself are bare Exceptions
             if Path(source).is_dir():
                 reason = (str(error) or type(error).__name__).splitlines()[0]
+                if "custom code" in reason:  # transformers' words say how to run it
+                    reason = "it needs code that comes with it, which is never run"
                 raise HarnessError(
                     f"tokenizer {source}: this folder holds none that can be read ({reason}); save it there again"
                 ) from error
@@ -193,6 +197,19 @@ class HubTokenizer:
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files to folder/tokenizer."""
         self._inner.save_pretrained(folder / TOKENIZER_FOLDER)
+
+
+@contextmanager
+def _errors_alone() -> Iterator[None]:
+    """Without what transformers remarks on a folder that is then refused, or read as it should be."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def unknown_share(tokenizer: Tokenizer, texts: Sequence[str]) -> float | None:

@@ -21,6 +21,7 @@ from harness.hosts.weights.facts import check_sizes
 from harness.hosts.weights.released import POSITION_TABLES, interpolate_positions
 from harness.kit.errors import HarnessError
 from harness.kit.files import write_atomically
+from harness.kit.reading import why_no_file
 from harness.reduction import TokenReducer
 
 METHOD = "method."  # before the names of a method's tensors in a file of its host's weights
@@ -105,7 +106,7 @@ def file_metadata(path: Path) -> dict[str, str]:
 def _read(path: Path, read: Callable[[Any], Found]) -> Found:
     """What is read from an opened safetensors file; HarnessError for none and for one that is not whole."""
     if not path.is_file():
-        raise HarnessError(f"weights {path}: no such file; name a file of weights with --weights")
+        raise HarnessError(f"weights {path}: {why_no_file(path)}; name a file of weights with --weights")
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             return read(file)

@@ -177,7 +177,10 @@ def _within(holds: str, target: Translation) -> Translation:
 
 
 def fill_part(model: Host, tensors: dict[str, Tensor], source: str, part: Part) -> LoadReport:
-    """Fill what a part holds from tensors as its `translate` places them; report and errors as of `load_parts`."""
+    """Fill what a part holds from tensors as its `translate` places them; report and errors as of `load_parts`.
+
+    A host on the meta device stays empty: the report says what would become of each tensor.
+    """
     report, filled, tied = LoadReport(), dict[str, Tensor](), dict[str, str]()
     own = model.state_dict()
     unknown, misfits = [], []
@@ -224,7 +227,8 @@ def fill_part(model: Host, tensors: dict[str, Tensor], source: str, part: Part) 
     damage = [name for name in report.missing if name not in report.reasons]
     if damage or not filled:
         raise _another(model, source, f"it lacks {(damage or report.missing)[0]}", len(damage or report.missing))
-    model.load_state_dict({name: filled.get(name, own[name]) for name in own})
+    if not any(tensor.is_meta for tensor in own.values()):  # a skeleton is asked what it lacks, and holds nothing
+        model.load_state_dict({name: filled.get(name, own[name]) for name in own})
     return report
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from harness.hosts.weights.facts import check_sizes
 from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest
-from harness.kit.reading import read_json
+from harness.kit.reading import read_json, why_no_file
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 # Of files that say in which other files of their folder the tensors lie, as transformers saves large models.
@@ -173,7 +173,7 @@ def _content(path: Path) -> Any:
     if path.is_dir():
         raise HarnessError(f"weights {path}: a folder, expected a file; name the file of weights in it")
     if not path.is_file():
-        raise HarnessError(f"weights {path}: no such file; name a file of weights with --weights")
+        raise HarnessError(f"weights {path}: {why_no_file(path)}; name a file of weights with --weights")
     try:
         return load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except pickle.UnpicklingError as error:

@@ -18,6 +18,7 @@ from harness.hosts.weights.own import file_metadata
 from harness.hosts.weights.released_files import content_digest, is_released
 from harness.kit.errors import HarnessError
 from harness.kit.files import file_digest
+from harness.kit.reading import why_no_file
 from harness.kit.registry import models
 
 # One of them is there wherever transformers finds a tokenizer in its cache.
@@ -45,7 +46,7 @@ def start_weights(model: str, weights: Path | str | None) -> Path:
     """The file of weights before fine-tuning; HarnessError where there is none."""
     path = weights_file(model) if weights is None else find_weights(weights)
     if not path.is_file():
-        raise HarnessError(f"weights {path}: no such file; name a file or folder of weights with --weights")
+        raise HarnessError(f"weights {path}: {why_no_file(path)}; name a file or folder of weights with --weights")
     return path
 
 
