@@ -55,7 +55,7 @@ def _run(
 
         with read_once():
             found = [(request, plan_cells(request, progress)) for request in options.requests()]
-            progress.say(announced(found, store, force=force))
+            progress.say(announced(found, store, force=force, latency=latency))
         return [cell for _, cells in found for cell in cells]
 
     with processes(options.device) as first:
@@ -138,7 +138,7 @@ def _ablate(
     def planned(store: Store, progress: Progress) -> list[Cell]:
         with read_once():
             cells, index, asked = plan_study(found, changed, progress)
-            progress.say(announced(asked, store, force=force))
+            progress.say(announced(asked, store, force=force, latency=latency))
         save_index(store.folder, study, found.draw, [cell.key for cell in cells if cell.method == "dense"], index)
         return cells
 

@@ -207,10 +207,10 @@ def trained_before(folder: Path, stage: Stage) -> list[Mapping[str, Any]]:
 
 
 class Estimator:
-    """The estimates of one command's cells, which share what they follow from."""
+    """The estimates of one command's cells, which share what they follow from; `latency`: whether towers are timed."""
 
-    def __init__(self, data: Path, store: Store) -> None:
-        self.data, self.store = data, store
+    def __init__(self, data: Path, store: Store, *, latency: bool = True) -> None:
+        self.data, self.store, self.latency = data, store, latency
         self._rates: dict[str, float] = {}
         self._sizes: dict[tuple[str, str], Size] = {}
         self._known: dict[str, Estimate] = {}
@@ -243,7 +243,8 @@ class Estimator:
         forward = gmacs.dense if cell.protocol == "pretrain" else gmacs.forward
         own, dense = (pass_seconds(cell, size, one, gmacs.dense, rate) for one in (forward, gmacs.dense))
         tower = f"{cell.method} {cell.config} {host.shape}"
-        latency = 0.0 if tower in self._timed else latency_seconds(cell, gmacs.forward, gmacs.dense, rate)
+        timed = self.latency and tower not in self._timed
+        latency = 0.0 if not timed else latency_seconds(cell, gmacs.forward, gmacs.dense, rate)
         self._timed.add(tower)
         return Estimate(cell_seconds(cell, own, dense, latency), "counted")
 

@@ -79,7 +79,9 @@ def plan_rows(
     return rows
 
 
-def announced(planned: Iterable[tuple[RunRequest, list[Cell]]], store: Store, *, force: bool = False) -> str:
+def announced(
+    planned: Iterable[tuple[RunRequest, list[Cell]]], store: Store, *, force: bool = False, latency: bool = True
+) -> str:
     """'42 cells, 36 to run, about 14 min on this machine': what is said before cells are run.
 
     Adaptive methods, whose MACs are measured on images, go by their ratio.
@@ -94,7 +96,7 @@ def announced(planned: Iterable[tuple[RunRequest, list[Cell]]], store: Store, *,
             continue
         about = (request.model, request.data, request.split, request.limit, request.batch_size, request.dtype)
         if about not in estimators:
-            estimators[about] = Estimator(data_folder(request.data, request.limit), store)
+            estimators[about] = Estimator(data_folder(request.data, request.limit), store, latency=latency)
         estimator = estimators[about]
         hosts: dict[str, HostFacts] = {}
         for cell in wanted:

@@ -30,6 +30,7 @@ def finetune(request: FinetuneRequest) -> dict[str, Any]:
     config.json holds the closed list of answers, or a captioner's prompt, too. Raises HarnessError for anything the run
     cannot go on with.
     """
+    request.fetch()
     changes = on_data(request.model, request.task, request.data, request.recipe)
     recipe = finetune_recipe(request.model, request.task, changes)
     choice = choose_downstream(request.model, request.task)

@@ -39,6 +39,7 @@ def pretrain(request: PretrainRequest) -> dict[str, Any]:
     Writes model.safetensors, the tokenizer, config.json, recipe.json, log.jsonl, tensorboard/ and
     checkpoints/ to the request's folder. Raises HarnessError for anything the run cannot go on with.
     """
+    request.fetch()
     choice = choose(request.model, request.objective, request.objective_settings)
     choice.check_host(skeleton(request.model))  # before any data are read
     choice.check_method(request.method)

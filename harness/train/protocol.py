@@ -32,10 +32,10 @@ from harness.kit.settings import check_count
 from harness.kit.sources import code_parts
 from harness.objectives.parts.recipe import Recipe, finetune_recipe, finetuned_tasks, on_data, recipe_of
 from harness.train.equal_budget import Budget, Trained, budget_of
-from harness.train.request import FinetuneSpec, PretrainSpec, TrainSpec
+from harness.train.request import RANDOM, FinetuneSpec, PretrainSpec, TrainSpec
 from harness.train.source_digest import source_digest
 from harness.train.stage_options import check_stages, read_options
-from harness.train.starts import RANDOM, SIDES, check_starts, pretraining_changes, shipped_starts, start_digest
+from harness.train.starts import SIDES, check_starts, pretraining_changes, shipped_starts, start_digest
 from harness.train.task_data import training_split
 
 if TYPE_CHECKING:

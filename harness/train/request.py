@@ -12,6 +12,8 @@ from harness.data.world import BUILT_IN_WORLD, WORLDS
 from harness.kit.settings import NO_FLAG, Flag
 
 _WORLDS = " or ".join(WORLDS)
+# In place of a start: weights as they are drawn, where a protocol would take the shipped starts.
+RANDOM = "none"
 Weights = Annotated[
     str | None,
     Field(description="Weights to start from: a folder of pretrain or finetune, or a released file."),
@@ -151,6 +153,9 @@ class TrainRequest(TrainSpec):
         ),
     ] = {}
     init: Weights = None
+    download: Annotated[
+        bool, Field(description="Fetch what --init names from the Hugging Face hub where the cache does not have it.")
+    ] = False
     seed: Annotated[int, Field(ge=0, lt=2**32, description="Seed of everything random.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:N.")] = "auto"
     dtype: Annotated[str, Field(description="float32, float64 or bfloat16.")] = "float32"
@@ -163,6 +168,22 @@ class TrainRequest(TrainSpec):
     )
     stage: Annotated[str | None, NO_FLAG] = None
     quiet: Annotated[bool, Field(description="No progress.")] = False
+
+    def fetch(self) -> None:
+        """Bring what it starts from into the Hugging Face cache, where that was asked for; HarnessError where it
+        cannot be fetched.
+        """
+        if not self.download:
+            return
+        from harness.hosts.weights.find import assets_of
+        from harness.hosts.weights.hub import fetch
+        from harness.kit.registry import models
+
+        for option in ("init", "init_vision", "init_text"):
+            named = getattr(self, option, None)
+            here = named in (None, RANDOM) or named in models.entries() or assets_of(named).is_dir()
+            if not here:
+                fetch(named)
 
 
 class PretrainRequest(TrainRequest, PretrainSpec):

@@ -51,7 +51,7 @@ DONE_FILE = "recipe.json"
 WHOLE = (1.0, 1.0)
 STORED = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # Options that change neither the result nor the order of samples; the recipe stands there with all its numbers.
-_FREE = {"out", "workers", "save_every", "log_every", "quiet", "max_bad_share", "device", "recipe", "store"}
+_FREE = {"out", "workers", "save_every", "log_every", "quiet", "max_bad_share", "device", "recipe", "store", "download"}
 # Options that name files. The key of a stage speaks of their content, so that it goes on wherever they are moved.
 _PLACES = {"data", "root", "init", "init_vision", "init_text", "tokenizer", "answers"}
 

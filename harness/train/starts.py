@@ -21,12 +21,10 @@ from harness.hosts.weights.released_files import content_digest, is_released, re
 from harness.kit.errors import HarnessError
 from harness.kit.registry import models
 from harness.objectives.parts.recipe import PRETRAIN, SCENES_UNTOUCHED, on_data
-from harness.train.request import PretrainSpec
+from harness.train.request import RANDOM, PretrainSpec
 
 # Whose vocabulary holds the words of the built-in world.
 DEFAULT_HOST = "albef-tiny"
-# In place of a start: weights as they are drawn, where a protocol would take the shipped starts.
-RANDOM = "none"
 # The option of each side of a host.
 SIDES = {"vision": "init_vision", "text": "init_text"}
 

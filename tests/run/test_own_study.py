@@ -53,6 +53,14 @@ def test_how_long_it_will_take_is_counted_once_for_cells_that_entries_share(tmp_
     assert re.fullmatch(r"5 cells, 5 to run, about .+ on this machine", line)
 
 
+def test_what_is_not_timed_is_not_reckoned_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.run.estimate.latency_seconds", lambda *_: 36_000.0)
+    _, _, asked = plan_study(read_study(written(tmp_path, WHOLE)), {})
+    timed, untimed = (announced(asked, Store(tmp_path / "none"), latency=latency) for latency in (True, False))
+    assert timed.endswith(" h on this machine")
+    assert not untimed.endswith(" h on this machine")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

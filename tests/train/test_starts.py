@@ -16,7 +16,7 @@ from harness.hosts.build import build_host
 from harness.kit.errors import HarnessError
 from harness.train.pretrain import pretrain
 from harness.train.protocol import plan_stages
-from harness.train.request import PretrainRequest, PretrainSpec
+from harness.train.request import RANDOM, PretrainRequest, PretrainSpec
 from harness.train.starts import pretraining_changes, random_sides, start_file, start_sides, world_words
 from tests.train.conftest import SIZES, TOWER
 
@@ -295,3 +295,16 @@ def test_none_leaves_a_side_as_it_is_drawn(make: Make, pairs: str, tmp_path: Pat
         for name, more in (("plain", {}), ("none", {"init_vision": "none", "init_text": "none"}))
     )
     assert pretrain(plain)["weights_sha256"] == pretrain(none)["weights_sha256"]
+
+
+def test_starts_are_fetched_where_that_is_asked_for_and_those_that_ship_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = list[str]()
+    monkeypatch.setattr("harness.hosts.weights.hub.fetch", asked.append)
+    named = {"init": "albef-tiny", "init_vision": "scenes-small-vit", "init_text": "someone/bert"}
+    PretrainRequest(**named).fetch()
+    assert asked == []
+    PretrainRequest(**named, download=True).fetch()
+    PretrainRequest(init_text=RANDOM, download=True).fetch()
+    assert asked == ["someone/bert"]
