@@ -53,6 +53,9 @@ def lines(folder: Path, names: str, ratio: float, limit: int) -> Iterator[tuple[
     world = world_of(data)
     if world is None or len(facts["data"]) > 1:
         raise HarnessError(f"{folder}: was trained on {data}; which word speaks of which patch is known of scenes")
+    known = {_id(host, word) for word in (*COLOUR_NAMES[: world.colours], *SHAPES[: world.shapes])}
+    if len(known) < world.colours + world.shapes or host.tokenizer.specials.unknown in known:
+        raise HarnessError(f"{folder}: its tokenizer has no word of its own for each colour and shape of {data}")
     scenes = list(make_scenes(WORLD_SEED, "val", limit, world))
     yield (
         f"{facts['model']}, {data}, {limit} scenes with a caption each; words that name an object, ratio {ratio:g}",

@@ -1,7 +1,8 @@
 """Records beside dense and `random`: differences on the same samples, computed when read and kept beside them.
 
 A record knows itself alone. What it differs by from another belongs to the pair, so it is kept by both records'
-digests: a record that is measured again is another pair, and what was kept is never stale.
+digests, for the code that compared them: a record that is measured again is another pair, and what was kept is never
+stale.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from harness.kit.digest import canonical
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import replace_all
 from harness.kit.progress import SILENT, Progress
+from harness.kit.sources import code_parts
 from harness.run.store import Record, Store
 
 if TYPE_CHECKING:
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 
 Deltas = dict[str, dict[str, dict[str, Any]]]
 NAME = "comparisons.jsonl"
+COMPARING = ("harness.metrics.stats", "harness.metrics.significance", "harness.metrics.seeds")
 CONTROL = "random"
-FIELDS = frozenset({"delta", "ci95", "p"})
 # With whom a metric is compared -> field of the comparison -> what a record that was read calls it.
 NAMES = {
     "dense": {"delta": "delta_to_dense", "ci95": "delta_ci95", "p": "p_to_dense"},
@@ -248,30 +251,28 @@ def _joined(quality: Mapping[str, Any], differences: Mapping[str, Deltas]) -> di
 
 
 def _read(store: Store) -> dict[str, Deltas]:
-    """What was computed before, by pair of digests; nothing where the file is missing, cut off or edited.
+    """What was computed before, by pair of digests; nothing where the file is missing, changed or of other code.
 
-    A line for each pair, after one with the digest of all others.
+    A line for each pair, after one with the digest of all others and of the code.
     """
     try:
         first, _, rest = (store.folder / NAME).read_bytes().partition(b"\n")
-        if first.decode() != hashlib.sha256(rest).hexdigest():
+        if first != _seal(rest):
             return {}
-        pairs = dict(json.loads(b"[" + rest.strip().replace(b"\n", b",") + b"]"))
-        return {pair: deltas for pair, deltas in pairs.items() if _is_whole(deltas)}
+        return dict(json.loads(b"[" + rest.strip().replace(b"\n", b",") + b"]"))
     except (OSError, ValueError, RecursionError):
         return {}
 
 
-def _is_whole(deltas: Deltas) -> bool:
-    """Whether a kept comparison has all that is asked of one; earlier versions kept no p."""
-    entries = (entry for metrics in deltas.values() for entry in metrics.values())
-    return all("seeds" in entry or entry.keys() >= FIELDS for entry in entries)
+def _seal(rest: bytes) -> bytes:
+    """The digest of kept comparisons and of the code that makes them."""
+    return hashlib.sha256(canonical(dict(code_parts(*COMPARING))) + rest).hexdigest().encode()
 
 
 def _write(store: Store, pairs: dict[str, Deltas]) -> None:
     rest = "".join(json.dumps(entry) + "\n" for entry in sorted(pairs.items())).encode()
     try:
-        replace_all({store.folder / NAME: hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest})
+        replace_all({store.folder / NAME: _seal(rest) + b"\n" + rest})
     except OSError:
         # Records that may only be read are compared anew each time.
         return

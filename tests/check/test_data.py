@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from harness.check import data
 from harness.check.data import lines
 from harness.data.pairs import PRETRAIN_BATCH, PRETRAIN_MODEL
 from harness.data.scenes import scenes_folder, write_scenes
 from harness.kit.errors import HarnessError
 from harness.kit.registry import tasks
 from harness.objectives.parts.recipe import recipe_of
+from harness.run import unknown
 from harness.run.choose import chosen_hosts
 
 
@@ -330,3 +332,4 @@ def test_pictures_that_no_shipped_host_knows_are_said_beside_the_commands(tmp_pa
     assert good
     expected = "odd: pictures unlike those of scenes, which albef-tiny and blip-tiny know: "
     assert any(line.startswith(expected) and "--weights" in line for line in found)
+    assert data.MANY_UNKNOWN == unknown.MANY_UNKNOWN  # as `run` warns

@@ -80,6 +80,21 @@ def test_a_corpus_metric_is_of_the_parts_of_either_side():
     assert p_values(*sides)["t"]["bleu_1"] == expected == 0.5
 
 
+def test_corpus_metrics_that_are_tested_together_each_have_their_own_p():
+    """BLEU-2 differs in captions in which BLEU-1 does not; the swaps of those change nothing of BLEU-1."""
+    ones = [np.array([[matches, 4.0, 4, 4] for matches in side]) for side in ((3, 4, 4), (1, 4, 1))]
+    twos = [np.array([[matches, 2.0, 4, 3, 4, 4] for matches in side]) for side in ((3, 4, 4), (3, 2, 1))]
+    alone = [
+        p_values(*(table([0.0] * 3, metric=metric, parts=parts) for parts in sides))["t"][metric]
+        for metric, sides in (("bleu_1", ones), ("bleu_2", twos))
+    ]
+    both = (
+        pd.concat([table([0.0] * 3, metric="bleu_1", parts=one), table([0.0] * 3, metric="bleu_2", parts=two)])
+        for one, two in zip(ones, twos, strict=True)
+    )
+    assert list(p_values(*both)["t"].values()) == alone
+
+
 def test_other_samples_are_refused():
     with pytest.raises(HarnessError, match="samples differ"):
         p_values(table([1, 0]), table([1, 0, 1]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from harness.run.compare import NAME, NAMES, with_deltas
+from harness.run.compare import NAME, NAMES, _write, with_deltas
 from harness.run.measure import skeleton_record
 from harness.run.store import Record, Store
 
@@ -226,14 +225,18 @@ def test_a_difference_says_how_likely_chance_makes_it(store: Store) -> None:
     assert elip["quality"]["vqa"]["accuracy"]["p_to_random"] is None
 
 
-def test_comparisons_of_an_earlier_version_are_made_again(store: Store) -> None:
+def test_comparisons_by_other_code_are_made_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, and of these very records, but computed by a test that has changed since."""
     saved(store, 0.5)
     saved(store, 0.25, "elip")
     expected = with_deltas(store.records(), store)
     path = store.folder / NAME
     _, line = path.read_text().splitlines()
     pair, made = json.loads(line)
-    made["vqa"]["accuracy"] = {"delta_to_dense": 0.0, "delta_ci95": [0.0, 0.0]}
-    rest = json.dumps([pair, made]) + "\n"
-    path.write_text(hashlib.sha256(rest.encode()).hexdigest() + "\n" + rest)
+    made["vqa"]["accuracy"]["p"] = 0.125
+    with monkeypatch.context() as earlier:
+        earlier.setattr("harness.run.compare.code_parts", lambda *_: {"harness/metrics": "before"})
+        _write(store, {pair: made})
+        elip = next(one for one in with_deltas(store.records(), store) if one["spec"]["method"] == "elip")
+        assert elip["quality"]["vqa"]["accuracy"]["p_to_dense"] == 0.125
     assert with_deltas(store.records(), store) == expected
