@@ -11,8 +11,10 @@ from typing import Any
 from harness.kit.shown import markdown_text, on_one_line
 
 WIDTH = 110
-# A page of LaTeX is scaled to the line, and a page of Markdown scrolls: both may be wider than a screen.
+# A table of LaTeX is shrunk to the line, and a page of Markdown scrolls: both may be wider than a screen.
 LATEX_WIDTH = 140
+# Rows beside a title on a page of an article.
+LATEX_ROWS = 42
 MARKDOWN_WIDTH = 170
 BETWEEN = "  "
 
@@ -117,8 +119,19 @@ def _marked(columns: Sequence[Column], mark: str) -> list[list[str]]:
 
 def latex(part: Part) -> str:
     """A table environment with a booktabs tabular, or several; needs the packages booktabs and graphicx."""
-    pages = _pages(part, LATEX_WIDTH)
+    pages = [rows for columns in _pages(part, LATEX_WIDTH) for rows in _row_pages(columns, part.names[-1].cells)]
     return "\n".join(_latex_table(part.title + ", continued" * (number > 0), page) for number, page in enumerate(pages))
+
+
+def _row_pages(columns: list[Column], groups: Sequence[str]) -> Iterable[list[Column]]:
+    """The columns in tables that a page holds, cut where a group of rows ends, or within one that no page holds."""
+    ends = [row for row in range(1, len(groups)) if groups[row] != groups[row - 1]] + [len(groups)]
+    start = 0
+    while start < len(groups):
+        most = start + LATEX_ROWS
+        end = max((row for row in ends if start < row <= most), default=most)
+        yield [replace(one, cells=one.cells[start:end], best=one.best[start:end]) for one in columns]
+        start = end
 
 
 def _latex_table(title: str, columns: Sequence[Column]) -> str:
@@ -131,7 +144,7 @@ def _latex_table(title: str, columns: Sequence[Column]) -> str:
     lines = [
         "\\begin{table}\n\\centering",
         f"\\caption{{{_tex(title)}}}",
-        "\\resizebox{\\linewidth}{!}{%",
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
         f"\\begin{{tabular}}{{{''.join('l' if column.left else 'r' for column in columns)}}}",
         f"\\toprule\n{head} \\\\\n\\midrule\n{body} \\\\\n\\bottomrule",
         "\\end{tabular}}\n\\end{table}\n",

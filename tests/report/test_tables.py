@@ -7,7 +7,7 @@ import pytest
 
 from harness.kit.errors import HarnessError
 from harness.report.frame import study_frame, to_frame
-from harness.report.layout import WIDTH
+from harness.report.layout import LATEX_ROWS, WIDTH, Part, latex, plain
 from harness.report.quantities import of_metrics
 from harness.report.tables import FORMATS, render_study_table, render_summary, render_table
 
@@ -87,6 +87,21 @@ def test_latex_is_balanced_and_escaped(frame):
     assert "\\textbf{95.4 $\\pm$1.3" in table
     body = [line for line in table.splitlines() if line.endswith("\\\\")]
     assert {line.count(" & ") for line in body} == {6, 9}
+
+
+@pytest.mark.parametrize(
+    ("groups", "tables"), [([19, 19, 19, 19], [38, 38]), ([30, 30, 5], [30, 35]), ([100], [42, 42, 16]), ([3], [3])]
+)
+def test_latex_fits_its_page_in_length_and_is_not_enlarged(groups, tables):
+    ratios = [f"0.{number}" for number, rows in enumerate(groups) for _ in range(rows)]
+    rows = [f"row{number}" for number in range(len(ratios))]
+    written = latex(Part("t", [plain("method", "", rows, left=True), plain("ratio", "", ratios)], [])).split("{table}")
+    bodies = [body for body in written if "toprule" in body]
+    assert [body.count("row") for body in bodies] == tables
+    assert max(tables) <= LATEX_ROWS
+    assert [word for body in bodies for word in body.split() if word.startswith("row")] == rows
+    assert [body.count(", continued}") for body in bodies] == [0] + [1] * (len(tables) - 1)
+    assert all("\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}" in body for body in bodies)
 
 
 def test_csv_has_the_exact_numbers_of_every_metric(frame):
