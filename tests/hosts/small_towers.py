@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 import timm
 import torch
 import transformers
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 SIDE, PATCHES = 64, 64
@@ -44,57 +44,9 @@ def of_timm(name: str, **options: object) -> Callable[[], nn.Module]:
     return lambda: timm.create_model(name, **{**TIMM, "num_classes": 5, **options})
 
 
-class LayerScale(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(width))
-
-    def forward(self, values: Tensor) -> Tensor:
-        return values * self.gamma
-
-
-class ResidualAttentionBlock(nn.Module):
-    """A block as open_clip names its parts (open_clip/transformer.py)."""
-
-    def __init__(self, width: int, heads: int, scaled: bool) -> None:
-        super().__init__()
-        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        hidden = [("c_fc", nn.Linear(width, 2 * width)), ("gelu", nn.GELU()), ("c_proj", nn.Linear(2 * width, width))]
-        self.mlp = nn.Sequential(OrderedDict(hidden))
-        self.ls_1, self.ls_2 = (LayerScale(width) if scaled else nn.Identity() for _ in range(2))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        normed = self.ln_1(tokens)
-        tokens = tokens + self.ls_1(self.attn(normed, normed, normed, need_weights=False)[0])
-        return tokens + self.ls_2(self.mlp(self.ln_2(tokens)))
-
-
-class VisualTower(nn.Module):
-    """What open_clip's VisionTransformer holds and computes."""
-
-    def __init__(self, pool_type: str = "tok", late: bool = False, scaled: bool = False, both: bool = False) -> None:
-        super().__init__()
-        self.image_size, self.grid_size = (SIDE, SIDE), (8, 8)
-        self.pool_type, self.final_ln_after_pool, self.output_tokens = pool_type, late, both
-        self.conv1 = nn.Conv2d(3, 24, 8, 8, bias=False)
-        self.class_embedding = nn.Parameter(torch.randn(24))
-        self.positional_embedding = nn.Parameter(torch.randn(PATCHES + 1, 24))
-        self.ln_pre, self.ln_post = nn.LayerNorm(24), nn.LayerNorm(24)
-        self.transformer = nn.Module()
-        self.transformer.resblocks = nn.ModuleList(ResidualAttentionBlock(24, 2, scaled) for _ in range(12))
-        self.proj = nn.Parameter(torch.randn(24, 16))
-
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        patches = self.conv1(images).flatten(2).transpose(1, 2)
-        first = self.class_embedding.expand(len(patches), 1, -1)
-        tokens = self.ln_pre(torch.cat([first, patches], dim=1) + self.positional_embedding)
-        for block in self.transformer.resblocks:
-            tokens = block(tokens)
-        tokens = tokens if self.final_ln_after_pool else self.ln_post(tokens)
-        pooled = tokens[:, 1:].mean(1) if self.pool_type == "avg" else tokens[:, 0]
-        pooled = (self.ln_post(pooled) if self.final_ln_after_pool else pooled) @ self.proj
-        return (pooled, tokens[:, 1:]) if self.output_tokens else pooled
+def of_open_clip(**options: object) -> Callable[[], nn.Module]:
+    sizes = {"width": 24, "layers": 12, "heads": 2, "mlp_ratio": 2.0, "output_dim": 16}
+    return lambda: VisionTransformer(SIDE, 8, **{**sizes, **options})
 
 
 BARE: dict[str, Callable[[], nn.Module]] = {
@@ -119,9 +71,10 @@ BARE: dict[str, Callable[[], nn.Module]] = {
     "timm Perception Encoder": of_timm("vit_pe_core_tiny_patch16_384"),
     "timm BEiT": of_timm("beit_base_patch16_224"),
     "timm BEiT shared": of_timm("beit_base_patch16_224", use_rel_pos_bias=False, use_shared_rel_pos_bias=True),
-    "open_clip": VisualTower,
-    "open_clip, mean": lambda: VisualTower("avg", late=True, scaled=True),
-    "open_clip, tokens": lambda: VisualTower(both=True),
+    "open_clip": of_open_clip(),
+    "open_clip, mean": of_open_clip(pool_type="avg", final_ln_after_pool=True, ls_init_value=1.0),
+    "open_clip, tokens": of_open_clip(output_tokens=True),
+    "open_clip, sines": of_open_clip(pos_embed_type="sin_cos_2d", no_ln_pre=True),
 }
 WITHIN: dict[str, Callable[[], nn.Module]] = {
     "CLIP with projection": of("CLIPVisionModelWithProjection", "CLIPVisionConfig", **SIZES, projection_dim=16),
