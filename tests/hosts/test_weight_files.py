@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -123,6 +124,29 @@ def test_the_architecture_is_that_of_the_config_beside_the_weights(tmp_path: Pat
     wrong = kind(config.model_copy(update={"activation": other})).eval()
     wrong.load_state_dict(loaded.model.state_dict())
     assert (features(wrong, images) - wanted).norm(dim=-1).mean() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+def test_a_model_of_open_clips_own_program_says_the_same_here(tmp_path: Path, activation: str) -> None:
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": 3, "width": 64, "patch_size": 16}
+    text = {"context_length": LENGTH, "vocab_size": VOCABULARY, "width": 32, "heads": 2, "layers": 2}
+    sizes: dict[str, Any] = {"vision_cfg": vision, "text_cfg": text, "embed_dim": PROJECTION}
+    sizes["quick_gelu"] = activation == "quick_gelu"
+    theirs = open_clip.model.CLIP(**sizes).eval()
+    for parameter in theirs.parameters():
+        parameter.normal_(std=0.2)
+    save_file(theirs.state_dict(), tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": sizes}))
+    host: Any = load_model("clip-base", tmp_path).model
+    assert host.config.activation == activation
+    images, mask = torch.randn(2, 3, 32, 32), torch.arange(LENGTH).expand(2, -1) <= 7
+    ids = torch.randint(1, VOCABULARY - 1, mask.shape).masked_fill(~mask, 0)
+    ids[:, 7] = VOCABULARY - 1
+    torch.testing.assert_close(features(host, images), theirs.encode_image(images, normalize=True), rtol=0, atol=1e-6)
+    words = host.embed_text(host.text_batch(ids, mask))
+    torch.testing.assert_close(words, theirs.encode_text(ids, normalize=True), rtol=0, atol=1e-6)
 
 
 def test_the_epsilon_is_the_configs(tmp_path: Path) -> None:
