@@ -6,14 +6,16 @@ A start is a folder with a folder for each family of hosts that it was made for 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.data.world import BUILT_IN_WORLD, are_worlds
+from harness.data.world import BUILT_IN_WORLD, are_worlds, world_of
 from harness.hosts.build import host_class, host_config, skeleton, split_name
 from harness.hosts.host import HostModel
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
+from harness.hosts.weights.facts import CONFIG_FILE
 from harness.hosts.weights.find import WEIGHTS_FILE, assets_of, find_weights, weights_file
 from harness.hosts.weights.own import read_weights, split_method
 from harness.hosts.weights.released import LoadReport, load_parts
@@ -27,6 +29,8 @@ from harness.train.request import RANDOM, PretrainSpec
 DEFAULT_HOST = "albef-tiny"
 # The option of each side of a host.
 SIDES = {"vision": "init_vision", "text": "init_text"}
+# By option, what the start that ships for a named world is called: WORLD-vit, WORLD-bert.
+SHIPPED = {"init_vision": "vit", "init_text": "bert"}
 
 
 def start_sides(host: HostModel, family: str, spec: PretrainSpec, words: Sequence[str]) -> list[str]:
@@ -61,14 +65,18 @@ def check_starts(model: str, sizes: Mapping[str, Any], spec: PretrainSpec) -> No
 
 
 def shipped_starts(model: str, spec: PretrainSpec, sources: Sequence[str]) -> dict[str, str]:
-    """By option, the starts that ship for a host and a world, where it learns that one in its words and nothing else is
-    named for that side.
+    """By option, the starts that ship for a host of its preset and a world, where it learns that one in its words and
+    nothing else is named for that side.
     """
     named = (spec.init, spec.tokenizer, spec.vocabulary)
-    if len(sources) > 1 or any(one is not None for one in named):
+    world = world_of(sources[0]) if len(sources) == 1 else None
+    if world is None or any(one is not None for one in named):
         return {}
-    shipped = host_class(model).STARTS.get(split_name(model)[1], {}).get(sources[0], {})
-    return {option: start for option, start in shipped.items() if getattr(spec, option) is None}
+    host, (family, preset) = host_class(model), split_name(model)
+    kin = {"init_vision": host.VISION_FROM, "init_text": host.TEXT_FROM}
+    starts = {option: f"{world.name}-{name}" for option, name in SHIPPED.items() if getattr(spec, option) is None}
+    made = {option: _made(assets_of(start), family, kin[option]) for option, start in starts.items()}
+    return {option: starts[option] for option, path in made.items() if path is not None and _preset(path) == preset}
 
 
 def random_sides(model: str, spec: PretrainSpec, sources: Sequence[str]) -> list[str]:
@@ -116,13 +124,25 @@ def start_file(source: str, family: str, kin: frozenset[str] = frozenset()) -> P
         return weights_file(source)
     ships = Path(source).name == source and assets_of(source).is_dir()
     folder = assets_of(source) if ships else Path(source)
-    made = [one for one in (family, *sorted(kin)) if (folder / one / WEIGHTS_FILE).is_file()]
-    if made:
-        return folder / made[0] / WEIGHTS_FILE
+    made = _made(folder, family, kin)
+    if made is not None:
+        return made
     if ships:
         known = ", ".join(sorted(path.parent.name for path in folder.glob(f"*/{WEIGHTS_FILE}")))
         raise HarnessError(f"start {source}: there is none for a host of {family}, only for {known}; name another")
     return find_weights(source)
+
+
+def _made(folder: Path, family: str, kin: frozenset[str]) -> Path | None:
+    """The file in a start's folder for a family of hosts, or else for one whose tensors it can take."""
+    files = (folder / one / WEIGHTS_FILE for one in (family, *sorted(kin)))
+    return next((path for path in files if path.is_file()), None)
+
+
+def _preset(weights: Path) -> str:
+    """The preset of the host that a start was made with."""
+    stated: dict[str, Any] = json.loads((weights.parent / CONFIG_FILE).read_text(encoding="utf-8"))
+    return str(stated["preset"])
 
 
 def start_digest(model: str, option: str, source: str) -> str:
