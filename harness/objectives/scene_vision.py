@@ -1,6 +1,6 @@
 """A tower supervised by what the built-in world shows, as DeiT is by its classes: the start `scenes-vit`.
 
-What each patch shows, which facts hold of the image, and, later, where a patch lies and what adjoins it. No text is
+What each patch shows and where it lies, which facts hold of the image, and, later, what adjoins a patch. No text is
 read, so that nothing is aligned before pairs are seen.
 """
 
@@ -19,17 +19,21 @@ from harness.data.transforms import normalise
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.objective import Batch, Losses, Moment
-from harness.objectives.parts.scenes.facts import VisionHeads, facts_loss, image_facts, patch_loss, surroundings_loss
+from harness.objectives.parts.scenes.facts import facts_loss, image_facts
+from harness.objectives.parts.scenes.shown import ShownHeads, patch_loss, place_loss, surroundings_loss
 from harness.objectives.parts.scenes.supervised import DrawnScenes, SupervisedConfig, SupervisedObjective
 
 
 class SceneVisionConfig(SupervisedConfig):
-    """`surroundings_from_step`: what a patch shows comes first, so that patches go on telling of themselves."""
+    """`surroundings_from`: the share of all steps before what adjoins a patch counts, by `surroundings_weight`. What a
+    patch itself shows comes first and counts more: fusion learns later from patches that tell much of others.
+    """
 
     steps: PositiveInt = 1500
     learning_rate: float = 1e-3
-    surroundings_from_step: int = Field(default=600, ge=0)
-    surroundings_weight: float = 0.5
+    places_weight: float = Field(default=0.5, ge=0)
+    surroundings_from: float = Field(default=0.5, ge=0, le=1)
+    surroundings_weight: float = Field(default=0.15, ge=0)
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,13 @@ class Shown(Batch):
 
 
 class SceneVision(SupervisedObjective):
-    """Patches, facts and surroundings, by heads that are not left."""
+    """Patches, places, facts and surroundings, by heads that are not left."""
 
     Config = SceneVisionConfig
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.heads = VisionHeads(self.host.config.width)
+        self.heads = ShownHeads(self.host.config.width)
 
     @property
     def leaves(self) -> str:
@@ -67,12 +71,14 @@ class SceneVision(SupervisedObjective):
         images = None if self.reducer.needs_text else self.encode_images(pairs.pixels, None)
         if images is None or images.states.shape[1] != 1 + pairs.patch_types.shape[1]:
             raise HarnessError("objective scene_vision: teaches what every patch shows; take --method dense")
-        states = self.host.normed(images)
+        states, config = self.host.normed(images), self.config
+        patches = states[:, 1:]
         found = {
-            "patches": patch_loss(self.heads, states, pairs.patch_types),
+            "patches": patch_loss(self.heads, patches, pairs.patch_types),
+            "places": config.places_weight * place_loss(self.heads, patches),
             "facts": facts_loss(self.heads.facts, states[:, 0], pairs.facts),
         }
-        if moment.step >= self.config.surroundings_from_step:
-            around = surroundings_loss(self.heads, states, pairs.patch_types)
-            found["surroundings"] = self.config.surroundings_weight * around
+        if moment.done >= config.surroundings_from:
+            around = surroundings_loss(self.heads, patches, pairs.patch_types)
+            found["surroundings"] = config.surroundings_weight * around
         return found

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
 
-from harness.data.scene_layout import TYPES
+from harness.data.scene_layout import COLOUR_NAMES, SHAPES, TYPES
 from harness.hosts.parts.tokenizer import VOCABULARY_FILE, TextTokenizer
 from harness.hosts.weights.find import assets_of
 from harness.objectives.parts.scenes.corpus import build_corpus
 from harness.objectives.parts.scenes.facts import cell_of_patch, neighbour_types
 from harness.objectives.parts.scenes.losses import claim_loss
+from harness.objectives.parts.scenes.shown import ShownHeads, parts_of, patch_loss, place_loss, surroundings_loss
 
 
 def test_cells_are_two_by_two_patches() -> None:
@@ -24,6 +26,40 @@ def test_an_object_in_the_corner_is_left_of_one_cell_and_above_another() -> None
     beside = neighbour_types(types)[0].view(8, 8, 4)
     seen = (beside == 5).nonzero().tolist()
     assert seen == [[0, 2, 0], [0, 3, 0], [1, 2, 0], [1, 3, 0], [2, 0, 2], [2, 1, 2], [3, 0, 2], [3, 1, 2]]
+
+
+def test_parts_of_a_type_are_its_shape_and_its_colour() -> None:
+    types = torch.tensor([0, 5, 6, 47, TYPES])
+    shapes, colours = parts_of(types)
+    assert shapes.tolist() == [0, 0, 1, 7, len(SHAPES)]
+    assert colours.tolist() == [0, 5, 0, 5, len(COLOUR_NAMES)]
+
+
+def test_a_head_that_knows_what_a_patch_shows_loses_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    types = torch.randint(TYPES + 1, (2, 64), generator=generator)
+    cells, beside = cell_of_patch().expand(2, -1), neighbour_types(types)
+    around = [parts_of(beside[..., side]) for side in range(4)]
+    right = [*parts_of(types), cells // 4, cells % 4, *(part for both in around for part in both)]
+    states = torch.cat([F.one_hot(part, 9).float() for part in right], dim=-1)
+    heads = ShownHeads(states.shape[-1])
+    with torch.no_grad():
+        for parameter in heads.parameters():
+            parameter.zero_()
+        parts = (heads.shape, heads.colour, heads.row, heads.column)
+        for number, head in enumerate(parts):
+            head.weight[:, 9 * number : 9 * number + head.out_features] = 50 * torch.eye(head.out_features)
+        for kind, head in enumerate((heads.beside_shape, heads.beside_colour)):
+            classes = head.out_features // 4
+            for side in range(4):
+                start = 9 * (4 + 2 * side + kind)
+                head.weight[classes * side : classes * (side + 1), start : start + classes] = 50 * torch.eye(classes)
+    losses = (patch_loss(heads, states, types), place_loss(heads, states), surroundings_loss(heads, states, types))
+    assert max(losses) < 1e-6
+    wrong = (types + 1) % TYPES
+    assert patch_loss(heads, states, wrong) > 10
+    assert place_loss(heads, states.flip(1)) > 10
+    assert surroundings_loss(heads, states, wrong) > 10
 
 
 def test_claimed_facts_hold_of_captions_and_some_fail_of_foils() -> None:
