@@ -56,15 +56,23 @@ def host_parts(name: str, reducer: TokenReducer[Any], image_size: int | None = N
 
 
 def objective_parts(objective: Objective[Any]) -> dict[str, dict[str, float]]:
-    """The same of a module on the meta device that is trained, whatever it minimises of pairs."""
-    batch = objective.recipe.batch_size
-    counts = _count(objective, batch)
+    """The same of a module on the meta device that is trained, whatever it minimises of pairs.
+
+    Where a recipe's steps differ, as those without matching do, of the mean step.
+    """
+    batch, late = objective.recipe.batch_size, objective.recipe.matching_from
+    steps = [(1 - late, _count(objective, batch, 1.0)), *([(late, _count(objective, batch, 0.0))] if late else [])]
+
+    def mean(macs: Callable[[Counts], Mapping[str, int]], part: str) -> float:
+        return sum(share * macs(counts).get(part, 0) for share, counts in steps) / batch / GIGA
+
+    whole = steps[0][1].train_step
     return {
         part: {
-            "forward_gmacs": counts.forward.get(part, 0) / batch / GIGA,
-            "train_step_gmacs": macs / batch / GIGA,
+            "forward_gmacs": mean(lambda counts: counts.forward, part),
+            "train_step_gmacs": mean(lambda counts: counts.train_step, part),
         }
-        for part, macs in sorted(counts.train_step.items(), key=lambda entry: -entry[1])
+        for part in sorted(whole, key=lambda part: -whole[part])
     }
 
 
@@ -147,13 +155,15 @@ def _pairs(objective: Objective[Any], batch: int, device: str, dtype: torch.dtyp
     )
 
 
-def _count(objective: Objective[Any], batch: int) -> Counts:
+def _count(objective: Objective[Any], batch: int, done: float) -> Counts:
+    """Of a step when this share of all steps is done."""
+
     def attempt(device: str) -> Counts:
         copy = skeleton(objective, device).eval()
         copy.reducer.train(copy.reducer.learns or copy.reducer.only_in_training)
         with _parts_of(copy):
             pairs = _pairs(copy, batch, device)
-            return count(lambda: copy(pairs, Moment(alpha=0.4)), label=_part.get, base=OTHER)
+            return count(lambda: copy(pairs, Moment(alpha=0.4, done=done)), label=_part.get, base=OTHER)
 
     return attempt("meta")
 
@@ -180,7 +190,7 @@ def _saved(objective: Objective[Any], batch: int, path: str, known: Known) -> in
     pairs = _pairs(objective, batch, str(next(objective.parameters()).device))
     counter = MacCounter(_part.get, OTHER)
     with _parts_of(objective, known), torch.enable_grad(), attention_path(path) as asked, counter:
-        total = saved_bytes(lambda: objective(pairs, Moment(alpha=0.4)), objective)
+        total = saved_bytes(lambda: objective(pairs, Moment(alpha=0.4, done=1.0)), objective)
     fused, maps = sum(counter.fused.values()), sum(counter.maps.values())
     if fused < asked.total() if path == "fused" else (fused > 0 or maps < asked.total()):
         raise HarnessError(f"attention {path}: torch took fused attention {fused} times and made {maps} maps")

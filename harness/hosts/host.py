@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from harness.hosts.parts.answer_targets import AnswerTargets
-from harness.hosts.parts.recipes import Recipes, Starts
+from harness.hosts.parts.recipes import Recipes
 from harness.hosts.parts.shared_space import Projection
 from harness.hosts.parts.tokenizer import Tokenizer
 from harness.hosts.weights.facts import CONFIG_FILE, Facts
@@ -86,9 +86,7 @@ class HostModel(nn.Module, ABC):
     file may lack (patterns of our names, each lacking as a whole), and why. `TEXT_SIDE`: the pattern of the names of
     what reads a text alone, cross-attention left out. `NAMES_WORDS`: whether that has BERT's head for hidden words (see
     `words_alone`). `TEXT_FROM`, `VISION_FROM`: other families of hosts whose text side or tower can start this one's
-    (see `start_text`, `start_vision`). `STARTS`: by preset and built-in world, the shipped starts (`init_vision`,
-    `init_text`) that a protocol's pre-training takes where none are named. `FACT_FILES`: the configs beside a released
-    file that `stated_facts` reads.
+    (see `start_text`, `start_vision`). `FACT_FILES`: the configs beside a released file that `stated_facts` reads.
     """
 
     KIND: ClassVar[str] = "host"
@@ -101,7 +99,6 @@ class HostModel(nn.Module, ABC):
     NAMES_WORDS: ClassVar[bool] = False
     TEXT_FROM: ClassVar[frozenset[str]] = frozenset()
     VISION_FROM: ClassVar[frozenset[str]] = frozenset()
-    STARTS: ClassVar[Starts] = {}
     FACT_FILES: ClassVar[tuple[str, ...]] = (CONFIG_FILE,)
     vision: nn.Module
     config: Any

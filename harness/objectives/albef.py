@@ -28,9 +28,10 @@ class AlbefObjective(MomentumContrast[Albef]):
             pairs.ids, self.specials, pairs.sample_ids, moment, self.host.config.vocab_size, self.recipe.mask_rate
         )
         images = found.images, found.images_m
+        matching = {"matching": self.matching(found, pairs, moment)} if self.matches(moment) else {}
         return {
             "contrast": found.contrast,
-            "matching": self.matching(found, pairs, moment),
+            **matching,
             "masked_words": self.masked_words(masked_ids, labels, pairs.mask, images, moment.alpha),
         }
 

@@ -26,9 +26,10 @@ class BlipObjective(MomentumContrast[Blip]):
 
     def losses(self, pairs: Pairs, moment: Moment) -> Losses:
         found = self.align(pairs, moment)
+        matching = {"matching": self.matching(found, pairs, moment)} if self.matches(moment) else {}
         return {
             "contrast": found.contrast,
-            "matching": self.matching(found, pairs, moment),
+            **matching,
             "caption": self.caption(found.images, pairs),
         }
 

@@ -44,13 +44,13 @@ class MeterObjective(Objective[Meter]):
         )
         masked = host.text_batch(ids, pairs.mask)
         read = host.co_attend(masked, self.encode_images(pairs.pixels, masked))
-        texts = host.text_batch(pairs.ids, pairs.mask)
-        pixels, matching = self.exchanged(pairs, moment)
-        pooled = host.co_attend(texts, self.encode_images(pixels, texts)).cls
-        return {
-            "masked_words": word_loss(host.mlm_logits(read.text.at_inputs()), labels),
-            "matching": F.cross_entropy(host.match_logits(pooled), matching),
-        }
+        losses = {"masked_words": word_loss(host.mlm_logits(read.text.at_inputs()), labels)}
+        if self.matches(moment):
+            texts = host.text_batch(pairs.ids, pairs.mask)
+            pixels, matching = self.exchanged(pairs, moment)
+            pooled = host.co_attend(texts, self.encode_images(pixels, texts)).cls
+            losses["matching"] = F.cross_entropy(host.match_logits(pooled), matching)
+        return losses
 
     def exchanged(self, pairs: Pairs, moment: Moment) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W), half of them replaced by other candidates, and 1 (B,) where an image is right."""

@@ -46,7 +46,7 @@ def pretrain(request: PretrainRequest) -> dict[str, Any]:
     changes = pretraining_changes(request.model, request.data, request.recipe, from_random=choice.from_random)
     recipe = recipe_of(request.model, changes)
     request, recipe = within_budget(request, recipe)
-    session = Session(request, recipe, unused_parameters=choice.leaves_unused)
+    session = Session(request, recipe, unused_parameters=choice.leaves_unused or recipe.matching_from > 0)
     session.facts |= {"objective": choice.name, "objective_settings": choice.settings()}
     return session.finished() or session.train(run_together(partial(prepare, session, request, choice)))
 

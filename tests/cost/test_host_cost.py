@@ -12,7 +12,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from harness.cost.budget import tower_macs
-from harness.cost.host import NO_WORDS, compare_memory, host_memory, host_parts
+from harness.cost.host import NO_WORDS, compare_memory, host_memory, host_parts, objective_parts
 from harness.cost.memory import MemoryFit
 from harness.cost.report import cost_report
 from harness.hosts.build import build_host, host_config
@@ -253,3 +253,18 @@ def test_the_text_tells_the_gain_and_what_is_of_the_tower_alone() -> None:
     assert training.endswith("MiB  (vision tower alone, estimated, fused attention)")
     assert next(line for line in lines if "in 1 GiB" in line).endswith("in 1 GiB  (vision tower alone)")
     assert max(map(len, lines)) < 110
+
+
+def test_a_step_in_the_mean_has_matching_in_its_share_of_the_steps() -> None:
+    def macs(late: float, never: bool = False) -> float:
+        with torch.device("meta"):
+            recipe = recipe_of("albef-tiny", {"batch_size": 4, "matching_from": late})
+            reducer = reducer_of("albef-tiny", "dense")
+            objective = make_objective("albef-tiny", small_host("albef-tiny"), reducer, NO_WORDS, recipe)
+        if never:
+            objective.matches = lambda moment: False  # type: ignore[method-assign]
+        return sum(part["train_step_gmacs"] for part in objective_parts(objective).values())
+
+    with_it, without = macs(0.0), macs(0.0, never=True)
+    assert without < 0.9 * with_it
+    assert macs(0.4) == pytest.approx(0.6 * with_it + 0.4 * without)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -152,3 +153,17 @@ def test_meters_loss_is_that_of_a_loop_over_the_exchanged_pairs(pairs: Pairs) ->
         losses.append(-host.match_logits(host.co_attend(texts, tokens).cls)[0].log_softmax(0)[right[row]])
     found = objective(pairs, MOMENT)["matching"]
     torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_matching_begins_at_its_share_of_the_steps(name: str, pairs: Pairs) -> None:
+    whole = objective_of(name)(pairs, MOMENT)
+    early, late = objective_of(name), objective_of(name)
+    for one in (early, late):
+        one.recipe = one.recipe.model_copy(update={"matching_from": 0.4})
+    before = early(pairs, replace(MOMENT, done=0.39))
+    after = late(pairs, replace(MOMENT, done=0.4))
+    assert set(whole) - set(before) == {"matching"}
+    assert all(torch.equal(before[part], whole[part]) for part in before)
+    assert all(torch.equal(after[part], whole[part]) for part in whole)
+    assert list(after) == list(whole)

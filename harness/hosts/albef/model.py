@@ -12,7 +12,7 @@ D width of both sides, P size of the shared space, V vocabulary, A answers of a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -29,7 +29,6 @@ from harness.hosts.parts.answers import answer_word_losses
 from harness.hosts.parts.bert import BertTextConfig, TextEmbeddings, bert_layers, word_transform
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.presets import TINY
-from harness.hosts.parts.recipes import SMALL_WORLD_STARTS, Starts
 from harness.hosts.parts.shared_space import Projection, shared_space
 from harness.hosts.parts.text_stacks import BertStack, through
 from harness.hosts.parts.timm_vision import timm_vision, vision_transformer
@@ -93,7 +92,6 @@ class Albef(HostModel):
     Config = AlbefConfig
     FACT_FILES = FILES
     RECIPES = RECIPES
-    STARTS: ClassVar[Starts] = {"tiny": {"scenes-small": SMALL_WORLD_STARTS}}
     TEXT_SIDE = rf"(embeddings|text|fusion)\.(?!\d+\.crossattention\.).+|{WORD_HEAD}"
     NAMES_WORDS = True
     OPTIONAL = OPTIONAL

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -37,7 +37,6 @@ from harness.hosts.parts.answers import CANDIDATES, answer_word_losses, rank_ans
 from harness.hosts.parts.generation import generate
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.presets import TINY
-from harness.hosts.parts.recipes import SMALL_WORLD_STARTS, Starts
 from harness.hosts.parts.shared_space import Projection, shared_space
 from harness.hosts.parts.timm_vision import timm_vision, vision_transformer
 from harness.hosts.parts.tokenizer import Tokenizer
@@ -90,7 +89,6 @@ class Blip(BlipText):
     Config = BlipConfig
     FACT_FILES = FILES
     RECIPES = RECIPES
-    STARTS: ClassVar[Starts] = {"tiny": {"scenes-small": SMALL_WORLD_STARTS}}
     TEXT_SIDE = r"embeddings\..+|encoder\.\d+\.(?!crossattention\.).+"
     EXTRA_WORDS = ("[DEC]", "[ENC]")
     OPTIONAL = OPTIONAL

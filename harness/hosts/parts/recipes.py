@@ -8,10 +8,6 @@ from typing import Any
 # "PRESET in WORLD" -> the same, what is changed in them where a built-in world is trained on.
 Recipes = dict[str, dict[str, dict[str, Any]]]
 
-# By preset and built-in world, the starts that ship: by option of pre-training, folders of harness/assets.
-Starts = dict[str, dict[str, dict[str, str]]]
-SMALL_WORLD_STARTS = {"init_vision": "scenes-small-vit", "init_text": "scenes-small-bert"}
-
 TINY_PRETRAIN: dict[str, Any] = {
     "image_size": 64,
     "epochs": 10,

@@ -160,6 +160,10 @@ class Objective(nn.Module, ABC, Generic[H]):
     def losses(self, pairs: Any, moment: Moment) -> Losses:
         """The objective's own losses of a batch by name."""
 
+    def matches(self, moment: Moment) -> bool:
+        """Whether matching is trained by now, as the recipe says."""
+        return moment.done >= self.recipe.matching_from
+
     def prepare(self) -> None:
         """Leave out of training what these losses never reach."""
 

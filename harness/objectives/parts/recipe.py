@@ -21,11 +21,12 @@ class Recipe(BaseModel):
     of those that are left, then falls to final_rate: `cosine` and `linear` over the rest, `exponential` by decay_rate
     each epoch, as BLIP's. multipliers: factor of the rate by the beginning of a parameter's name, the longest one
     counting; what has factor 0 is frozen: no gradient, no decay. alpha: weight of momentum distillation, reached
-    linearly over alpha_ramp_epochs. easy_negatives: share of the steps in whose course matching's wrong pairs, drawn
-    evenly at first, come to be drawn by the contrast alone. crop: smallest and largest share of the image that a crop
-    keeps; none: the whole image. For fine-tuning: answer_list, how many of the training set's answers a closed list
-    made of them holds; false_texts, wrong texts that METER's retrieval ranks beside the right one; prompt, what every
-    caption begins with. max_steps: at most so many steps, however many the epochs have.
+    linearly over alpha_ramp_epochs. matching_from: share of the steps before matching is trained; fusion learns sooner
+    from hidden words alone which word is which object. easy_negatives: share of the steps in whose course matching's
+    wrong pairs, drawn evenly at first, come to be drawn by the contrast alone. crop: smallest and largest share of the
+    image that a crop keeps; none: the whole image. For fine-tuning: answer_list, how many of the training set's answers
+    a closed list made of them holds; false_texts, wrong texts that METER's retrieval ranks beside the right one;
+    prompt, what every caption begins with. max_steps: at most so many steps, however many the epochs have.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
@@ -52,6 +53,7 @@ class Recipe(BaseModel):
     randaugment: bool = True
     dropout: float | None = Field(default=None, ge=0, lt=1)
     negatives: Literal["global", "local"] = "local"
+    matching_from: float = Field(default=0.0, ge=0, lt=1)
     easy_negatives: float = Field(default=0.0, ge=0, le=1)
     momentum: float = Field(default=0.995, ge=0, le=1)
     queue_size: PositiveInt = 65536
