@@ -7,5 +7,5 @@ from typing import Any
 BUILT_IN_WORLD, SMALL_WORLD = "scenes", "scenes-small"
 PRESETS: dict[str, dict[str, Any]] = {
     BUILT_IN_WORLD: {},
-    SMALL_WORLD: {"shapes": 4, "colours": 3, "objects": (4, 6), "covered": 10},
+    SMALL_WORLD: {"shapes": 5, "colours": 4, "objects": (4, 6), "covered": 10},
 }
