@@ -17,8 +17,8 @@ from harness.data.scene_text import caption_text, captions, foil, holds, questio
 from harness.data.world import FULL, SMALL_WORLD, World, are_worlds, world_of
 from harness.kit.errors import HarnessError
 
-SMALL_PIXELS = "27dd2c1717c0591fa37b9809e91d9ff33b9549023d366e04bdadbfaeb2bceb71"
-SMALL_TEXTS = "901ec1959d2ca69a3883ade754c72c58dfe777bc0322d7094faf3d5f0476aa65"
+SMALL_PIXELS = "341c4d03790b51191e48339dc8c4f01f2408b29bac9724e108169cb6e87d518e"
+SMALL_TEXTS = "54e29721933f0b929d6ef419b1925056d16f0b71a418cd9ddf910f81231e6821"
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,12 @@ def test_scenes_keep_to_their_sizes(scenes: list[Scene]) -> None:
     for scene in scenes:
         assert 4 <= len(scene.things) <= 6
         assert len(scene.things) + len(scene.distractors) == 10
-        assert all(thing.shape < 4 and thing.colour < 3 for thing in scene.things)
-    assert len({thing.type for scene in scenes for thing in scene.things}) == 12
+        assert all(thing.shape < 5 and thing.colour < 4 for thing in scene.things)
+    assert len({thing.type for scene in scenes for thing in scene.things}) == 20
 
 
 def test_texts_name_nothing_beyond_their_world(scenes: list[Scene]) -> None:
-    beyond = {*SHAPES[4:], *COLOUR_NAMES[3:]}
+    beyond = {*SHAPES[5:], *COLOUR_NAMES[4:]}
     for scene in scenes:
         bits = scene.bits(4)
         said = [*captions(scene), *(foil(scene, claims, bits) for claims in captions(scene))]
@@ -72,7 +72,7 @@ def test_texts_name_nothing_beyond_their_world(scenes: list[Scene]) -> None:
 def test_classes_are_those_of_the_world(small: World) -> None:
     names = [class_name(scene) for scene in class_scenes(0, "val", 2, small)]
     assert names[:4] == ["red_circle", "red_circle", "green_circle", "green_circle"]
-    assert (len(set(names)), len(names)) == (12, 24)
+    assert (len(set(names)), len(names)) == (20, 40)
 
 
 @pytest.mark.parametrize(("claims", "shape"), [(1, "{}"), (2, "{} and {}"), (4, "{}, {}, {} and {}")])
@@ -88,8 +88,8 @@ def test_names_say_sizes_and_sizes_names() -> None:
     assert sized == World(shapes=6, objects=(3, 5), claims=2)
     assert sized.name == "scenes:shapes=6,objects=3-5,claims=2"
     assert world_of(sized.name) == sized
-    assert World(shapes=4, colours=3, objects=(4, 6), covered=10).name == SMALL_WORLD
-    assert world_of("scenes-small:covered=16") == World(shapes=4, colours=3, objects=(4, 6), covered=16)
+    assert World(shapes=5, colours=4, objects=(4, 6), covered=10).name == SMALL_WORLD
+    assert world_of("scenes-small:covered=16") == World(shapes=5, colours=4, objects=(4, 6), covered=16)
     assert [world_of(name) for name in ("coco", "scenes/train", "/data/scenes")] == [None] * 3
     assert [are_worlds(names) for names in (("scenes", SMALL_WORLD), ("scenes", "coco"), ())] == [True, False, False]
 
@@ -123,9 +123,9 @@ def test_each_world_has_its_own_folder(tmp_path: Path, monkeypatch: pytest.Monke
     assert named[1].startswith("scenes-shapes-")
     said = [json.loads((folder / "captions_val.json").read_text())["annotations"][0] for folder in folders]
     assert len({one["caption"] for one in said}) == 3
-    assert len(list((folders[1] / "classes" / "val").iterdir())) == 12
+    assert len(list((folders[1] / "classes" / "val").iterdir())) == 20
 
 
 def test_the_oracle_finds_fewer_in_a_smaller_world(small: World) -> None:
-    assert len(PLACES) * small.types == 48
-    assert 0.8 < files.oracle_recall(100, world=small) < files.oracle_recall(100)
+    assert len(PLACES) * small.types == 80
+    assert 0.8 < files.oracle_recall(300, world=small) < files.oracle_recall(300)

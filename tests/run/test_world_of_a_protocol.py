@@ -34,7 +34,7 @@ def test_a_cell_says_its_world_its_starts_and_the_worlds_recipe() -> None:
         first, second = cell.training
         assert first.data == second.data == ("scenes-small",)
         assert (first.digests["data.0"], second.digests["data.0"]) == (
-            "scenes:shapes=4,colours=3,objects=4-6,covered=10-train-30000",
+            "scenes:shapes=5,colours=4,objects=4-6,covered=10-train-30000",
         ) * 2
         assert {"init_vision", "init_text"} <= set(first.digests)
         assert (first.recipe["max_steps"], second.recipe["max_steps"]) == (900, 400)
