@@ -116,15 +116,6 @@ def test_harder_negatives_are_likelier() -> None:
     torch.testing.assert_close(shares, torch.tensor([0.0, 0.25, 0.75, 0.0]), atol=0.01, rtol=0)
 
 
-def test_even_draws_take_any_wrong_one_and_leave_the_rest_to_the_contrast() -> None:
-    rows = 20_000
-    logits = torch.tensor([5.0, 0.0, math.log(3), -math.inf]).expand(rows, 4)
-    allowed = right(torch.zeros(rows, dtype=torch.long), logits)
-    for even, expected in ((1.0, [0, 1 / 3, 1 / 3, 1 / 3]), (0.4, [0, 0.15 + 0.4 / 3, 0.45 + 0.4 / 3, 0.4 / 3])):
-        drawn = hard_negatives(logits, allowed, torch.arange(rows), MOMENT, WRONG_IMAGES, even=even)
-        torch.testing.assert_close(torch.bincount(drawn, minlength=4) / rows, torch.tensor(expected), atol=0.01, rtol=0)
-
-
 def test_where_the_softmax_leaves_nothing_any_other_is_drawn() -> None:
     logits = torch.tensor([0.0, -1e9, -1e9]).expand(3000, 3)
     drawn = hard_negatives(

@@ -62,12 +62,6 @@ def test_a_rate_that_is_held_falls_over_what_is_left() -> None:
     assert [recipe.rate(step, 110, 10) for step in (10, 40, 70, 90, 110)] == pytest.approx([1.0, 1.0, 1.0, 0.6, 0.2])
 
 
-def test_negatives_come_to_be_hard_over_their_share_of_the_steps() -> None:
-    easy = recipe_of("albef-tiny", {"easy_negatives": 0.5})
-    assert [easy.even_at(done) for done in (0, 0.25, 0.5, 1)] == pytest.approx([1.0, 0.5, 0.0, 0.0])
-    assert recipe_of("albef-tiny", {}).even_at(0.0) == 0.0
-
-
 def test_exponential_falls_once_an_epoch_and_not_below_the_final_rate() -> None:
     changes = {"learning_rate": 1.0, "decay": "exponential", "decay_rate": 0.5, "final_rate": 0.2, "warmup_steps": 0}
     recipe = recipe_of("albef-tiny", changes)
@@ -111,9 +105,9 @@ def test_a_built_in_world_changes_a_recipe_and_what_is_given_comes_last() -> Non
         "momentum": 0.98,
         "mask_rate": 0.2,
         "clip_norm": None,
-        "hold_share": 0.6,
-        "easy_negatives": 0.8,
-        "multipliers": {"temperature": 0.125, "match_head": 3.0, "fusion.*.crossattention": 3.0},
+        "hold_share": 0.5,
+        "matching_from": 0.4,
+        "multipliers": {"temperature": 0.125, "match_head": 3.0, "fusion.*.crossattention": 3.0, "vision": 0.2},
     }
     assert on_data("albef-tiny", "vqa", ("scenes-small",), {}) == full | {"max_steps": 400}
     assert on_data("albef-tiny", PRETRAIN, ("scenes-small", "scenes"), {}) == full

@@ -26,9 +26,9 @@ _FINETUNE: dict[str, Any] = {
     "weight_decay": 0.02,
     "crop": (0.5, 1.0),
 }
-# Of the rate: the temperature's step, and what begins as it was drawn beside a tower and a text side that have learned.
+# Of the rate: the temperature's step, what begins as it was drawn, and a tower that has learned what fusion reads.
 _SMALL_WORLD_RATES: dict[str, Any] = {
-    "multipliers": {"temperature": 0.125, "match_head": 3.0, "fusion.*.crossattention": 3.0}
+    "multipliers": {"temperature": 0.125, "match_head": 3.0, "fusion.*.crossattention": 3.0, "vision": 0.2}
 }
 RECIPES: Recipes = {
     "base": {

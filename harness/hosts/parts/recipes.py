@@ -32,16 +32,16 @@ TINY_FINETUNE: dict[str, Any] = {
     "alpha": 0.0,
 }
 # Numbers under which the small world is learnt from its starts, and then asked about, within a quarter of an hour.
-# The twin has fewer steps to follow in; more words are hidden, since images are read for them; fusion begins to learn
-# at the full rate, after the contrast, from wrong pairs that are easy at first, and settles while the rate falls. Norms
-# are not clipped: the temperature's gradient would rule them.
+# Half of the words are hidden, and matching begins after two fifths of the steps: fusion first learns from hidden words
+# which word is which object, and then which captions are false; trained from the beginning, matching delays both. The
+# twin has fewer steps to follow in. Norms are not clipped: the temperature's gradient would rule them.
 SMALL_WORLD_PRETRAIN: dict[str, Any] = {
     "max_steps": 900,
     "momentum": 0.98,
-    "mask_rate": 0.3,
+    "mask_rate": 0.5,
     "clip_norm": None,
-    "hold_share": 0.6,
-    "easy_negatives": 0.8,
+    "hold_share": 0.5,
+    "matching_from": 0.4,
 }
 SMALL_WORLD_FINETUNE: dict[str, Any] = {"max_steps": 400}
 # The words of ALBEF's answers are not smoothed, METER's answers are classes.

@@ -135,9 +135,9 @@ class MomentumContrast(Objective[H]):
 
     def negatives(self, logits: tuple[Tensor, Tensor], pairs: Pairs, moment: Moment) -> tuple[Tensor, Tensor]:
         """Rows of a wrong text for each image and of a wrong image for each text, hard ones likelier, (B,) each."""
-        right, even = self.right_candidates(pairs), self.recipe.even_at(moment.done)
+        right = self.right_candidates(pairs)
         texts, images = (
-            hard_negatives(part, right, pairs.sample_ids, moment, purpose, self.NEGATIVE_FLOOR, even)
+            hard_negatives(part, right, pairs.sample_ids, moment, purpose, self.NEGATIVE_FLOOR)
             for part, purpose in zip(logits, (WRONG_TEXTS, WRONG_IMAGES))
         )
         return texts, images

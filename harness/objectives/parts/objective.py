@@ -313,20 +313,14 @@ def hard_negatives(
     moment: Moment,
     purpose: int,
     floor: float = 0.0,
-    even: float = 0.0,
 ) -> Tensor:
     """For each row a column (B,) that is not right, drawn in proportion to softmax(logits) + `floor`.
 
-    Where the softmax leaves nothing to the wrong ones, any of them will do; where none is wrong, any column. With
-    probability `even` any of the wrong ones is drawn instead.
+    Where the softmax leaves nothing to the wrong ones, any of them will do; where none is wrong, any column.
     """
     weights = (logits_BC.detach().softmax(dim=1) + floor).masked_fill(right_BC, 0)
     for others in (~right_BC, torch.ones_like(right_BC)):
         weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, others.to(weights.dtype))
-    if even:
-        any_wrong = (~right_BC).to(weights.dtype)
-        hard, easy = (part / part.sum(1, keepdim=True).clamp(min=1e-12) for part in (weights, any_wrong))
-        weights = hard.lerp(easy, even)
     return categorical(weights, uniform(sample_ids_B, 1, moment.seed, purpose, moment.step)[:, 0])
 
 

@@ -22,11 +22,10 @@ class Recipe(BaseModel):
     each epoch, as BLIP's. multipliers: factor of the rate by the beginning of a parameter's name, the longest one
     counting; what has factor 0 is frozen: no gradient, no decay. alpha: weight of momentum distillation, reached
     linearly over alpha_ramp_epochs. matching_from: share of the steps before matching is trained; fusion learns sooner
-    from hidden words alone which word is which object. easy_negatives: share of the steps in whose course matching's
-    wrong pairs, drawn evenly at first, come to be drawn by the contrast alone. crop: smallest and largest share of the
-    image that a crop keeps; none: the whole image. For fine-tuning: answer_list, how many of the training set's answers
-    a closed list made of them holds; false_texts, wrong texts that METER's retrieval ranks beside the right one;
-    prompt, what every caption begins with. max_steps: at most so many steps, however many the epochs have.
+    from hidden words alone which word is which object. crop: smallest and largest share of the image that a crop keeps;
+    none: the whole image. For fine-tuning: answer_list, how many of the training set's answers a closed list made of
+    them holds; false_texts, wrong texts that METER's retrieval ranks beside the right one; prompt, what every caption
+    begins with. max_steps: at most so many steps, however many the epochs have.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
@@ -54,7 +53,6 @@ class Recipe(BaseModel):
     dropout: float | None = Field(default=None, ge=0, lt=1)
     negatives: Literal["global", "local"] = "local"
     matching_from: float = Field(default=0.0, ge=0, lt=1)
-    easy_negatives: float = Field(default=0.0, ge=0, le=1)
     momentum: float = Field(default=0.995, ge=0, le=1)
     queue_size: PositiveInt = 65536
     alpha: float = Field(default=0.4, ge=0, le=1)
@@ -82,10 +80,6 @@ class Recipe(BaseModel):
         left = max(0.0, (step - warmup - held) / (after - held))
         share = 1 - left if self.decay == "linear" else (1 + math.cos(math.pi * left)) / 2
         return self.final_rate + (self.learning_rate - self.final_rate) * share
-
-    def even_at(self, done: float) -> float:
-        """The probability that a wrong pair is drawn evenly, when this share of the steps is done."""
-        return max(0.0, 1 - done / self.easy_negatives) if self.easy_negatives else 0.0
 
     def alpha_at(self, epochs_done: float) -> float:
         """The weight of momentum distillation after so many epochs."""
