@@ -43,7 +43,7 @@ SMALL_WORLD_PRETRAIN: dict[str, Any] = {
     "hold_share": 0.5,
     "matching_from": 0.4,
 }
-# A tower at the full rate changes sooner than what reads it follows: after 400 steps questions were answered 53 % right.
+# At the full rate the tower changes sooner than its readers follow: 53 % of questions were right after 400 steps.
 SMALL_WORLD_FINETUNE: dict[str, Any] = {"max_steps": 400, "multipliers": {"vision": 0.1}}
 # The words of ALBEF's answers are not smoothed, METER's answers are classes.
 TINY_SHARP = TINY_FINETUNE | {"label_smoothing": 0.0}
