@@ -109,7 +109,7 @@ def test_a_built_in_world_changes_a_recipe_and_what_is_given_comes_last() -> Non
         "matching_from": 0.4,
         "multipliers": {"temperature": 0.125, "match_head": 3.0, "fusion.*.crossattention": 3.0, "vision": 0.2},
     }
-    questions = {"max_steps": 400, "multipliers": {"vision": 0.1}}
+    questions = {"max_steps": 500, "multipliers": {"vision": 0.1}}
     assert on_data("albef-tiny", "vqa", ("scenes-small",), {}) == full | questions
     assert on_data("albef-tiny", PRETRAIN, ("scenes-small", "scenes"), {}) == full
     assert on_data("albef-base", PRETRAIN, ("scenes-small",), {}) == full

@@ -44,6 +44,6 @@ SMALL_WORLD_PRETRAIN: dict[str, Any] = {
     "matching_from": 0.4,
 }
 # At the full rate the tower changes sooner than its readers follow: 53 % of questions were right after 400 steps.
-SMALL_WORLD_FINETUNE: dict[str, Any] = {"max_steps": 400, "multipliers": {"vision": 0.1}}
+SMALL_WORLD_FINETUNE: dict[str, Any] = {"max_steps": 500, "multipliers": {"vision": 0.1}}
 # The words of ALBEF's answers are not smoothed, METER's answers are classes.
 TINY_SHARP = TINY_FINETUNE | {"label_smoothing": 0.0}
