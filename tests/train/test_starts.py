@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,7 @@ def test_a_protocol_takes_the_starts_that_ship_for_host_and_world() -> None:
     both = {"init_vision": "scenes-small-vit", "init_text": "scenes-small-bert"}
     assert begun("albef-tiny", "scenes-small") == both
     assert begun("blip-tiny", "scenes-small") == both
+    assert begun("meter-tiny", "scenes-small")["init_vision"] == "scenes-small-vit"
     assert begun("albef-tiny", "scenes-small", init_text="none") == both | {"init_text": "none"}
     assert begun("albef-tiny", "scenes-small", objective="curriculum") == {}
     assert begun("albef-tiny", "scenes-small", vocabulary=100) == {}
@@ -271,12 +273,14 @@ def test_pretraining_says_which_sides_begin_at_random_though_a_start_ships() -> 
     vision = "vision: random weights; --init-vision scenes-small-vit ships for albef-tiny on scenes-small"
     text = "text: random weights; --init-text scenes-small-bert ships for albef-tiny on scenes-small"
     assert lines() == [vision, text]
+    assert lines("clip-tiny") == [line.replace("albef-tiny", "clip-tiny") for line in (vision, text)]
     assert lines(init_text="scenes-small-bert") == [vision]
     assert lines(init_vision="none", init_text="none") == lines(init="weights") == lines(world="scenes:shapes=6") == []
 
 
 def test_shipped_starts_hold_one_side_and_say_how_they_were_made() -> None:
-    for name, objective, family in (("vit", "scene_vision", "albef"), ("bert", "scene_text", "albef")):
+    kinds = (("vit", "scene_vision"), ("bert", "scene_text"))
+    for (name, objective), family in product(kinds, ("albef", "clip")):
         path = start_file(f"scenes-small-{name}", family)
         record = json.loads((path.parent / "recipe.json").read_text())
         assert record["objective"]["name"] == objective
@@ -284,8 +288,10 @@ def test_shipped_starts_hold_one_side_and_say_how_they_were_made() -> None:
         assert losses(path.parent)
         vision = {tensor.startswith("vision.") for tensor in load_file(path)}
         assert vision == {name == "vit"}
-    with pytest.raises(HarnessError, match="start scenes-small-bert: there is none for a host of clip, only for albef"):
-        start_file("scenes-small-bert", "clip")
+    with pytest.raises(
+        HarnessError, match="scenes-small-bert: there is none for a host of blip, only for albef, "
+    ):
+        start_file("scenes-small-bert", "blip")
 
 
 def test_none_leaves_a_side_as_it_is_drawn(make: Make, pairs: str, tmp_path: Path) -> None:
