@@ -20,13 +20,13 @@ from harness.hosts.parts.tokenizer import Tokenizer
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.objective import Batch, Losses, Moment
 from harness.objectives.parts.scenes.facts import facts_loss, image_facts
-from harness.objectives.parts.scenes.shown import ShownHeads, patch_loss, place_loss, surroundings_loss
+from harness.objectives.parts.scenes.patch_parts import PartHeads, beside_loss, parts_loss, places_loss
 from harness.objectives.parts.scenes.supervised import DrawnScenes, SupervisedConfig, SupervisedObjective
 
 
 class SceneVisionConfig(SupervisedConfig):
-    """`surroundings_from`: the share of all steps before what adjoins a patch counts, by `surroundings_weight`. What a
-    patch itself shows comes first and counts more: fusion learns later from patches that tell much of others.
+    """`surroundings_from`: the share of all steps after which what adjoins a patch is learnt too, at
+    `surroundings_weight`; the more a patch's state holds of others, the later fusion reads it.
     """
 
     steps: PositiveInt = 1500
@@ -52,7 +52,7 @@ class SceneVision(SupervisedObjective):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.heads = ShownHeads(self.host.config.width)
+        self.heads = PartHeads(self.host.config.width)
 
     @property
     def leaves(self) -> str:
@@ -74,11 +74,11 @@ class SceneVision(SupervisedObjective):
         states, config = self.host.normed(images), self.config
         patches = states[:, 1:]
         found = {
-            "patches": patch_loss(self.heads, patches, pairs.patch_types),
-            "places": config.places_weight * place_loss(self.heads, patches),
+            "patches": parts_loss(self.heads, patches, pairs.patch_types),
+            "places": config.places_weight * places_loss(self.heads, patches),
             "facts": facts_loss(self.heads.facts, states[:, 0], pairs.facts),
         }
         if moment.done >= config.surroundings_from:
-            around = surroundings_loss(self.heads, patches, pairs.patch_types)
+            around = beside_loss(self.heads, patches, pairs.patch_types)
             found["surroundings"] = config.surroundings_weight * around
         return found

@@ -11,7 +11,7 @@ from harness.hosts.weights.find import assets_of
 from harness.objectives.parts.scenes.corpus import build_corpus
 from harness.objectives.parts.scenes.facts import cell_of_patch, neighbour_types
 from harness.objectives.parts.scenes.losses import claim_loss
-from harness.objectives.parts.scenes.shown import ShownHeads, parts_of, patch_loss, place_loss, surroundings_loss
+from harness.objectives.parts.scenes.patch_parts import PartHeads, beside_loss, parts_loss, parts_of, places_loss
 
 
 def test_cells_are_two_by_two_patches() -> None:
@@ -42,7 +42,7 @@ def test_a_head_that_knows_what_a_patch_shows_loses_nothing() -> None:
     around = [parts_of(beside[..., side]) for side in range(4)]
     right = [*parts_of(types), cells // 4, cells % 4, *(part for both in around for part in both)]
     states = torch.cat([F.one_hot(part, 9).float() for part in right], dim=-1)
-    heads = ShownHeads(states.shape[-1])
+    heads = PartHeads(states.shape[-1])
     with torch.no_grad():
         for parameter in heads.parameters():
             parameter.zero_()
@@ -54,12 +54,12 @@ def test_a_head_that_knows_what_a_patch_shows_loses_nothing() -> None:
             for side in range(4):
                 start = 9 * (4 + 2 * side + kind)
                 head.weight[classes * side : classes * (side + 1), start : start + classes] = 50 * torch.eye(classes)
-    losses = (patch_loss(heads, states, types), place_loss(heads, states), surroundings_loss(heads, states, types))
+    losses = (parts_loss(heads, states, types), places_loss(heads, states), beside_loss(heads, states, types))
     assert max(losses) < 1e-6
     wrong = (types + 1) % TYPES
-    assert patch_loss(heads, states, wrong) > 10
-    assert place_loss(heads, states.flip(1)) > 10
-    assert surroundings_loss(heads, states, wrong) > 10
+    assert parts_loss(heads, states, wrong) > 10
+    assert places_loss(heads, states.flip(1)) > 10
+    assert beside_loss(heads, states, wrong) > 10
 
 
 def test_claimed_facts_hold_of_captions_and_some_fail_of_foils() -> None:

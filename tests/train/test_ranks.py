@@ -17,6 +17,9 @@ RUNS = {
     "clip": ("clip", 20, "float64"),
     "blip": ("blip", 4, "float64"),
     "meter": ("meter", 4, "float64"),
+    "albef-late": ("albef", 4, "float64"),
+    "blip-late": ("blip", 4, "float64"),
+    "meter-late": ("meter", 4, "float64"),
     "albef-single": ("albef", 20, "float32"),
     "clip-single": ("clip", 20, "float32"),
 }
@@ -30,7 +33,8 @@ def both(command: Any, pairs: str, tmp_path_factory: pytest.TempPathFactory) -> 
         family, steps, dtype = RUNS[name]
         more = ("--steps", steps, "--dtype", dtype, "--batch-size", batch_size, "--save-every", steps)
         recipe = ("--recipe", "negatives=global", "--recipe", "learning_rate=8e-4")
-        return list(command(family, pairs, out, *more, *recipe))
+        late = ("--recipe", "matching_from=0.5") if name.endswith("-late") else ()
+        return list(command(family, pairs, out, *more, *recipe, *late))
 
     return by_one_and_by_two(tmp_path_factory.mktemp("ranks"), RUNS, words)
 
@@ -39,10 +43,17 @@ def losses(out: Path) -> list[dict[str, float]]:
     return [json.loads(line)["losses"] for line in (out / "log.jsonl").open()]
 
 
-@pytest.mark.parametrize("name", ["albef", "clip", "blip", "meter"])
+@pytest.mark.parametrize("name", [name for name in RUNS if not name.endswith("-single")])
 def test_every_tensor_of_the_last_checkpoint_agrees_in_float64(both: Path, last_state: LastState, name: str) -> None:
     assert_one_is_two(both, name, last_state)
     assert json.loads((both / "two" / name / "recipe.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize("name", ["albef-late", "blip-late", "meter-late"])
+def test_matching_that_begins_late_is_trained_from_then_on(both: Path, name: str) -> None:
+    for processes in ("one", "two"):
+        found = losses(both / processes / name)
+        assert ["matching" in step for step in found] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("name", ["albef-single", "clip-single"])

@@ -288,9 +288,7 @@ def test_shipped_starts_hold_one_side_and_say_how_they_were_made() -> None:
         assert losses(path.parent)
         vision = {tensor.startswith("vision.") for tensor in load_file(path)}
         assert vision == {name == "vit"}
-    with pytest.raises(
-        HarnessError, match="scenes-small-bert: there is none for a host of blip, only for albef, "
-    ):
+    with pytest.raises(HarnessError, match="scenes-small-bert: there is none for a host of blip, only for albef, "):
         start_file("scenes-small-bert", "blip")
 
 

@@ -8,14 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.hosts.parts.recipes import (
-    SMALL_WORLD_FINETUNE,
-    SMALL_WORLD_PRETRAIN,
-    TINY_FINETUNE,
-    TINY_PRETRAIN,
-    TINY_SHARP,
-    Recipes,
-)
+from harness.hosts.parts.recipes import TINY_FINETUNE, TINY_PRETRAIN, TINY_SHARP, Recipes, small_world
 
 _FINETUNE: dict[str, Any] = {
     "image_size": 384,
@@ -25,10 +18,6 @@ _FINETUNE: dict[str, Any] = {
     "final_rate": 1e-6,
     "weight_decay": 0.02,
     "crop": (0.5, 1.0),
-}
-# Of the rate: the temperature's step, what begins as it was drawn, and a tower that has learned what fusion reads.
-_SMALL_WORLD_RATES: dict[str, Any] = {
-    "multipliers": {"temperature": 0.125, "match_head": 3.0, "fusion.*.crossattention": 3.0, "vision": 0.2}
 }
 RECIPES: Recipes = {
     "base": {
@@ -54,8 +43,7 @@ RECIPES: Recipes = {
         **dict.fromkeys(("retrieval", "entailment", "nlvr2"), TINY_FINETUNE),
         "vqa": TINY_SHARP,
     },
-    "tiny in scenes-small": {
-        "pretrain": SMALL_WORLD_PRETRAIN | _SMALL_WORLD_RATES,
-        **dict.fromkeys(("retrieval", "vqa", "entailment", "nlvr2"), SMALL_WORLD_FINETUNE),
-    },
+    "tiny in scenes-small": small_world(
+        ["fusion.*.crossattention"], ["retrieval", "vqa", "entailment", "nlvr2"], temperature=0.125
+    ),
 }

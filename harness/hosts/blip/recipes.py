@@ -8,13 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.hosts.parts.recipes import (
-    SMALL_WORLD_FINETUNE,
-    SMALL_WORLD_PRETRAIN,
-    TINY_FINETUNE,
-    TINY_PRETRAIN,
-    Recipes,
-)
+from harness.hosts.parts.recipes import TINY_FINETUNE, TINY_PRETRAIN, Recipes, small_world
 
 _FINETUNE: dict[str, Any] = {
     "image_size": 384,
@@ -25,10 +19,6 @@ _FINETUNE: dict[str, Any] = {
     "weight_decay": 0.05,
     "crop": (0.5, 1.0),
     "alpha": 0.0,
-}
-# As ALBEF's: of what begins as it was drawn, and of a tower that has learned what is read from it.
-_SMALL_WORLD_RATES: dict[str, Any] = {
-    "multipliers": {"temperature": 0.125, "match_head": 3.0, "encoder.*.crossattention": 3.0, "vision": 0.2}
 }
 RECIPES: Recipes = {
     "base": {
@@ -56,8 +46,7 @@ RECIPES: Recipes = {
         "pretrain": TINY_PRETRAIN,
         **dict.fromkeys(("retrieval", "vqa", "nlvr2", "captioning"), TINY_FINETUNE),
     },
-    "tiny in scenes-small": {
-        "pretrain": SMALL_WORLD_PRETRAIN | _SMALL_WORLD_RATES,
-        **dict.fromkeys(("retrieval", "vqa", "nlvr2", "captioning"), SMALL_WORLD_FINETUNE),
-    },
+    "tiny in scenes-small": small_world(
+        ["encoder.*.crossattention"], ["retrieval", "vqa", "nlvr2", "captioning"], temperature=0.125
+    ),
 }

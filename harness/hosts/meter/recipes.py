@@ -7,14 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.hosts.parts.recipes import (
-    SMALL_WORLD_FINETUNE,
-    SMALL_WORLD_PRETRAIN,
-    TINY_FINETUNE,
-    TINY_PRETRAIN,
-    TINY_SHARP,
-    Recipes,
-)
+from harness.hosts.parts.recipes import TINY_FINETUNE, TINY_PRETRAIN, TINY_SHARP, Recipes, small_world
 
 # lr_mult_cross_modal and lr_mult_head of the released program, by our names of what they multiply.
 _CROSS = (
@@ -42,15 +35,6 @@ def _multipliers(cross: float, head: float, *heads: str) -> dict[str, float]:
     return dict.fromkeys(_BETWEEN, cross) | dict.fromkeys(heads, head)
 
 
-# As ALBEF's: of what begins as it was drawn, and of a tower that has learned what is read from it.
-_SMALL_WORLD_RATES: dict[str, Any] = {
-    "multipliers": {
-        "match_head": 3.0,
-        "text_fusion.*.crossattention": 3.0,
-        "image_fusion.*.crossattention": 3.0,
-        "vision": 0.2,
-    }
-}
 RECIPES: Recipes = {
     "base": {
         # task_mlm_itm_clip_bert: 100,000 steps of 4,096 pairs; epochs are of the 4 million images.
@@ -78,8 +62,7 @@ RECIPES: Recipes = {
         **dict.fromkeys(("retrieval", "entailment", "nlvr2"), TINY_FINETUNE),
         "vqa": TINY_SHARP,
     },
-    "tiny in scenes-small": {
-        "pretrain": SMALL_WORLD_PRETRAIN | _SMALL_WORLD_RATES,
-        **dict.fromkeys(("retrieval", "vqa", "entailment", "nlvr2"), SMALL_WORLD_FINETUNE),
-    },
+    "tiny in scenes-small": small_world(
+        ["text_fusion.*.crossattention", "image_fusion.*.crossattention"], ["retrieval", "vqa", "entailment", "nlvr2"]
+    ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 # A host's recipes: preset -> "pretrain" or a task's name -> numbers of harness.objectives.parts.recipe.Recipe.
@@ -31,10 +32,11 @@ TINY_FINETUNE: dict[str, Any] = {
     "queue_size": 1024,
     "alpha": 0.0,
 }
-# Numbers under which the small world is learnt from its starts, and then asked about, within a quarter of an hour.
-# Half of the words are hidden, and matching begins after two fifths of the steps: fusion first learns from hidden words
-# which word is which object, and then which captions are false; trained from the beginning, matching delays both. The
-# twin has fewer steps to follow in. Norms are not clipped: the temperature's gradient would rule them.
+# The small world is learnt from its starts, and then asked about, within a quarter of an hour. Half of the words are
+# hidden, and matching begins after two fifths of the steps: fusion first learns from hidden words which word is which
+# object, and then which captions are false; trained from the beginning, matching delays both. The twin has fewer steps
+# to follow in. Norms are not clipped: the temperature's gradient would rule them. A tower at the full rate changes
+# sooner than what reads it follows, in fine-tuning too (docs/world.md).
 SMALL_WORLD_PRETRAIN: dict[str, Any] = {
     "max_steps": 900,
     "momentum": 0.98,
@@ -43,7 +45,18 @@ SMALL_WORLD_PRETRAIN: dict[str, Any] = {
     "hold_share": 0.5,
     "matching_from": 0.4,
 }
-# At the full rate the tower changes sooner than its readers follow: 53 % of questions were right after 400 steps.
 SMALL_WORLD_FINETUNE: dict[str, Any] = {"max_steps": 500, "multipliers": {"vision": 0.1}}
+
+
+def small_world(fresh: Sequence[str], tasks: Sequence[str], **multipliers: float) -> dict[str, dict[str, Any]]:
+    """What a host that fuses changes in its recipes in the small world; `fresh`: beginnings of the names of what starts
+    as it is drawn, beside sides that have learned; `multipliers`: of other names."""
+    rates = {**multipliers, **dict.fromkeys(("match_head", *fresh), 3.0), "vision": 0.2}
+    return {
+        "pretrain": SMALL_WORLD_PRETRAIN | {"multipliers": rates},
+        **dict.fromkeys(tasks, SMALL_WORLD_FINETUNE),
+    }
+
+
 # The words of ALBEF's answers are not smoothed, METER's answers are classes.
 TINY_SHARP = TINY_FINETUNE | {"label_smoothing": 0.0}

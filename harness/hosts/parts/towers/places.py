@@ -7,6 +7,7 @@ images, N tokens, M queries, H heads, d channels of a head, T inputs (prefix and
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -71,9 +72,9 @@ class RelativeTower(PlacedTower):
         super().__init__(*parts)
         self.shape = replace(self.shape, pairwise=True)
 
+    @abstractmethod
     def pair_bias(self, block: int) -> Tensor | None:
         """(H, T, T), of every pair of inputs; None where a block has none."""
-        raise NotImplementedError
 
     def block_bias(self, block: int, state: TokenState, proportional: bool) -> Tensor | None:
         own, bias = self.pair_bias(block), self.bias(state, proportional)

@@ -19,8 +19,9 @@ from harness.data.scene_layout import GRID, PATCHES_PER_SIDE, PLACES, TYPES, Sce
 FACTS = TYPES + TYPES * len(PLACES)
 
 
-class VisionHeads(nn.Module):
-    """Linear heads on a tower: what a patch shows, where it lies and what adjoins it; which facts hold of the image.
+class SupervisedHeads(nn.Module):
+    """The curriculum's linear heads: what a patch shows, where it lies and what adjoins it; which facts hold of an
+    image or a caption, by one head, which puts both into one space; and whether the clause of a noun is true.
 
     They serve training only and are not shipped.
     """
@@ -31,16 +32,6 @@ class VisionHeads(nn.Module):
         self.patch_cell = nn.Linear(width, GRID * GRID)
         self.neighbours = nn.Linear(width, 4 * (TYPES + 1))
         self.facts = nn.Linear(width, FACTS)
-
-
-class SupervisedHeads(VisionHeads):
-    """The curriculum's: beside a tower's, `claim` on the fused state of a caption's noun, whether its clause is true.
-
-    `facts` reads an image's class token and a caption's [CLS] alike, which puts both into one space.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width)
         self.claim = nn.Linear(width, 1)
 
 
@@ -53,13 +44,13 @@ def image_facts(scene: Scene) -> npt.NDArray[np.bool_]:
     return facts
 
 
-def patch_loss(heads: VisionHeads, image_states_BND: Tensor, types_BN: Tensor) -> Tensor:
+def patch_loss(heads: SupervisedHeads, image_states_BND: Tensor, types_BN: Tensor) -> Tensor:
     """Mean cross-entropy of what each patch shows; `image_states` (B, 1 + N, D) still hold every patch."""
     logits = heads.patch_type(image_states_BND[:, 1:])
     return F.cross_entropy(logits.flatten(0, 1), types_BN.flatten())
 
 
-def surroundings_loss(heads: VisionHeads, image_states_BND: Tensor, types_BN: Tensor) -> Tensor:
+def surroundings_loss(heads: SupervisedHeads, image_states_BND: Tensor, types_BN: Tensor) -> Tensor:
     """Mean cross-entropy of the cell each patch lies in, plus that of what the four adjoining cells show.
 
     Patches that know their place and neighbours can answer where an object is and what stands beside it.

@@ -1,7 +1,7 @@
 """What each patch of a scene shows, in parts: the shape, the colour, its row and column, and what adjoins it.
 
-Parts are told one by one, and not as one of 48 types: what is red then has something in common, by which fusion finds
-"the red one" far sooner. Shapes: B images, N patches, D width; a patch that shows no object has a class of its own.
+Each part has a head of its own, where one of 48 types would leave red things nothing in common: fusion learns sooner
+which patch a word is of. Shapes: B images, N patches, D width; a patch that shows no object has a class of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SHAPE_CLASSES, COLOUR_CLASSES = len(SHAPES) + 1, len(COLOUR_NAMES) + 1
 ADJOINING = 4
 
 
-class ShownHeads(nn.Module):
+class PartHeads(nn.Module):
     """Linear heads on a tower; they serve training only and are not shipped."""
 
     def __init__(self, width: int) -> None:
@@ -36,26 +36,26 @@ def parts_of(types: Tensor) -> tuple[Tensor, Tensor]:
     return shapes, (types % colours).masked_fill(empty, COLOUR_CLASSES - 1)
 
 
-def patch_loss(heads: ShownHeads, patches_BND: Tensor, types_BN: Tensor) -> Tensor:
+def parts_loss(heads: PartHeads, patches_BND: Tensor, types_BN: Tensor) -> Tensor:
     """Mean cross-entropy of each patch's shape, plus that of its colour."""
-    return _parts_loss(heads.shape(patches_BND), heads.colour(patches_BND), types_BN)
+    return _of_parts(heads.shape(patches_BND), heads.colour(patches_BND), types_BN)
 
 
-def place_loss(heads: ShownHeads, patches_BND: Tensor) -> Tensor:
+def places_loss(heads: PartHeads, patches_BND: Tensor) -> Tensor:
     """Mean cross-entropy of the row, plus that of the column, of the cell that each patch lies in."""
     cells = cell_of_patch().to(patches_BND.device).expand(len(patches_BND), -1)
     rows, columns = heads.row(patches_BND), heads.column(patches_BND)
     return _cross_entropy(rows, cells // GRID) + _cross_entropy(columns, cells % GRID)
 
 
-def surroundings_loss(heads: ShownHeads, patches_BND: Tensor, types_BN: Tensor) -> Tensor:
-    """As `patch_loss`, of what the four adjoining cells show, so that a patch can tell what stands beside it."""
+def beside_loss(heads: PartHeads, patches_BND: Tensor, types_BN: Tensor) -> Tensor:
+    """As `parts_loss`, of what the four adjoining cells show."""
     shapes = heads.beside_shape(patches_BND).unflatten(-1, (ADJOINING, SHAPE_CLASSES))
     colours = heads.beside_colour(patches_BND).unflatten(-1, (ADJOINING, COLOUR_CLASSES))
-    return _parts_loss(shapes, colours, neighbour_types(types_BN))
+    return _of_parts(shapes, colours, neighbour_types(types_BN))
 
 
-def _parts_loss(shapes: Tensor, colours: Tensor, types: Tensor) -> Tensor:
+def _of_parts(shapes: Tensor, colours: Tensor, types: Tensor) -> Tensor:
     right_shapes, right_colours = parts_of(types)
     return _cross_entropy(shapes, right_shapes) + _cross_entropy(colours, right_colours)
 
