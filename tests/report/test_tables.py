@@ -90,7 +90,8 @@ def test_latex_is_balanced_and_escaped(frame):
 
 
 @pytest.mark.parametrize(
-    ("groups", "tables"), [([19, 19, 19, 19], [38, 38]), ([30, 30, 5], [30, 35]), ([100], [42, 42, 16]), ([3], [3])]
+    ("groups", "tables"),
+    [([19, 19, 19, 19], [38, 38]), ([20, 22, 5], [42, 5]), ([30, 30, 5], [30, 35]), ([100], [42, 42, 16]), ([3], [3])],
 )
 def test_latex_fits_its_page_in_length_and_is_not_enlarged(groups, tables):
     ratios = [f"0.{number}" for number, rows in enumerate(groups) for _ in range(rows)]

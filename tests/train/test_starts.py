@@ -274,6 +274,7 @@ def test_pretraining_says_which_sides_begin_at_random_though_a_start_ships() -> 
     text = "text: random weights; --init-text scenes-small-bert ships for albef-tiny on scenes-small"
     assert lines() == [vision, text]
     assert lines("clip-tiny") == [line.replace("albef-tiny", "clip-tiny") for line in (vision, text)]
+    assert lines("albef-base") == lines("clip-base") == []  # of another preset
     assert lines(init_text="scenes-small-bert") == [vision]
     assert lines(init_vision="none", init_text="none") == lines(init="weights") == lines(world="scenes:shapes=6") == []
 
