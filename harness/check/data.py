@@ -18,10 +18,10 @@ from harness.data.pairs import pretrain_commands
 from harness.data.pixel_kind import KIND_FILE, PixelKind, kind_beside
 from harness.data.scene_layout import IMAGE_SIZE
 from harness.kit.errors import HarnessError
+from harness.kit.files import ASSETS
 from harness.kit.progress import Progress
 
 SHOWN_FILES = 8
-ASSETS = Path(__file__).resolve().parents[1] / "assets"
 # Commands that measure a host that has been trained already.
 MEASURING = {"run", "answer"}
 # A share of unlike pictures above which a host is not for a set, as `run` warns (harness.run.unknown needs torch).
@@ -45,6 +45,9 @@ def lines(folder: Path, full: bool = False) -> list[tuple[str, bool]]:
     reported = {path for report in reports for path in report.files}
     others = [] if source.file else [one for one in source.found if one.path not in reported]
     found += [(f"also there: {one.title(source.root)}", True) for one in others[:SHOWN_FILES]]
+    if source.file is None and (unread := source.listing.unreadable):
+        what = counted(len(unread), "pipe, device or link to nothing", "pipes, devices or links to nothing")
+        found.append((f"left out: {what} (first: {unread[0].relative_to(source.root)})", True))
     if len(others) > SHOWN_FILES:
         found.append((f"also there: {counted(len(others) - SHOWN_FILES, 'more file')}", True))
     if not reports:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from pydantic import BaseModel
@@ -26,7 +26,7 @@ from harness.cli.options import (
 )
 from harness.kit.shown import on_one_line
 from harness.run.executors import Executor, named_executor
-from harness.run.request import EvaluateOptions, RunOptions, overrides
+from harness.run.request import ANSWERS_HELP, EvaluateOptions, RunOptions, overrides
 
 if TYPE_CHECKING:
     from harness.kit.progress import Progress
@@ -117,6 +117,7 @@ def _ablate(
         str, typer.Argument(metavar="STUDY", help="A study (see: list studies), or a YAML file of your own.")
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder that holds a folder per study.")] = STUDIES_FOLDER,
+    answers: Annotated[Optional[Path], typer.Option("--answers", help=f"{ANSWERS_HELP}.")] = None,
     executor: ExecutorName = "here",
     threads: Threads = None,
     latency: Latency = True,
@@ -137,7 +138,7 @@ def _ablate(
 
     def planned(store: Store, progress: Progress) -> list[Cell]:
         with read_once():
-            cells, index, asked = plan_study(found, changed, progress)
+            cells, index, asked = plan_study(found, changed, progress, answers)
             progress.say(announced(asked, store, force=force, latency=latency))
         save_index(store.folder, study, found.draw, [cell.key for cell in cells if cell.method == "dense"], index)
         return cells

@@ -148,7 +148,7 @@ def load_host(
 
 def account(report: LoadReport) -> str:
     """One line on a released file: how many of its tensors were loaded, and what was not or was not there, and why."""
-    line = report.lines()[0] + "".join(f"; guessed: {fact}" for fact in report.guessed)
+    line = report.lines()[0] + "".join(f"; {remark}" for remark in report.remarks())
     if report.left_out:
         line += f"; {len(report.left_out)} not loaded ({_reasons(report.left_out.values())})"
     if report.missing:

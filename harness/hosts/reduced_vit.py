@@ -279,6 +279,8 @@ class ReducedModel(Wrapper):
             raise HarnessError(
                 f"guide of width {guide.text_cls.shape[-1]}: expected the tower's, {width}; project the text into it"
             )
+        if guide is not None and not torch.compiler.is_compiling() and not guide.is_finite():
+            raise HarnessError("guide with NaN or infinite values: the model of the text that made it is at fault")
         if guide is None and self.reducer.needs_text and self.strict:
             raise HarnessError(f"{self._unguided()} is refused (strict): call with guide=harness.Guide(text_cls)")
 

@@ -14,6 +14,8 @@ from harness.kit.errors import HarnessError
 from harness.kit.reading import read_bytes
 
 _APPLICATION = "vlm-token-harness"
+# What ships with the program: weights, starts and vocabularies, a folder for each.
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
 
 
 def cache_folder() -> Path:

@@ -39,6 +39,14 @@ class Guide:
             return self.feature
         return F.normalize(self.shared[1](self.text_cls), dim=-1)
 
+    def is_finite(self) -> bool:
+        """Whether no tensor of what guides has NaN or infinite values; padding does not count."""
+        states = self.text_states
+        if states is not None and self.text_mask is not None:
+            states = states[self.text_mask.bool()]
+        parts = (self.text_cls, states, self.feature, self.image_attention)
+        return all(bool(part.isfinite().all()) for part in parts if part is not None)
+
     def each(self, change: Callable[[Tensor], Tensor]) -> Guide:
         """The same with every tensor changed."""
 

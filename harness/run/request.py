@@ -16,8 +16,22 @@ from harness.kit.settings import NO_FLAG, Flag, validated
 # What --quick measures on, where no --limit says otherwise: about a minute for the default command on two cores.
 QUICK_IMAGES = 100
 MOST_IN_A_BATCH = 2**20
+ANSWERS_HELP = "JSON list of the answers that vqa ranks; left out: the data's own, or else the weights'"
 # Every registered method that makes sense where it is measured.
 EVERY = ("all",)
+
+
+def with_answers(answers: Path | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a request with a list of answers as an option of the task, and of its fine-tuning where the protocol
+    has one.
+    """
+    if answers is None:
+        return fields
+    named, tasks, training = {"answers": str(answers)}, fields.get("task_options", {}), fields.get("training", {})
+    options = {**tasks, "vqa": {**tasks.get("vqa", {}), **named}}
+    tuned = fields.get("protocol", "inference") != "inference"
+    stages = {**training, "finetune": {**named, **training.get("finetune", {})}} if tuned else training
+    return {**fields, "task_options": options, "training": stages}
 
 
 def read_seeds(words: str) -> tuple[int, ...]:
@@ -199,7 +213,7 @@ class RunOptions(Measurement, _Names):
 
     answers: Annotated[
         Path | None,
-        Field(description="JSON list of the answers that vqa ranks; left out: the data's own, or else the weights'"),
+        Field(description=ANSWERS_HELP),
     ] = None
 
     def requests(self, chosen_on: str | None = None) -> list[RunRequest]:
@@ -218,7 +232,7 @@ class RunOptions(Measurement, _Names):
         names = self.tasks or default_tasks(self.hosts, self.weights, data)
         hosts = chosen_hosts(self.hosts, names, self.weights, data, self.protocol, listed=listed)
         self._check_options({task for _, names in hosts for task in names})
-        shared = self.model_dump(exclude={"hosts", "tasks", "answers"}) | self._with_answers()
+        shared = with_answers(self.answers, self.model_dump(exclude={"hosts", "tasks", "answers"}))
         return [validated(RunRequest, shared | {"model": model, "tasks": names}, "options") for model, names in hosts]
 
     def _check_options(self, measured: set[str]) -> None:
@@ -230,15 +244,6 @@ class RunOptions(Measurement, _Names):
         if other:
             tasks = ", ".join(sorted(measured))
             raise HarnessError(f"{flag}: {other[0]} is not measured here ({tasks}); leave it out, or name the task")
-
-    def _with_answers(self) -> dict[str, Any]:
-        """The list of answers as an option of the task, and of its fine-tuning where the protocol has one."""
-        if self.answers is None:
-            return {}
-        named = {"answers": str(self.answers)}
-        options = self.task_options | {"vqa": self.task_options.get("vqa", {}) | named}
-        stage = {"finetune": named | self.training.get("finetune", {})} if self.protocol != "inference" else {}
-        return {"task_options": options, "training": self.training | stage}
 
 
 class EvaluateOptions(RunOptions):

@@ -15,7 +15,7 @@ from harness.kit.settings import validated
 from harness.run.cell import Cell, unique
 from harness.run.choose import brings_answers, measurable_tasks
 from harness.run.grid import plan_cells
-from harness.run.request import RunRequest, read_methods
+from harness.run.request import RunRequest, read_methods, with_answers
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -63,26 +63,29 @@ def read_study(named: str) -> Study:
 
 
 def plan_study(
-    study: Study, options: dict[str, Any], progress: Progress = SILENT
+    study: Study, options: dict[str, Any], progress: Progress = SILENT, answers: Path | None = None
 ) -> tuple[list[Cell], list[dict[str, Any]], list[tuple[RunRequest, list[Cell]]]]:
     """All cells of a study, and its index: for each entry its label, placement, stages, method and keys; and each
     entry's request with the cells that no entry before it has.
 
-    `options` (device, limit, batch size …) override the study's own.
+    `options` (device, limit, batch size …) override the study's own; `answers`: a list of those that vqa ranks.
+    HarnessError where no cell measures what is answered.
     """
     cells: list[Cell] = []
     index: list[dict[str, Any]] = []
     asked: list[tuple[RunRequest, list[Cell]]] = []
-    shared = {**study.run, **options}
+    shared = with_answers(answers, {**study.run, **options})
     wanted = str(shared.pop("tasks", "all"))
     plain = validated(RunRequest, {**shared, "methods": (), "tasks": ()}, "study")
-    listed = brings_answers(plain.data)
+    listed = answers is not None or brings_answers(plain.data)
     every = (
         measurable_tasks(plain.model, plain.weights, plain.data, plain.protocol, listed=listed)
         if wanted.strip() == "all"
         else ()
     )
     names = every or tasks.expand(wanted)
+    if answers is not None and "vqa" not in names:
+        raise HarnessError(f"--answers: vqa is not measured here ({', '.join(names)}); leave it out")
     for entry in study.cells:
         fields = {
             "tasks": names,

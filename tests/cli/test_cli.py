@@ -516,6 +516,22 @@ def test_a_study_runs_resumes_and_is_drawn(harness, world, tmp_path, monkeypatch
     assert (status, all(Path(line).is_file() for line in out.split())) == (0, True)
 
 
+def test_a_study_ranks_the_answers_that_are_given(harness, world, tmp_path):
+    cells = "cells: [{methods: evit, ratios: [0.7], schedule: begin=2 keep=.5}]\n"
+    (tmp_path / "asks.yaml").write_text(f"draw: schedule\nrun: {{tasks: vqa, limit: 4}}\n{cells}")
+    (tmp_path / "looks.yaml").write_text(f"draw: schedule\nrun: {{tasks: retrieval, limit: 4}}\n{cells}")
+    (tmp_path / "few.json").write_text(json.dumps(["red", "blue"]))
+    options = ("--data", world, "--out", tmp_path / "studies", "--no-latency", "--answers", tmp_path / "few.json")
+    assert harness("ablate", tmp_path / "asks.yaml", *options)[0] == 0
+    records = [json.loads(path.read_text()) for path in (tmp_path / "studies" / "asks").glob("*-vqa-*.json")]
+    assert len(records) == 2
+    for record in records:
+        assert record["spec"]["task_options"]["answers"] == str(tmp_path / "few.json")
+        assert record["quality"]["vqa"]["vqa_accuracy"]["value"] < 0.5
+    status, _, err = harness("ablate", tmp_path / "looks.yaml", *options)
+    assert (status, "--answers: vqa is not measured here (retrieval); leave it out" in err) == (2, True)
+
+
 def test_a_study_that_was_not_run_or_is_malformed(harness, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, err = harness("table", "--study", "keep-ratio")

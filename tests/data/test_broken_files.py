@@ -113,6 +113,8 @@ def test_links_in_circles_and_what_is_no_file(tmp_path: Path) -> None:
         load_captions(tmp_path)
     with pytest.raises(HarnessError, match="none of its 1 images exists"):
         read_pairs(path)
+    left_out = "left out: 4 pipes, devices or links to nothing (first: p.jpg)"
+    assert (left_out, True) in lines(tmp_path)
     with pytest.raises(HarnessError, match="it is no regular file"):
         open_image(tmp_path / "p.jpg", "p")
     with pytest.raises(HarnessError, match="is a pipe or a device"):

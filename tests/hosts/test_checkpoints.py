@@ -341,7 +341,7 @@ def test_a_name_in_the_cache_is_loaded_from_it(cache: Path, any_tokenizer: str, 
 def test_a_name_absent_from_the_cache_says_how_to_get_it(cache: Path) -> None:
     expected = r"weights Salesforce/blip-itm-base-coco: no such file or folder, and not in the Hugging Face cache; "
     expected += (
-        r"add --download, or run `hf download Salesforce/blip-itm-base-coco`, .*, or name a local file or folder"
+        r"run `hf download Salesforce/blip-itm-base-coco` where .* with --download\), or name a local file or folder"
     )
     with pytest.raises(HarnessError, match=expected) as caught:
         load_model("blip-base", "Salesforce/blip-itm-base-coco")

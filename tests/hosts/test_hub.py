@@ -80,7 +80,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_repository_is_fetched_where_that_is_asked_for(server: Path) -> None:
-    with pytest.raises(HarnessError, match="not in the Hugging Face cache; add --download"):
+    with pytest.raises(HarnessError, match="not in the Hugging Face cache; run `hf download"):
         find_weights("someone/vit")
     hub.fetch(Path("someone/vit"))
     found = find_weights("someone/vit")

@@ -75,6 +75,19 @@ def test_a_missing_guide_is_said_once_and_strict_refuses_it(capsys):
         harness.reduce(vit(), "elip", schedule=SCHEDULES["elip"], strict=True)(images)
 
 
+def test_a_guide_that_is_not_finite_is_refused():
+    images, states = torch.randn(1, 3, 96, 96), torch.randn(1, 4, 192)
+    reduced = harness.reduce(vit(), "elip", schedule=SCHEDULES["elip"])
+    for broken in (torch.full((1, 192), torch.nan), torch.full((1, 192), torch.inf)):
+        with pytest.raises(HarnessError, match="guide with NaN or infinite values"):
+            reduced(images, guide=harness.Guide(broken))
+    states[:, 2:] = torch.nan
+    padding = torch.tensor([[True, True, False, False]])
+    reduced(images, guide=harness.Guide(torch.randn(1, 192), states, padding))
+    with pytest.raises(HarnessError, match="guide with NaN or infinite values"):
+        reduced(images, guide=harness.Guide(torch.randn(1, 192), states, torch.ones_like(padding)))
+
+
 @pytest.mark.parametrize(("keeps", "said"), [(True, "kept all tokens:"), (False, "kept at most 33 of 37 tokens:")])
 def test_a_guided_method_that_says_nothing_of_its_fallback_is_told_by_what_it_kept(keeps, said, capsys):
     class Quiet(TokenReducer[MethodConfig]):

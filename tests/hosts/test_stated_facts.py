@@ -46,6 +46,13 @@ def saved(folder: Path, **beside: Any) -> Path:
     return folder / "ALBEF.pth"
 
 
+def test_an_average_that_is_passed_over_is_named(tmp_path: Path) -> None:
+    loaded = load_model("albef-tiny", saved(tmp_path, model_ema={"visual_encoder.cls_token": torch.zeros(1, 1, 96)}))
+    assert loaded.report is not None
+    assert "; passed over: the tensors in model_ema" in account(loaded.report)
+    assert "passed over: the tensors in model_ema" in loaded.report.lines()
+
+
 def test_albefs_bert_is_that_of_the_config_beside_it(tmp_path: Path) -> None:
     path = saved(tmp_path)
     guessed = load_model("albef-tiny", path)

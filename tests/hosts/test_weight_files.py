@@ -21,7 +21,7 @@ from harness.hosts.ready import account
 from harness.hosts.weights.load import load_model, stated_sizes
 from harness.hosts.weights.own import save_weights
 from harness.hosts.weights.released import load_parts
-from harness.hosts.weights.released_files import content_digest, read_released
+from harness.hosts.weights.released_files import content_digest, passed_over, read_released
 from harness.hosts.weights.sets import weights_digest
 from harness.kit.errors import HarnessError
 
@@ -230,6 +230,13 @@ def test_a_model_stands_before_its_average(tmp_path: Path, released: dict[str, T
     zeros = {name: torch.zeros_like(value) for name, value in released.items()}
     torch.save({"model": released, "model_ema": zeros}, tmp_path / "both.pth")
     assert torch.equal(read_released(tmp_path / "both.pth")["pos_embed"], released["pos_embed"])
+    assert passed_over(tmp_path / "both.pth") == ("model_ema",)
+
+
+def test_nothing_else_was_passed_over(tmp_path: Path, released: dict[str, Tensor]) -> None:
+    for number, content in enumerate(({"model_ema": released}, {"model": released, "ema": {"decay": 0.9}}, released)):
+        torch.save(content, tmp_path / f"{number}.pth")
+        assert passed_over(tmp_path / f"{number}.pth") == ()
 
 
 def test_keys_that_are_no_tensors_are_named(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from harness.hosts.weights.find import ASSETS
 from harness.hosts.weights.load import load_model
 from harness.hosts.weights.own import save_weights
 from harness.kit.errors import HarnessError
+from harness.kit.files import ASSETS
 from tests.tasks import every_task
 from tests.tasks.every_task import CASES, evaluated, scene_host
 

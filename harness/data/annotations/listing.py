@@ -23,7 +23,7 @@ class Listing:
     """The files below `root`, in order; links to folders are followed, each folder once, but none to those above.
 
     Left out: hidden files and folders, what editors and archives leave (~$x.json, __MACOSX), and what is neither file
-    nor folder: pipes, devices, links to nothing.
+    nor folder, `unreadable`: pipes, devices, links to nothing.
     `images`: those that have an image's ending; `others`: the rest, without the .txt and .json that describe the one
     image of the same name beside them. `empty_folders`: those with nothing in them.
     """
@@ -33,7 +33,7 @@ class Listing:
         self.images: list[Path] = []
         self.others: list[Path] = []
         self.empty_folders: list[Path] = []
-        self._unreadable: set[str] = set()
+        self.unreadable: list[Path] = []
         self._walk()
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         self._by_number: dict[int, list[Path]] = defaultdict(list)
@@ -55,7 +55,7 @@ class Listing:
         if direct in candidates:
             return direct
         if not candidates:
-            there = wanted.name in self._unreadable
+            there = any(path.name == wanted.name for path in self.unreadable)
             why = "is a pipe, a device or a link to nothing" if there else f"is not under {self.root}"
             raise ImageMissing(f"{source}: names the image {name}, which {why}")
         shared = [_shared_end(wanted, path) for path in candidates]
@@ -111,7 +111,8 @@ class Listing:
             elif stem not in pictured or ending.lower() not in (".txt", ".json"):
                 self.others.append(folder / name)
         folders = [entry.name for entry in entries if _is(entry, "dir")]
-        self._unreadable |= {entry.name for entry in entries} - set(names) - set(folders)
+        others = {entry.name for entry in entries} - set(names) - set(folders)
+        self.unreadable += [folder / name for name in sorted(others)]
         return [folder / name for name in folders]
 
 

@@ -8,8 +8,8 @@ from harness.hosts.build import host_config, split_name
 from harness.hosts.weights.hub import HUB_NAME, in_hub_cache
 from harness.hosts.weights.released_files import INDEX_SUFFIX, TORCH_SUFFIXES
 from harness.kit.errors import HarnessError
+from harness.kit.files import ASSETS
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 WEIGHTS_FILE = "model.safetensors"
 OF_A_FOLDER = "transformers/"
 # In folders and in the Hugging Face cache: ours, transformers', timm's and open_clip's.
@@ -57,6 +57,6 @@ def find_weights(source: Path | str) -> Path:
         if cached is not None:
             return cached
     raise HarnessError(
-        f"weights {name}: no such file or folder, and not in the Hugging Face cache; add --download, or run "
-        f"`hf download {name}`, where there is a network, or name a local file or folder"
+        f"weights {name}: no such file or folder, and not in the Hugging Face cache; run `hf download {name}` where "
+        "there is a network (run, pretrain and finetune do it with --download), or name a local file or folder"
     )

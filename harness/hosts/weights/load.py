@@ -32,7 +32,7 @@ from harness.hosts.weights.own import (
     untrained_in,
 )
 from harness.hosts.weights.released import LoadReport, load_released
-from harness.hosts.weights.released_files import config_within, is_released
+from harness.hosts.weights.released_files import config_within, is_released, passed_over
 from harness.kit.errors import HarnessError
 
 
@@ -74,7 +74,7 @@ def load_model(
         model = build_host(name, **{**host_class(name).sizes_for(tensors), **facts.sizes, **asked})
         report: LoadReport | None
         report, learned = load_released(model, tensors, str(path)), None
-        report.guessed = facts.guessed
+        report.guessed, report.passed_over = facts.guessed, passed_over(path)
         model.absent = absent_after(model, report)
     else:
         tensors, metadata = read_weights(path)

@@ -109,7 +109,7 @@ class LoadReport:
     """What became of every tensor: loaded, resized, left out with its reason; and what the file did not hold, and why.
 
     `missing`: own names in the host's order; `reasons`: why a file may lack them. `guessed`: facts of the architecture
-    that nothing beside the file states.
+    that nothing beside the file states. `passed_over`: where else the file holds tensors, as an average of these.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -118,11 +118,17 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
     guessed: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
+
+    def remarks(self) -> list[str]:
+        """What was chosen for want of a statement: facts that are guessed, and which of several sets of tensors."""
+        others = [f"passed over: the tensors in {', '.join(self.passed_over)}"] if self.passed_over else []
+        return [f"guessed: {fact}" for fact in self.guessed] + others
 
     def lines(self) -> list[str]:
         """One line per kind, then one per tensor that was not loaded or not found."""
         found = [f"{len(self.loaded)} tensors loaded, {len(self.resized)} of them resized"]
-        found += [f"guessed: {fact}" for fact in self.guessed]
+        found += self.remarks()
         found += [f"resized: {name}" for name in self.resized]
         found += [f"not loaded: {name} ({reason})" for name, reason in self.left_out.items()]
         return found + [f"not in the file, left as initialised: {name} ({self.reasons[name]})" for name in self.missing]

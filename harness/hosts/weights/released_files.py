@@ -160,6 +160,18 @@ def config_within(path: Path) -> dict[str, Any]:
     return {}
 
 
+def passed_over(path: Path) -> tuple[str, ...]:
+    """Where a checkpoint holds tensors beside those that are read: its `model_ema` beside its `model`; often nowhere.
+
+    HarnessError for a file that cannot be read.
+    """
+    content = _content(path) if path.suffix in TORCH_SUFFIXES else None
+    if not isinstance(content, dict):
+        return ()
+    _, *others = [key for key in CONTAINERS if isinstance(content.get(key), dict)] or [""]
+    return tuple(key for key in others if any(isinstance(value, Tensor) for value in content[key].values()))
+
+
 def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors without what wrappers put before every name; a count of updates beside them goes with its wrapper."""
     for wrapper in WRAPPERS:

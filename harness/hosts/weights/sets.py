@@ -12,12 +12,12 @@ from pathlib import Path
 from harness.data.digest import data_digest
 from harness.hosts.parts.tokenizer import HUB_FILE, TOKENIZER_FOLDER, VOCABULARY_FILE
 from harness.hosts.weights.facts import BERT_FILES, CONFIG_FILE, OPEN_CLIP_FILE, PROGRAM_FILES
-from harness.hosts.weights.find import ASSETS, WEIGHTS_FILE, WEIGHTS_FILES, assets_of, find_weights, weights_file
+from harness.hosts.weights.find import WEIGHTS_FILE, WEIGHTS_FILES, assets_of, find_weights, weights_file
 from harness.hosts.weights.hub import in_hub_cache
 from harness.hosts.weights.own import file_metadata
 from harness.hosts.weights.released_files import content_digest, is_released
 from harness.kit.errors import HarnessError
-from harness.kit.files import file_digest
+from harness.kit.files import ASSETS, file_digest
 from harness.kit.reading import why_no_file
 from harness.kit.registry import models
 
