@@ -82,7 +82,21 @@ def plan_cells(request: RunRequest, progress: Progress = SILENT) -> list[Cell]:
     if request.tokenizer is not None:
         open_tokenizer(None, Path(), ANY_LENGTH, request.tokenizer)  # before the first cell, where it cannot be read
     left_out.tell(sum(cell.method != "dense" for cell in cells))
-    return unique(cells)
+    return by_training(unique(cells))
+
+
+def by_training(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells as they come, but those whose weights are trained: a seed after the other, the tasks of one training
+    together, so that what is finished when a long study stops can be compared.
+    """
+
+    def training(cell: Cell) -> tuple[Any, ...]:
+        return cell.seed, cell.method, cell.ratio, cell.schedule, repr(cell.config)
+
+    first: dict[tuple[Any, ...], int] = {}
+    for place, cell in enumerate(cells):
+        first.setdefault(training(cell) if cell.training else (), place)
+    return sorted(cells, key=lambda cell: (cell.seed, first[training(cell)]) if cell.training else (0, 0))
 
 
 def _of_all_cells(request: RunRequest, folder: Path, device: torch.device) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from harness.kit.registry import NAME, studies, tasks
 from harness.kit.settings import validated
 from harness.run.cell import Cell, unique
 from harness.run.choose import brings_answers, measurable_tasks
-from harness.run.grid import plan_cells
+from harness.run.grid import by_training, plan_cells
 from harness.run.request import RunRequest, read_methods, with_answers
 
 SUFFIXES = (".yaml", ".yml")
@@ -104,4 +104,4 @@ def plan_study(
             keys = [cell.key for cell in planned if cell.method == method != "dense"]
             index += [{"method": method, **labels, "keys": keys}] if keys else []
     ordered = sorted(unique(cells), key=lambda cell: cell.method != "dense")
-    return ordered, index, asked
+    return by_training(ordered), index, asked

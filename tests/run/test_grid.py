@@ -87,6 +87,21 @@ def test_cells_come_by_task_and_dense_comes_first(worlds: Path) -> None:
     ]
 
 
+def test_seeds_come_one_after_the_other_and_tasks_together_where_weights_are_trained(worlds: Path) -> None:
+    cells = planned(
+        worlds,
+        protocol="pretrain",
+        tasks=("vqa", "retrieval"),
+        ratios=(0.7, 0.5),
+        methods=("dense", "evit"),
+        seeds=(1, 0),
+    )
+    by_training = [("dense", 1.0), ("evit", 0.7), ("evit", 0.5)]
+    assert [(cell.seed, cell.method, cell.ratio, cell.task) for cell in cells] == [
+        (seed, *pair, task) for seed in (0, 1) for pair in by_training for task in ("vqa", "retrieval")
+    ]
+
+
 def test_what_a_result_depends_on_changes_the_key_and_the_place_of_files_does_not(worlds: Path, tmp_path: Path) -> None:
     weights = shutil.copytree(assets_of("albef-tiny"), tmp_path / "weights")
     plain: dict[str, Any] = {"methods": ("evit",), "weights": weights}
@@ -163,17 +178,18 @@ def test_a_plan_tells_tokens_and_training_of_every_cell(worlds: Path, tmp_path: 
     request = asked(worlds, protocol="pretrain", tasks=("vqa", "classification"), methods=("evit",), seeds=(0, 1))
     rows = plan_rows(request, tmp_path)
     assert [row["cell"] for row in rows if "evit" in row["cell"]] == [
-        f"albef-tiny evit 0.5 {task}{seed}" for task in ("vqa", "classification") for seed in ("", " seed 1")
+        f"albef-tiny evit 0.5 {task}{seed}" for seed in ("", " seed 1") for task in ("vqa", "classification")
     ]
-    assert [row["training"] for row in rows[:2]] == [
+    assert [row["training"] for row in rows[:3]] == [
         ["pretrain dense", "finetune dense"],
+        ["pretrain dense"],
         ["pretrain evit", "finetune dense"],
     ]
     assert rows[-1]["training"] == ["pretrain evit"]
-    assert {row["ratio"] for row in rows} == {1.0, rows[1]["ratio"]}
+    assert {row["ratio"] for row in rows} == {1.0, rows[2]["ratio"]}
     assert not any(row["done"] for row in rows)
     told = render_plan(rows).splitlines()
-    assert told[2].endswith("; pretrain evit; finetune dense")
+    assert told[3].endswith("; pretrain evit; finetune dense")
     assert told[-1].startswith("8 cells, 8 to run")
 
 
