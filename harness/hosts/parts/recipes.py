@@ -36,7 +36,7 @@ TINY_FINETUNE: dict[str, Any] = {
 # hidden, and matching begins after two fifths of the steps: fusion first learns from hidden words which word is which
 # object, and then which captions are false; trained from the beginning, matching delays both. The twin has fewer steps
 # to follow in. Norms are not clipped: the temperature's gradient would rule them. A tower at the full rate changes
-# sooner than what reads it follows, in fine-tuning too (docs/world.md).
+# sooner than what reads it follows (docs/world.md); in fine-tuning it is frozen, which halves a step's time as well.
 SMALL_WORLD_PRETRAIN: dict[str, Any] = {
     "max_steps": 900,
     "momentum": 0.98,
@@ -45,7 +45,9 @@ SMALL_WORLD_PRETRAIN: dict[str, Any] = {
     "hold_share": 0.5,
     "matching_from": 0.4,
 }
-SMALL_WORLD_FINETUNE: dict[str, Any] = {"max_steps": 500, "multipliers": {"vision": 0.1}}
+SMALL_WORLD_FINETUNE: dict[str, Any] = {"max_steps": 500, "multipliers": {"vision": 0.0}}
+# Where something is, is learnt last, and from questions alone.
+SMALL_WORLD_QUESTIONS = SMALL_WORLD_FINETUNE | {"max_steps": 1000}
 
 
 def small_world(fresh: Sequence[str], tasks: Sequence[str], **multipliers: float) -> dict[str, dict[str, Any]]:
@@ -54,7 +56,7 @@ def small_world(fresh: Sequence[str], tasks: Sequence[str], **multipliers: float
     rates = {**multipliers, **dict.fromkeys(("match_head", *fresh), 3.0), "vision": 0.2}
     return {
         "pretrain": SMALL_WORLD_PRETRAIN | {"multipliers": rates},
-        **dict.fromkeys(tasks, SMALL_WORLD_FINETUNE),
+        **{task: SMALL_WORLD_QUESTIONS if task == "vqa" else SMALL_WORLD_FINETUNE for task in tasks},
     }
 
 
