@@ -52,17 +52,13 @@ def settings_of(records: Iterable[Record]) -> tuple[list[Setting], int]:
     on_images = frozenset(
         record["spec"]["method"] for record in ordered if (record.get("cost") or {}).get("spread") is not None
     )
-    chosen = _differing(ordered, on_images)
+    described = [_Described.of(record["spec"], on_images) for record in ordered]
+    chosen = _differing(described)
     found: dict[str, Setting] = {}
     latest: dict[tuple[str, str, Seed], tuple[dict[str, Any], Record]] = {}
-    for record in ordered:
-        spec = record["spec"]
-        shared, facts = _shared(spec), _facts(spec, on_images)
-        differing = {name: facts.get(name) for name in chosen.get(_text(shared), ())}
-        latest[_text([_setting(spec, on_images), differing]), spec["task"], seed_of(spec)] = (
-            {**shared, **_context(differing)},
-            record,
-        )
+    for record, one in zip(ordered, described, strict=True):
+        differing = {name: one.facts.get(name) for name in chosen.get(_text(one.shared), ())}
+        latest[_text([one.setting, differing]), one.task, one.seed] = ({**one.shared, **_context(differing)}, record)
     for (key, task, seed), (context, record) in sorted(latest.items(), key=lambda item: _place(item[0])):
         found.setdefault(key, Setting(context)).records.setdefault(task, {})[seed] = record
     _state_sizes(found.values())
@@ -129,18 +125,33 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
     return {path: leaf for key, inner in value.items() for path, leaf in _flat(f"{name}.{key}", inner).items()}
 
 
-def _differing(records: Iterable[Record], on_images: frozenset[str]) -> dict[str, list[str]]:
+@dataclass(frozen=True)
+class _Described:
+    """A cell's spec in parts: what its board shares, what its setting does, and what may differ from task to task."""
+
+    task: str
+    seed: Seed
+    shared: dict[str, Any]
+    setting: dict[str, Any]
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any], on_images: frozenset[str]) -> _Described:
+        return cls(spec["task"], seed_of(spec), _shared(spec), _setting(spec, on_images), _facts(spec, on_images))
+
+
+def _differing(cells: Iterable[_Described]) -> dict[str, list[str]]:
     """Shared fields -> the facts that differ among records of one setting, task and seed."""
     first: dict[str, dict[str, Any]] = {}
     chosen: dict[str, set[str]] = {}
-    for record in records:
-        spec = record["spec"]
-        facts = _facts(spec, on_images)
-        other = first.setdefault(_text([_setting(spec, on_images), spec["task"], seed_of(spec)]), facts)
-        differing = {name for name in facts.keys() | other.keys() if facts.get(name) != other.get(name)}
+    for one in cells:
+        other = first.setdefault(_text([one.setting, one.task, one.seed]), one.facts)
+        if one.facts == other:
+            continue
+        differing = {name for name in one.facts.keys() | other.keys() if one.facts.get(name) != other.get(name)}
         # Content tells apart what nothing else does; beside another name it would split the seeds' own scenes, too.
         named = {name for name in differing if ".digests." not in name}
-        chosen.setdefault(_text(_shared(spec)), set()).update(named or differing)
+        chosen.setdefault(_text(one.shared), set()).update(named or differing)
     return {shared: sorted(names) for shared, names in chosen.items()}
 
 

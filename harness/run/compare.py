@@ -236,18 +236,20 @@ class _Differences:
 
 def _joined(quality: Mapping[str, Any], differences: Mapping[str, Deltas]) -> dict[str, dict[str, Any]]:
     """Each metric's entry with its differences under NAMES."""
-    return {
-        task: {
+    joined: dict[str, dict[str, Any]] = {}
+    for task, metrics in quality.items():
+        compared = [(differences.get(whom, {}).get(task, {}), names.items()) for whom, names in NAMES.items()]
+        joined[task] = {
             metric: entry
             | {
-                name: differences.get(whom, {}).get(task, {}).get(metric, {}).get(field)
-                for whom, names in NAMES.items()
-                for field, name in names.items()
+                name: found.get(field)
+                for of, names in compared
+                for found in (of.get(metric, {}),)
+                for field, name in names
             }
             for metric, entry in metrics.items()
         }
-        for task, metrics in quality.items()
-    }
+    return joined
 
 
 def _read(store: Store) -> dict[str, Deltas]:
