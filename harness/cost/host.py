@@ -163,7 +163,7 @@ def _count(objective: Objective[Any], batch: int, done: float) -> Counts:
         copy.reducer.train(copy.reducer.learns or copy.reducer.only_in_training)
         with _parts_of(copy):
             pairs = _pairs(copy, batch, device)
-            return count(lambda: copy(pairs, Moment(alpha=0.4, done=done)), label=_part.get, base=OTHER)
+            return count(lambda: copy(pairs, Moment(alpha=copy.recipe.alpha, done=done)), label=_part.get, base=OTHER)
 
     return attempt("meta")
 
@@ -190,7 +190,7 @@ def _saved(objective: Objective[Any], batch: int, path: str, known: Known) -> in
     pairs = _pairs(objective, batch, str(next(objective.parameters()).device))
     counter = MacCounter(_part.get, OTHER)
     with _parts_of(objective, known), torch.enable_grad(), attention_path(path) as asked, counter:
-        total = saved_bytes(lambda: objective(pairs, Moment(alpha=0.4, done=1.0)), objective)
+        total = saved_bytes(lambda: objective(pairs, Moment(alpha=objective.recipe.alpha, done=1.0)), objective)
     fused, maps = sum(counter.fused.values()), sum(counter.maps.values())
     if fused < asked.total() if path == "fused" else (fused > 0 or maps < asked.total()):
         raise HarnessError(f"attention {path}: torch took fused attention {fused} times and made {maps} maps")

@@ -51,10 +51,13 @@ class AlbefObjective(MomentumContrast[Albef]):
     def masked_words(
         self, ids_BL: Tensor, labels_BL: Tensor, mask_BL: Tensor, images: tuple[Tokens, Tokens], alpha: float
     ) -> Tensor:
-        """(1 - alpha) * cross-entropy + alpha * cross-entropy against the twin, which reads all its image tokens."""
-        host, soft = self.host, self.twin_words(ids_BL, mask_BL, images[1])
+        """(1 - alpha) * cross-entropy + alpha * cross-entropy against the twin, which reads all its image tokens, and is
+        not asked where alpha is 0.
+        """
+        host, soft = self.host, None if alpha == 0 else self.twin_words(ids_BL, mask_BL, images[1])
         logits = host.mlm_logits(host.fuse(host.encode_text(ids_BL, mask_BL), images[0]).at_inputs())
-        return (1 - alpha) * word_loss(logits, labels_BL) + alpha * soft_word_loss(logits, soft, labels_BL)
+        hard = word_loss(logits, labels_BL)
+        return hard if soft is None else (1 - alpha) * hard + alpha * soft_word_loss(logits, soft, labels_BL)
 
     @torch.no_grad()
     def twin_words(self, ids_BL: Tensor, mask_BL: Tensor, image: Tokens) -> Tensor:

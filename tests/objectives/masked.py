@@ -41,7 +41,7 @@ def made(
     torch.manual_seed(0)
     host = build_host(f"{family}-tiny", **SIZES[family] | (sizes or {}))
     reducer = make_reducer(method, host.shape, ratio=ratio, settings=method_settings)
-    choice = choose(f"{family}-tiny", objective, {objective: SMALL[objective] | (settings or {})})
+    choice = choose(f"{family}-tiny", objective, {objective: SMALL.get(objective, {}) | (settings or {})})
     numbers = recipe_of(f"{family}-tiny", {"batch_size": 4} | (recipe or {}))
     return choice.make(host, reducer, NO_WORDS, numbers).double().train()
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from harness.kit.errors import HarnessError
 from harness.objectives.parts.momentum import Queue, Twin
+from harness.objectives.parts.objective import Moment, mask_words, word_loss
+from tests.objectives.masked import made, pairs
 
 
 def test_the_twin_moves_by_one_minus_the_momentum() -> None:
@@ -43,6 +47,31 @@ def test_the_twin_of_a_student_that_stands_still_stands_still() -> None:
     before = [parameter.clone() for parameter in twin.model.parameters()]
     twin.follow(student, 0.9)
     assert all(torch.equal(own, old) for own, old in zip(twin.model.parameters(), before, strict=True))
+
+
+def test_the_twin_is_asked_for_words_where_they_are_distilled_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    objective: Any = made("albef", family="albef", recipe={"batch_size": 4, "queue_size": 8})
+    four = pairs()
+    plain = objective(four, Moment(alpha=0.0))["masked_words"]
+    ids, labels = mask_words(
+        four.ids,
+        objective.specials,
+        four.sample_ids,
+        Moment(),
+        objective.host.config.vocab_size,
+        objective.recipe.mask_rate,
+    )
+    host = objective.host
+    texts, images = host.encode_text(ids, four.mask), objective.encode_images(four.pixels, None)
+    torch.testing.assert_close(plain, word_loss(host.mlm_logits(host.fuse(texts, images).at_inputs()), labels))
+
+    def asked(*_: Any) -> None:
+        raise AssertionError("the twin was asked")
+
+    monkeypatch.setattr(objective, "twin_words", asked)
+    assert torch.equal(objective(four, Moment(alpha=0.0))["masked_words"], plain)
+    with pytest.raises(AssertionError, match="the twin was asked"):
+        objective(four, Moment(alpha=0.4))
 
 
 def test_the_queue_starts_with_unit_columns() -> None:
