@@ -175,6 +175,9 @@ TEX = {
 }
 
 
+JOINTS = "/._="
+
+
 def standalone(body: str) -> str:
     """LaTeX with the preamble that it needs: a document that compiles as it is, with any of the TeX engines."""
     packages = ["[T1]{fontenc}", "{textcomp}", "{booktabs}", "{graphicx}"]
@@ -183,8 +186,9 @@ def standalone(body: str) -> str:
 
 
 def latex_note(line: str) -> str:
-    """A line under a table, in print."""
-    return f"\\par\\noindent{{\\footnotesize {_tex(line)}}}"
+    """A line under a table, in print; the names and commands in it may be broken behind what joins their words."""
+    text = "".join(_tex(letter) + "\\allowbreak{}" * (letter in JOINTS) for letter in line)
+    return f"\\par\\noindent{{\\footnotesize\\sloppy {text}\\par}}"
 
 
 def _tex(text: str) -> str:
