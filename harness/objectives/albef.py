@@ -51,8 +51,9 @@ class AlbefObjective(MomentumContrast[Albef]):
     def masked_words(
         self, ids_BL: Tensor, labels_BL: Tensor, mask_BL: Tensor, images: tuple[Tokens, Tokens], alpha: float
     ) -> Tensor:
-        """(1 - alpha) * cross-entropy + alpha * cross-entropy against the twin, which reads all its image tokens, and is
-        not asked where alpha is 0.
+        """(1 - alpha) * cross-entropy + alpha * cross-entropy against the twin, which reads all its image tokens.
+
+        Where alpha is 0 the twin is not asked.
         """
         host, soft = self.host, None if alpha == 0 else self.twin_words(ids_BL, mask_BL, images[1])
         logits = host.mlm_logits(host.fuse(host.encode_text(ids_BL, mask_BL), images[0]).at_inputs())
