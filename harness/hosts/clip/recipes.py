@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.hosts.parts.recipes import SMALL_WORLD_FINETUNE, TINY_FINETUNE, TINY_PRETRAIN, Recipes
+from harness.hosts.parts.recipes import TINY_FINETUNE, TINY_PRETRAIN, Recipes
 
 _SHARED: dict[str, Any] = {
     "image_size": 224,
@@ -23,5 +23,8 @@ RECIPES: Recipes = {
     "small": _PAPER,
     "base": _PAPER,
     "tiny": {"pretrain": TINY_PRETRAIN | {"batch_size": 128}, "retrieval": TINY_FINETUNE},
-    "tiny in scenes-small": {"pretrain": {"max_steps": 500}, "retrieval": SMALL_WORLD_FINETUNE},
+    "tiny in scenes-small": {
+        "pretrain": {"max_steps": 500},
+        "retrieval": {"max_steps": 500, "multipliers": {"vision": 0.1}},
+    },
 }
