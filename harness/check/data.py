@@ -45,11 +45,11 @@ def lines(folder: Path, full: bool = False) -> list[tuple[str, bool]]:
     reported = {path for report in reports for path in report.files}
     others = [] if source.file else [one for one in source.found if one.path not in reported]
     found += [(f"also there: {one.title(source.root)}", True) for one in others[:SHOWN_FILES]]
+    if len(others) > SHOWN_FILES:
+        found.append((f"also there: {counted(len(others) - SHOWN_FILES, 'more file')}", True))
     if source.file is None and (unread := source.listing.unreadable):
         what = counted(len(unread), "pipe, device or link to nothing", "pipes, devices or links to nothing")
         found.append((f"left out: {what} (first: {unread[0].relative_to(source.root)})", True))
-    if len(others) > SHOWN_FILES:
-        found.append((f"also there: {counted(len(others) - SHOWN_FILES, 'more file')}", True))
     if not reports:
         holds = f"{counted(len(source.listing.images), 'image')}, {counted(len(source.listing.others), 'other file')}"
         found.append((f"{folder}: no annotations that a command reads ({holds}); keep files as published", False))

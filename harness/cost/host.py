@@ -24,7 +24,7 @@ from harness.hosts.parts.tokenizer import Specials
 from harness.kit.errors import HarnessError
 from harness.objectives import make_objective
 from harness.objectives.parts.objective import Moment, Objective, Pairs
-from harness.objectives.parts.recipe import recipe_of
+from harness.objectives.parts.recipe import Recipe, recipe_of
 from harness.reduction import TokenReducer
 from harness.reduction.budget import make_reducer
 from harness.reduction.kernels import ATTENTION_PATHS, attention_path
@@ -47,12 +47,14 @@ Known = dict[str, Any]
 _part: ContextVar[str] = ContextVar("part", default=OTHER)
 
 
-def host_parts(name: str, reducer: TokenReducer[Any], image_size: int | None = None) -> dict[str, dict[str, float]]:
+def host_parts(
+    name: str, reducer: TokenReducer[Any], image_size: int | None = None, recipe: Recipe | None = None
+) -> dict[str, dict[str, float]]:
     """GMACs of one pair in a pre-training step, by part: forward_gmacs and train_step_gmacs.
 
-    Counted over a batch of the recipe, whose texts are of the longest length.
+    Counted over a batch of the recipe, by default the host's own, whose texts are of the longest length.
     """
-    return objective_parts(meta_objective(name, reducer, image_size))
+    return objective_parts(meta_objective(name, reducer, image_size, recipe))
 
 
 def objective_parts(objective: Objective[Any]) -> dict[str, dict[str, float]]:
@@ -137,11 +139,13 @@ def objective_memory(
     return found
 
 
-def meta_objective(name: str, reducer: TokenReducer[Any], image_size: int | None = None) -> Objective[Any]:
+def meta_objective(
+    name: str, reducer: TokenReducer[Any], image_size: int | None = None, recipe: Recipe | None = None
+) -> Objective[Any]:
     """A host's pre-training objective on the meta device."""
     with torch.device("meta"):
         host = build_host(name, image_size=image_size)
-        return make_objective(name, host, reducer, NO_WORDS, recipe_of(name, {}))
+        return make_objective(name, host, reducer, NO_WORDS, recipe or recipe_of(name, {}))
 
 
 def _pairs(objective: Objective[Any], batch: int, device: str, dtype: torch.dtype = torch.float32) -> Pairs:

@@ -279,7 +279,11 @@ class ReducedModel(Wrapper):
             raise HarnessError(
                 f"guide of width {guide.text_cls.shape[-1]}: expected the tower's, {width}; project the text into it"
             )
-        if guide is not None and not torch.compiler.is_compiling() and not guide.is_finite():
+        if guide is not None and guide.text_states is not None and guide.text_mask is not None:
+            shape, states = tuple(guide.text_mask.shape), tuple(guide.text_states.shape)
+            if shape != states[:2]:
+                raise HarnessError(f"guide with a text_mask of {shape} for text_states of {states}: give one per token")
+        if guide is not None and not guide.is_finite():
             raise HarnessError("guide with NaN or infinite values: the model of the text that made it is at fault")
         if guide is None and self.reducer.needs_text and self.strict:
             raise HarnessError(f"{self._unguided()} is refused (strict): call with guide=harness.Guide(text_cls)")

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,16 @@ class Guide:
         return F.normalize(self.shared[1](self.text_cls), dim=-1)
 
     def is_finite(self) -> bool:
-        """Whether no tensor of what guides has NaN or infinite values; padding does not count."""
-        states = self.text_states
-        if states is not None and self.text_mask is not None:
-            states = states[self.text_mask.bool()]
-        parts = (self.text_cls, states, self.feature, self.image_attention)
-        return all(bool(part.isfinite().all()) for part in parts if part is not None)
+        """Whether no tensor of what guides has NaN or infinite values; padding does not count. Waits for the device,
+        once; where values cannot be read, as while a program is traced, there is nothing to say.
+        """
+        if not _readable(self.text_cls):
+            return True
+        parts = [part.isfinite() for part in (self.text_cls, self.feature, self.image_attention) if part is not None]
+        if self.text_states is not None:
+            finite = self.text_states.isfinite()
+            parts.append(finite if self.text_mask is None else finite | ~self.text_mask.bool()[..., None])
+        return bool(torch.stack([part.all() for part in parts]).all())
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Guide:
         """The same with every tensor changed."""
@@ -66,6 +72,13 @@ class Guide:
     def rows(self, part: slice | Tensor) -> Guide:
         """That of some texts."""
         return self.each(lambda values: values[part])
+
+
+def _readable(tensor: Tensor) -> bool:
+    """Whether a tensor's values can be read now: it has some, and nothing is traced, vectorised or captured."""
+    traced = torch.compiler.is_compiling() or is_functorch_wrapped_tensor(tensor)
+    captured = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+    return not (traced or captured or tensor.is_meta or type(tensor) is not Tensor or _get_current_dispatch_mode())
 
 
 @dataclass(frozen=True)

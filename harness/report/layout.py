@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -175,7 +176,8 @@ TEX = {
 }
 
 
-JOINTS = "/._="
+# Behind what joins the words of a name or command, but not within a number.
+JOINTS = re.compile(r"(?<=[/_=])|(?<=\.)(?=[^\W\d])")
 
 
 def standalone(body: str) -> str:
@@ -187,7 +189,7 @@ def standalone(body: str) -> str:
 
 def latex_note(line: str) -> str:
     """A line under a table, in print; the names and commands in it may be broken behind what joins their words."""
-    text = "".join(_tex(letter) + "\\allowbreak{}" * (letter in JOINTS) for letter in line)
+    text = "\\allowbreak{}".join(_tex(part) for part in JOINTS.split(line))
     return f"\\par\\noindent{{\\footnotesize\\sloppy {text}\\par}}"
 
 

@@ -270,7 +270,8 @@ class Estimator:
                 sizes = dict(host.config)
                 objective = stage.objective, stage.objective_settings
                 return Trained(stage.model, sizes, *objective, stage.method, stage.config).gmacs_per_pair(recipe)
-            return gmacs.step * (1 + FINETUNED_SHARE)
+            frozen = recipe.multipliers.get("vision") == 0
+            return gmacs.step * FINETUNED_SHARE + (gmacs.forward if frozen else gmacs.step)
 
         pairs = pairs_of(stage.steps, stage.recipe, stage.data, stage.processes)
         return stage_seconds(pairs, per_pair, self._rate(cell, host), trained_before(trained, stage))

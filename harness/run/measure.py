@@ -39,7 +39,7 @@ from harness.run.unknown import unknown_to
 from harness.train.protocol import method_host
 
 BLANK = "blank_images"
-# Cells of one task follow each other; each may have weights of its own, which are too many to keep.
+# Cells whose weights are trained may each have their own, which are too many to keep.
 HOSTS_KEPT = 2
 
 

@@ -21,17 +21,18 @@ ANSWERS_HELP = "JSON list of the answers that vqa ranks; left out: the data's ow
 EVERY = ("all",)
 
 
-def with_answers(answers: Path | None, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a request with a list of answers as an option of the task, and of its fine-tuning where the protocol
-    has one.
+def answering(
+    answers: Path | None, protocol: str, task_options: dict[str, Any], training: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """What a list of answers changes in a request: an option of the task, and of its fine-tuning, unless that names
+    another, where the protocol has one.
     """
     if answers is None:
-        return fields
-    named, tasks, training = {"answers": str(answers)}, fields.get("task_options", {}), fields.get("training", {})
-    options = {**tasks, "vqa": {**tasks.get("vqa", {}), **named}}
-    tuned = fields.get("protocol", "inference") != "inference"
-    stages = {**training, "finetune": {**named, **training.get("finetune", {})}} if tuned else training
-    return {**fields, "task_options": options, "training": stages}
+        return {}
+    named = {"answers": str(answers)}
+    options = task_options | {"vqa": task_options.get("vqa", {}) | named}
+    stage = {"finetune": named | training.get("finetune", {})} if protocol != "inference" else {}
+    return {"task_options": options, "training": training | stage}
 
 
 def read_seeds(words: str) -> tuple[int, ...]:
@@ -232,7 +233,8 @@ class RunOptions(Measurement, _Names):
         names = self.tasks or default_tasks(self.hosts, self.weights, data)
         hosts = chosen_hosts(self.hosts, names, self.weights, data, self.protocol, listed=listed)
         self._check_options({task for _, names in hosts for task in names})
-        shared = with_answers(self.answers, self.model_dump(exclude={"hosts", "tasks", "answers"}))
+        shared = self.model_dump(exclude={"hosts", "tasks", "answers"})
+        shared |= answering(self.answers, self.protocol, self.task_options, self.training)
         return [validated(RunRequest, shared | {"model": model, "tasks": names}, "options") for model, names in hosts]
 
     def _check_options(self, measured: set[str]) -> None:

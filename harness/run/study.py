@@ -15,7 +15,7 @@ from harness.kit.settings import validated
 from harness.run.cell import Cell, unique
 from harness.run.choose import brings_answers, measurable_tasks
 from harness.run.grid import by_training, plan_cells
-from harness.run.request import RunRequest, read_methods, with_answers
+from harness.run.request import RunRequest, answering, read_methods
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -74,9 +74,15 @@ def plan_study(
     cells: list[Cell] = []
     index: list[dict[str, Any]] = []
     asked: list[tuple[RunRequest, list[Cell]]] = []
-    shared = with_answers(answers, {**study.run, **options})
+    shared = {**study.run, **options}
     wanted = str(shared.pop("tasks", "all"))
     plain = validated(RunRequest, {**shared, "methods": (), "tasks": ()}, "study")
+    # A list that is given takes the place of the study's own in training, too.
+    training = {
+        stage: {name: value for name, value in given.items() if answers is None or name != "answers"}
+        for stage, given in plain.training.items()
+    }
+    shared |= answering(answers, plain.protocol, plain.task_options, training)
     listed = answers is not None or brings_answers(plain.data)
     every = (
         measurable_tasks(plain.model, plain.weights, plain.data, plain.protocol, listed=listed)

@@ -83,19 +83,21 @@ def measure_throughput(
     """The `throughput --json` object of a request's host with random weights, over `steps` optimizer steps.
 
     Every text has the host's longest length, which is what the MACs are counted for; recomputed products are not
-    counted. `share` is the median over steps of ideal / measured seconds, where ideal = MACs / the product's rate. The
-    request's data, where it names any, are only loaded, for about `loader_seconds`. Raises HarnessError for what cannot
-    be built, and for a batch that the GPU's memory does not hold.
+    counted. A step has all losses, however late the recipe begins with one. `share` is the median over steps of ideal /
+    measured seconds, where ideal = MACs / the product's rate. The request's data, where it names any, are only loaded,
+    for about `loader_seconds`. Raises HarnessError for what cannot be built, and for a batch that the GPU's memory does
+    not hold.
     """
     recipe = recipe_of(request.model, on_data(request.model, PRETRAIN, request.data, request.recipe))
     request, recipe = within_budget(request, recipe)
+    recipe = recipe.model_copy(update={"matching_from": 0.0})
     session = Session(request, recipe)
     run = _run(session, request)
     config: HostConfig = run.objective.host.config
     loader = session.pairs(config, request.data) if request.data else None
     if loader is not None:
         loader.draw_scenes(progress)  # that is no part of the rate of loading
-    parts = host_parts(request.model, run.objective.reducer, config.image_size)
+    parts = host_parts(request.model, run.objective.reducer, config.image_size, recipe)
     with _memory_errors(recipe.batch_size):
         timed = _time_steps(run, steps, AUTOCAST.get(request.precision, run.dtype), progress)
     pairs = recipe.batch_size * recipe.accumulate

@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import harness
 from harness.hosts.parts.towers import open_tower
@@ -78,14 +79,36 @@ def test_a_missing_guide_is_said_once_and_strict_refuses_it(capsys):
 def test_a_guide_that_is_not_finite_is_refused():
     images, states = torch.randn(1, 3, 96, 96), torch.randn(1, 4, 192)
     reduced = harness.reduce(vit(), "elip", schedule=SCHEDULES["elip"])
-    for broken in (torch.full((1, 192), torch.nan), torch.full((1, 192), torch.inf)):
+    for value in (torch.nan, torch.inf):
         with pytest.raises(HarnessError, match="guide with NaN or infinite values"):
-            reduced(images, guide=harness.Guide(broken))
+            reduced(images, guide=harness.Guide(torch.full((1, 192), value)))
     states[:, 2:] = torch.nan
     padding = torch.tensor([[True, True, False, False]])
     reduced(images, guide=harness.Guide(torch.randn(1, 192), states, padding))
-    with pytest.raises(HarnessError, match="guide with NaN or infinite values"):
-        reduced(images, guide=harness.Guide(torch.randn(1, 192), states, torch.ones_like(padding)))
+    sound = torch.randn(1, 192)
+    for broken in (
+        harness.Guide(sound, states, torch.ones_like(padding)),
+        harness.Guide(sound, feature=torch.full((1, 8), torch.nan)),
+        harness.Guide(sound, image_attention=torch.full((1, 36), torch.inf)),
+    ):
+        with pytest.raises(HarnessError, match="guide with NaN or infinite values"):
+            reduced(images, guide=broken)
+    with pytest.raises(
+        HarnessError, match=r"text_mask of \(1, 3\) for text_states of \(1, 4, 192\): give one per token"
+    ):
+        reduced(images, guide=harness.Guide(sound, states, padding[:, :3]))
+
+
+def test_a_guided_model_is_traced_and_compiled_without_looking_at_values():
+    images, text = torch.randn(2, 3, 96, 96), torch.randn(2, 192)
+    reduced = harness.reduce(vit(), "elip", schedule=SCHEDULES["elip"])
+    with torch.no_grad():
+        plain = reduced(images, guide=harness.Guide(text))
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            fake = reduced(mode.from_tensor(images), guide=harness.Guide(mode.from_tensor(text)))
+        assert fake.shape == plain.shape
+        compiled = torch.compile(reduced, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(images, guide=harness.Guide(text)), plain)
 
 
 @pytest.mark.parametrize(("keeps", "said"), [(True, "kept all tokens:"), (False, "kept at most 33 of 37 tokens:")])

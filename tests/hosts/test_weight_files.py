@@ -231,6 +231,9 @@ def test_a_model_stands_before_its_average(tmp_path: Path, released: dict[str, T
     torch.save({"model": released, "model_ema": zeros}, tmp_path / "both.pth")
     assert torch.equal(read_released(tmp_path / "both.pth")["pos_embed"], released["pos_embed"])
     assert passed_over(tmp_path / "both.pth") == ("model_ema",)
+    torch.save({**released, "ema": zeros}, tmp_path / "beside.pth")
+    assert torch.equal(read_released(tmp_path / "beside.pth")["pos_embed"], released["pos_embed"])
+    assert passed_over(tmp_path / "beside.pth") == ("ema",)
 
 
 def test_nothing_else_was_passed_over(tmp_path: Path, released: dict[str, Tensor]) -> None:

@@ -49,7 +49,7 @@ def test_the_twin_of_a_student_that_stands_still_stands_still() -> None:
     assert all(torch.equal(own, old) for own, old in zip(twin.model.parameters(), before, strict=True))
 
 
-def test_the_twin_is_asked_for_words_where_they_are_distilled_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_twin_is_asked_for_words_only_where_they_are_distilled(monkeypatch: pytest.MonkeyPatch) -> None:
     objective: Any = made("albef", family="albef", recipe={"batch_size": 4, "queue_size": 8})
     four = pairs()
     plain = objective(four, Moment(alpha=0.0))["masked_words"]

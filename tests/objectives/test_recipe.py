@@ -103,14 +103,18 @@ def test_a_built_in_world_changes_a_recipe_and_what_is_given_comes_last() -> Non
     assert small == full | {
         "max_steps": 900,
         "momentum": 0.98,
+        "alpha": 0.0,
         "mask_rate": 0.2,
         "clip_norm": None,
         "hold_share": 0.5,
         "matching_from": 0.4,
         "multipliers": {"temperature": 0.125, "match_head": 3.0, "fusion.*.crossattention": 3.0, "vision": 0.2},
     }
-    questions = {"max_steps": 500, "multipliers": {"vision": 0.1}}
-    assert on_data("albef-tiny", "vqa", ("scenes-small",), {}) == full | questions
+    frozen = {"multipliers": {"vision": 0.0}}
+    assert on_data("albef-tiny", "vqa", ("scenes-small",), {}) == full | frozen | {"max_steps": 1000}
+    assert on_data("albef-tiny", "retrieval", ("scenes-small",), {}) == full | frozen | {"max_steps": 500}
+    slow = {"max_steps": 500, "multipliers": {"vision": 0.1}}
+    assert on_data("clip-tiny", "retrieval", ("scenes-small",), {}) == full | slow
     assert on_data("albef-tiny", PRETRAIN, ("scenes-small", "scenes"), {}) == full
     assert on_data("albef-base", PRETRAIN, ("scenes-small",), {}) == full
 

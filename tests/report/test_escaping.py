@@ -41,8 +41,8 @@ def test_latex_escapes_and_prints_its_notes(hostile):
     table = render_table(hostile, "latex")
     assert "50\\% \\& \\$x\\_1\\$ \\#\\{\\textasciitilde{}\\textasciicircum{}\\textbackslash{}\\}" in table
     assert "\n% " not in table
-    note = "\\par\\noindent{\\footnotesize\\sloppy a\\_\\allowbreak{}b/\\allowbreak{}c $\\pm$ 5 \\%\\par}"
-    assert latex_note("a_b/c ± 5 %") == note
+    note = "a\\_\\allowbreak{}b/\\allowbreak{}c.\\allowbreak{}py $\\pm$ 0.05 \\%. No"
+    assert latex_note("a_b/c.py ± 0.05 %. No") == f"\\par\\noindent{{\\footnotesize\\sloppy {note}\\par}}"
 
 
 def test_every_writer_takes_a_title_and_cells_as_text():

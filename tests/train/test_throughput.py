@@ -155,7 +155,7 @@ def test_a_record_of_a_host(steady: list[str], monkeypatch: pytest.MonkeyPatch) 
         "vision": {"forward_gmacs": 1.0, "train_step_gmacs": 3.0},
         "momentum": {"forward_gmacs": 2.0, "train_step_gmacs": 2.0},
     }
-    monkeypatch.setattr(throughput, "host_parts", lambda name, reducer, size: parts)
+    monkeypatch.setattr(throughput, "host_parts", lambda name, reducer, size, recipe: parts)
     record = measure_throughput(request(), 1)
     assert steady == ["product_rate", "_time_steps", "product_rate"]
     assert (record["parts"], record["train_step_gmacs"]) == (parts, 5.0)

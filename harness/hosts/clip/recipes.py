@@ -25,6 +25,7 @@ RECIPES: Recipes = {
     "tiny": {"pretrain": TINY_PRETRAIN | {"batch_size": 128}, "retrieval": TINY_FINETUNE},
     "tiny in scenes-small": {
         "pretrain": {"max_steps": 500},
+        # Its tower is half of what is compared, and not frozen as that of hosts whose fusion reads it.
         "retrieval": {"max_steps": 500, "multipliers": {"vision": 0.1}},
     },
 }

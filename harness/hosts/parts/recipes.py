@@ -35,8 +35,8 @@ TINY_FINETUNE: dict[str, Any] = {
 # The small world is learnt from its starts, and then asked about, within a quarter of an hour. Half of the words are
 # hidden, and matching begins after two fifths of the steps: fusion first learns from hidden words which word is which
 # object, and then which captions are false; trained from the beginning, matching delays both. Nothing is distilled: a
-# twin that knows no more delays that, too, and has fewer steps to follow in. Norms are not clipped: the temperature's
-# gradient would rule them. A tower at the full rate changes
+# twin that knows no more than its student delays that as well. The twin that the queue comes from follows faster, in
+# fewer steps. Norms are not clipped: the temperature's gradient would rule them. A tower at the full rate changes
 # sooner than what reads it follows (docs/world.md); in fine-tuning it is frozen, which halves a step's time as well.
 SMALL_WORLD_PRETRAIN: dict[str, Any] = {
     "max_steps": 900,

@@ -58,5 +58,5 @@ def find_weights(source: Path | str) -> Path:
             return cached
     raise HarnessError(
         f"weights {name}: no such file or folder, and not in the Hugging Face cache; run `hf download {name}` where "
-        "there is a network (run, pretrain and finetune do it with --download), or name a local file or folder"
+        "there is a network (commands that measure or train do it with --download), or name a local file or folder"
     )

@@ -49,11 +49,8 @@ CONTAINERS = (
     "state_dict",
     "module",
     "model_state_dict",
-    "model_ema",
-    "state_dict_ema",
-    "ema_state_dict",
-    "ema",
 )
+AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema")
 # What DistributedDataParallel, torch.compile, Lightning and averages put before every name.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "ema_model.", "averaged_model.")
 
@@ -168,8 +165,20 @@ def passed_over(path: Path) -> tuple[str, ...]:
     content = _content(path) if path.suffix in TORCH_SUFFIXES else None
     if not isinstance(content, dict):
         return ()
-    _, *others = [key for key in CONTAINERS if isinstance(content.get(key), dict)] or [""]
-    return tuple(key for key in others if any(isinstance(value, Tensor) for value in content[key].values()))
+    return tuple(key for key in _places_in(content)[1:] if _named_tensors(content[key]))
+
+
+def _places_in(content: Any) -> list[str]:
+    """Where in a checkpoint tensors may be, those that are read first; "" for the checkpoint itself."""
+    if not isinstance(content, dict):
+        return []
+    models, averages = ([key for key in keys if isinstance(content.get(key), dict)] for keys in (CONTAINERS, AVERAGES))
+    return [*models, *([""] if not models and _named_tensors(content) else []), *averages]
+
+
+def _named_tensors(held: Any) -> dict[str, Tensor]:
+    found = held.items() if isinstance(held, dict) else ()
+    return {name: value for name, value in found if isinstance(name, str) and isinstance(value, Tensor)}
 
 
 def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -196,12 +205,10 @@ def _content(path: Path) -> Any:
 
 def _tensors_in(path: Path) -> dict[str, Tensor]:
     content = _content(path)
-    for key in CONTAINERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    held = content.items() if isinstance(content, dict) else ()
-    tensors = {name: value for name, value in held if isinstance(name, str) and isinstance(value, Tensor)}
+    places = _places_in(content)
+    if places and places[0]:
+        content = content[places[0]]
+    tensors = _named_tensors(content)
     if not tensors:
         keys = ", ".join(map(str, list(content)[:5])) if isinstance(content, dict) else type(content).__name__
         has = f"; it has {keys}" if keys else ""
