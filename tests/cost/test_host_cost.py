@@ -269,3 +269,14 @@ def test_a_step_in_the_mean_has_matching_in_its_share_of_the_steps(monkeypatch: 
         without = macs(0.0)
     assert without < 0.9 * with_it
     assert macs(0.4) == pytest.approx(0.6 * with_it + 0.4 * without)
+
+
+def test_a_twin_that_is_not_distilled_from_is_counted_for_its_features_alone() -> None:
+    found = []
+    for alpha in (0.4, 0.0):
+        recipe = recipe_of("albef-tiny", {"batch_size": 4, "alpha": alpha})
+        parts = host_parts("albef-tiny", reducer_of("albef-tiny", "dense"), recipe=recipe)
+        found.append({part: macs["train_step_gmacs"] for part, macs in parts.items()})
+    distilled, plain = found
+    assert 0 < plain.pop("momentum") < 0.8 * distilled.pop("momentum")
+    assert plain == distilled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -85,6 +86,32 @@ def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:
     named = written(tmp_path, WHOLE.replace("limit: 4", "limit: -1"))
     with pytest.raises(HarnessError, match="limit: Input should be greater than 0"):
         plan_study(read_study(named), {})
+
+
+def test_answers_that_are_given_take_the_place_of_the_studys_own_in_training_too(tmp_path: Path) -> None:
+    for name in ("own", "given"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(["red", name]))
+    own, given = str(tmp_path / "own.json"), tmp_path / "given.json"
+    text = f"""
+draw: tradeoff
+run:
+  {{tasks: vqa, protocol: finetune, limit: 4, device: cpu, training: {{finetune: {{answers: {own}}}}}}}
+cells: [{{methods: tome, ratios: [0.5]}}]
+"""
+    study = read_study(written(tmp_path, text))
+    for answers, path in ((None, own), (given, str(given))):
+        for cell in plan_study(study, {}, answers=answers)[0]:
+            assert cell.training[-1].files["answers"] == path
+            assert cell.task_options["answers"] == (None if answers is None else path)
+
+
+@pytest.mark.parametrize("empty", ["task_options:", "task_options: vqa", "training: {finetune: }"])
+def test_options_that_are_none_are_one_line_with_answers_too(tmp_path: Path, empty: str) -> None:
+    (tmp_path / "given.json").write_text(json.dumps(["red"]))
+    text = f"draw: tradeoff\nrun:\n  tasks: vqa\n  {empty}\ncells: [{{methods: tome, ratios: [0.5]}}]\n"
+    with pytest.raises(HarnessError, match="should be a valid dictionary") as raised:
+        plan_study(read_study(written(tmp_path, text)), {}, answers=tmp_path / "given.json")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("named", ["/no/such.yaml", "nothing.yml"])
