@@ -37,7 +37,7 @@ def test_a_cell_says_its_world_its_starts_and_the_worlds_recipe() -> None:
             "scenes:shapes=5,colours=4,objects=4-6,covered=10-train-30000",
         ) * 2
         assert {"init_vision", "init_text"} <= set(first.digests)
-        assert (first.recipe["max_steps"], second.recipe["max_steps"]) == (900, 1000)
+        assert (first.recipe["max_steps"], second.recipe["max_steps"]) == (900, 1500)
     full = RunRequest(methods=("evit",), tasks=("vqa",), protocol="pretrain", device="cpu", data="scenes")
     assert plan_cells(full)[0].data_digest != dense.data_digest
     assert data_folder("scenes-small", None) != data_folder("scenes", None)

@@ -49,7 +49,7 @@ SMALL_WORLD_PRETRAIN: dict[str, Any] = {
 }
 SMALL_WORLD_FINETUNE: dict[str, Any] = {"max_steps": 500, "multipliers": {"vision": 0.0}}
 # Where something is, is learnt last, and from questions alone.
-SMALL_WORLD_QUESTIONS = SMALL_WORLD_FINETUNE | {"max_steps": 1000}
+SMALL_WORLD_QUESTIONS = SMALL_WORLD_FINETUNE | {"max_steps": 1500}
 
 
 def small_world(fresh: Sequence[str], tasks: Sequence[str], **multipliers: float) -> dict[str, dict[str, Any]]:
