@@ -181,12 +181,22 @@ def stage_seconds(
 
 
 def pairs_of(steps: int | None, recipe: Mapping[str, Any], data: Sequence[str], processes: int) -> int | None:
-    """The pairs of a stage: of its steps, or of its epochs of the built-in world; None of data that are not counted."""
+    """The pairs of a stage: of its steps, or of its epochs of the built-in world, of which the recipe may take a part;
+    None of data that are not counted.
+    """
+    of_a_step = recipe["batch_size"] * recipe.get("accumulate", 1) * processes
     if steps is not None:
-        return int(steps * recipe["batch_size"] * recipe.get("accumulate", 1) * processes)
+        return int(steps * of_a_step)
     if all(world_of(one) is not None for one in data):
-        return int(recipe["epochs"] * TRAINING_SCENES * len(data))
+        epochs, most = int(recipe["epochs"] * TRAINING_SCENES * len(data)), recipe.get("max_steps")
+        return epochs if most is None else min(epochs, int(most * of_a_step))
     return None
+
+
+def finetuned_gmacs(gmacs: Gmacs, recipe: Recipe) -> float:
+    """Of a pair in fine-tuning: a frozen tower is passed forward alone."""
+    frozen = recipe.multipliers.get("vision") == 0
+    return gmacs.step * FINETUNED_SHARE + (gmacs.forward if frozen else gmacs.step)
 
 
 def trained_before(folder: Path, stage: Stage) -> list[Mapping[str, Any]]:
@@ -270,8 +280,7 @@ class Estimator:
                 sizes = dict(host.config)
                 objective = stage.objective, stage.objective_settings
                 return Trained(stage.model, sizes, *objective, stage.method, stage.config).gmacs_per_pair(recipe)
-            frozen = recipe.multipliers.get("vision") == 0
-            return gmacs.step * FINETUNED_SHARE + (gmacs.forward if frozen else gmacs.step)
+            return finetuned_gmacs(gmacs, recipe)
 
         pairs = pairs_of(stage.steps, stage.recipe, stage.data, stage.processes)
         return stage_seconds(pairs, per_pair, self._rate(cell, host), trained_before(trained, stage))

@@ -107,6 +107,8 @@ def test_a_guided_model_is_traced_and_compiled_without_looking_at_values():
         with FakeTensorMode(allow_non_fake_inputs=True) as mode:
             fake = reduced(mode.from_tensor(images), guide=harness.Guide(mode.from_tensor(text)))
         assert fake.shape == plain.shape
+        each = torch.func.vmap(lambda image, own: reduced(image[None], guide=harness.Guide(own[None]))[0])
+        torch.testing.assert_close(each(images, text), plain, atol=1e-5, rtol=1e-4)
         compiled = torch.compile(reduced, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(images, guide=harness.Guide(text)), plain)
 

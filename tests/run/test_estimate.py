@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from harness.data.world import TRAINING_SCENES
+from harness.objectives.parts.recipe import finetune_recipe
 from harness.reduction.stack import StackShape
 from harness.run import estimate
 from harness.run.estimate import (
     Estimate,
+    Gmacs,
     Size,
     cell_seconds,
+    finetuned_gmacs,
     latency_seconds,
     measured_rate,
     pairs_of,
@@ -103,6 +106,17 @@ def test_pairs_are_those_of_the_steps_or_of_the_world_s_epochs() -> None:
     assert pairs_of(100, recipe, ["folder"], 2) == 100 * 32 * 2 * 2
     assert pairs_of(None, recipe, ["scenes"], 1) == 3 * TRAINING_SCENES
     assert pairs_of(None, recipe, ["folder"], 1) is None
+    # A recipe may end before its epochs do, as that of the small world.
+    assert pairs_of(None, recipe | {"max_steps": 900}, ["scenes-small"], 1) == 900 * 32 * 2
+    assert pairs_of(None, recipe | {"max_steps": 10**6}, ["scenes"], 1) == 3 * TRAINING_SCENES
+
+
+def test_a_frozen_tower_is_passed_forward_alone() -> None:
+    plain = finetune_recipe("albef-tiny", "vqa", {})
+    frozen = finetune_recipe("albef-tiny", "vqa", {"multipliers": {"vision": 0.0}})
+    gmacs = Gmacs(forward=1.0, dense=1.0, step=3.0)
+    assert finetuned_gmacs(gmacs, plain) == 3.0 + 3.0 * estimate.FINETUNED_SHARE
+    assert finetuned_gmacs(gmacs, frozen) == 1.0 + 3.0 * estimate.FINETUNED_SHARE
 
 
 def test_a_total_is_called_about_and_says_what_it_leaves_out() -> None:
