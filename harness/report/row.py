@@ -132,7 +132,7 @@ def _metric(number: int, task: str, metric: str, records: Sequence[Record]) -> V
 
 
 def _costs(number: int, task: str, records: Sequence[Record], unguided: bool) -> Iterator[Value]:
-    """Costs and throughput, from the first seed that has them."""
+    """Costs and throughput, from the first seed that has them; no times of records that count on any machine."""
     cost: Mapping[str, Any] = next((record["cost"] for record in records if record.get("cost")), {})
     speed = next((record["throughput"] for record in records if record.get("throughput")), None)
     mentioned = [of_cost.mentioned_of(_diagnostics(record)) for record in records]
@@ -145,7 +145,10 @@ def _costs(number: int, task: str, records: Sequence[Record], unguided: bool) ->
         return Value(number, task, name, kind, unit, float(value), low, high, image_size=size, unguided=unguided)
 
     training = next((record["trained"] for record in records if record.get("trained")), ())
-    for name, value in (of_cost.costs_of(cost) | trained_of(training) | fates).items():
+    trained = trained_of(training)
+    if any(record["spec"].get("hardware", "") is None for record in records):
+        trained.pop("trained_minutes", None)  # of one machine or another, each to read in its record
+    for name, value in (of_cost.costs_of(cost) | trained | fates).items():
         if value is not None:
             yield row(name, "cost", declared[name].unit, value)
     for name, value in (of_evaluation.throughput_of(speed) if speed else {}).items():

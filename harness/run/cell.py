@@ -24,6 +24,7 @@ class Cell(BaseModel):
     `weights` are what the task is done with, or what its training starts from, none for pre-training; `base` names the
     set they belong to, of which other tasks may have others. `training`: the stages of the protocol that make the
     weights; none for inference. `quick`: timed in short, so that its record is not served as the whole measurement.
+    `hardware` and `threads`: of the machine whose times the record keeps; None where it keeps no times.
     `code`: digests of the program's parts that its quality comes from.
     """
 
@@ -47,8 +48,8 @@ class Cell(BaseModel):
     limit: int | None
     quick: bool = False
     device: str
-    hardware: str
-    threads: int
+    hardware: str | None
+    threads: int | None
     dtype: str
     batch_size: int
     image_size: int
@@ -65,6 +66,11 @@ class Cell(BaseModel):
     def key(self) -> str:
         """sha256 of the canonical JSON of the whole spec."""
         return key_of(self.model_dump(mode="json"))
+
+    @property
+    def timed(self) -> bool:
+        """Whether its record keeps times, which are of one machine."""
+        return self.hardware is not None
 
     @property
     def label(self) -> str:

@@ -111,7 +111,7 @@ def cell_seconds(cell: Cell, own: float, dense: float, latency: float) -> float:
     total = CELL_SECONDS + own + latency
     if cell.method == "dense" and "blank_images" in cell.task_options:
         total += own
-    if cell.quick:
+    if cell.quick or not cell.timed:
         return total
     again = min(REPEATS, int(SPARE_SECONDS / own)) or int(own <= ONCE_MORE_SECONDS)
     return total + again * (own + (dense if cell.method != "dense" else 0.0))
@@ -253,7 +253,7 @@ class Estimator:
         forward = gmacs.dense if cell.protocol == "pretrain" else gmacs.forward
         own, dense = (pass_seconds(cell, size, one, gmacs.dense, rate) for one in (forward, gmacs.dense))
         tower = f"{cell.method} {cell.config} {host.shape}"
-        timed = self.latency and tower not in self._timed
+        timed = self.latency and cell.timed and tower not in self._timed
         latency = 0.0 if not timed else latency_seconds(cell, gmacs.forward, gmacs.dense, rate)
         self._timed.add(tower)
         return Estimate(cell_seconds(cell, own, dense, latency), "counted")

@@ -111,8 +111,8 @@ def _of_all_cells(request: RunRequest, folder: Path, device: torch.device) -> di
         "limit": request.limit,
         "quick": request.quick,
         "device": str(device),
-        "hardware": hardware(device),
-        "threads": torch.get_num_threads(),
+        "hardware": None if request.any_machine else hardware(device),
+        "threads": None if request.any_machine else torch.get_num_threads(),
         "dtype": request.dtype,
         "batch_size": request.batch_size,
     }

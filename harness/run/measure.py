@@ -28,7 +28,7 @@ from harness.kit.distributed import on_main_process, run_together, world
 from harness.kit.errors import HarnessError, warn_on_stderr
 from harness.kit.files import cache_folder
 from harness.kit.progress import SILENT, Progress
-from harness.kit.provenance import environment, load
+from harness.kit.provenance import environment, hardware, load
 from harness.kit.registry import methods, tasks
 from harness.reduction import TokenReducer
 from harness.run.cell import Cell, cost_code
@@ -87,7 +87,8 @@ class Measurer:
         again = partial(self._again, cell, host, data)
         dense = host.method("dense", {})
         beside = None if cell.method == "dense" else partial(again, dense)
-        passes, dense_passes = ([first], []) if cell.quick else settled(first, partial(again, reducer), beside)
+        once = cell.quick or not cell.timed
+        passes, dense_passes = ([first], []) if once else settled(first, partial(again, reducer), beside)
         unknown = unknown_to(cell, host, weights, data, self._warn)
         blind = run_together(partial(self._blind, cell, host, reducer, data))
         unguided = encoder.unguided
@@ -99,10 +100,10 @@ class Measurer:
                 **fallback_of(reducer, encoder.text_guided, unguided),
                 **unknown,
             },
-            "throughput": speeds(passes, dense_passes),
+            "throughput": speeds(passes, dense_passes) if cell.timed else None,
             "blind": blind,
             "trained": training,
-            "run": environment(cell.hardware, cell.dtype, cell.seed, started, time.perf_counter() - clock)
+            "run": environment(hardware(torch.device(cell.device)), cell.dtype, cell.seed, started, time.perf_counter() - clock)
             | {"load": busy, "processes": world()},
         }
         return record, outcome.frame()
@@ -241,7 +242,7 @@ class Measurer:
                 settings=config,
                 **self._on_images(cell, method, config),
                 batch_size=cell.batch_size,
-                latency=self.latency,
+                latency=self.latency and cell.timed,
                 seconds=QUICK_SECONDS if cell.quick else LATENCY_SECONDS,
                 device=cell.device,
                 dtype=pick_dtype(cell.dtype),

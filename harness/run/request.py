@@ -112,6 +112,10 @@ class Measurement(BaseModel):
         bool,
         Field(description=f"The first {QUICK_IMAGES} images and short timings: a first look, with wide intervals"),
     ] = False
+    any_machine: Annotated[
+        bool,
+        Field(description="Keep no times: what one machine has finished counts on every other, and shares its tables"),
+    ] = False
     seeds: Annotated[
         tuple[int, ...],
         Flag("--seed", read=read_seeds, default="0"),

@@ -13,7 +13,7 @@ import torch
 
 from harness.kit.distributed import on_main_process, rank
 from harness.kit.errors import HarnessError
-from harness.kit.provenance import environment
+from harness.kit.provenance import environment, hardware
 from harness.metrics.stats import quality
 from harness.run.cell import Cell, cost_code
 from harness.run.measure import Measurer, is_out_of_memory, skeleton_record
@@ -35,7 +35,7 @@ def recounted(cell: Cell, record: Record, store: Store, measurer: Measurer) -> R
     """A kept record, its costs counted anew and saved where other code counted them, or nothing was timed; all
     processes call this.
     """
-    untimed = measurer.latency and record["cost"] is not None and record["cost"]["latency"] is None
+    untimed = measurer.latency and cell.timed and record["cost"] is not None and record["cost"]["latency"] is None
     if not untimed and not costs_are_old(cell, record):
         return record
     cost = on_main_process(partial(measurer.recount, cell, record))
@@ -57,8 +57,9 @@ def summary(record: Mapping[str, Any]) -> str:
         name, figures = next(iter(metrics.items()))
         low, high = figures["ci95"]
         words.append(f"{name} {figures['value']:.3f} [{low:.3f}, {high:.3f}]")
-    speed = record["throughput"]
-    words.append(f"{speed['end_to_end_per_second']:.1f} {speed['unit']}/s, model alone {speed['model_per_second']:.1f}")
+    if speed := record["throughput"]:
+        whole, model = speed["end_to_end_per_second"], speed["model_per_second"]
+        words.append(f"{whole:.1f} {speed['unit']}/s, model alone {model:.1f}")
     return "; ".join(words)
 
 
@@ -69,5 +70,5 @@ def _failed(cell: Cell, error: Exception) -> Record:
         "status": "out_of_memory" if is_out_of_memory(error) else "failed",
         "error": str(error).splitlines()[0] if str(error) else type(error).__name__,
         "traceback": None if isinstance(error, HarnessError) else "".join(traceback.format_exception(error)),
-        "run": environment(cell.hardware, cell.dtype, cell.seed, datetime.now(UTC), 0.0),
+        "run": environment(hardware(torch.device(cell.device)), cell.dtype, cell.seed, datetime.now(UTC), 0.0),
     }
