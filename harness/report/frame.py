@@ -125,7 +125,7 @@ def to_frame(records: Iterable[Mapping[str, Any]]) -> Frame:
     rows = rows.sort_values(["task", "place"], kind="stable").drop(columns="place").reset_index(drop=True)
     mark_chance(rows, settings)
     adjust(rows, settings)
-    every = [record for setting in found for record in setting.by_seed()]
+    every = [record for setting in found for record in setting.by_seed]
     return Frame(
         settings,
         rows,
@@ -235,7 +235,7 @@ def _training_words(training: str, several: bool) -> list[str]:
 def _metrics_of_tasks(settings: Iterable[Setting]) -> dict[str, list[str]]:
     """task -> metrics, from the records that have them."""
     found: dict[str, set[str]] = {}
-    for record in (record for setting in settings for record in setting.by_seed()):
+    for record in (record for setting in settings for record in setting.by_seed):
         found.setdefault(record["spec"]["task"], set()).update(absent_metrics(record))
         for task, metrics in (record.get("quality") or {}).items():
             found.setdefault(task, set()).update(metrics)
@@ -270,7 +270,7 @@ def _short(value: Any) -> str:
 
 def _failures(setting: Setting) -> list[str]:
     lines = []
-    for record in setting.by_seed():
+    for record in setting.by_seed:
         spec = record["spec"]
         if record["status"] == "done":
             continue

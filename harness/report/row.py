@@ -54,7 +54,7 @@ class Value(NamedTuple):
 
 def setting_of(number: int, setting: Setting) -> dict[str, Any]:
     """What all values of a setting share. What is not averaged is of the first seed."""
-    records = setting.by_seed()
+    records = setting.by_seed
     spec = records[0]["spec"]
     realised = next((record["cost"]["ratio"] for record in records if (record["cost"] or {}).get("ratio")), None)
     nominal = spec["ratio"] if spec["ratio"] is not None else realised if realised is not None else 1.0
@@ -78,20 +78,22 @@ def values_of(number: int, setting: Setting, known: Mapping[str, Sequence[str]])
     for task, found in setting.records.items():
         records = list(found.values())
         size, unguided, pairs = float(records[0]["spec"].get("image_size") or NAN), _unguided(records), _pairs(records)
+        absent = {metric for record in records for metric in absent_metrics(record)}
         for metric in known.get(task, ()):
             # A metric of images beside texts is of the pairs that were encoded, if any were.
             alone = unguided and not (quantity_of(task, metric).with_text and pairs)
-            yield _metric(number, task, metric, records)._replace(image_size=size, unguided=alone)
+            value = _metric(number, task, metric, records, absent=metric in absent)
+            yield value._replace(image_size=size, unguided=alone)
         yield from _costs(number, task, records, unguided)
 
 
 def absent_metrics(record: Record) -> Mapping[str, str]:
     """The metrics that a record's task has elsewhere and could not measure, and why: SPICE without its parser."""
-    return dict(_diagnostics(record).get("absent") or {})
+    return _diagnostics(record).get("absent") or {}
 
 
-def _metric(number: int, task: str, metric: str, records: Sequence[Record]) -> Value:
-    """A metric over the seeds that have a value of it."""
+def _metric(number: int, task: str, metric: str, records: Sequence[Record], *, absent: bool) -> Value:
+    """A metric over the seeds that have a value of it; `absent`: some record says that it could not be measured."""
     found = [entry for record in records if (entry := (record.get("quality") or {}).get(task, {}).get(metric))]
     bounds = [entry.get("ci95") or (None, None) for entry in found]
     delta_bounds = [entry.get("delta_ci95") or (None, None) for entry in found]
@@ -102,7 +104,7 @@ def _metric(number: int, task: str, metric: str, records: Sequence[Record]) -> V
     values, deltas = ([entry.get(name) for entry in found] for name in ("value", "delta_to_dense"))
     random_bounds = [entry.get("delta_to_random_ci95") or (None, None) for entry in found]
     error = next((ERRORS[record["status"]] for record in records if record["status"] in ERRORS), "no value")
-    if any(metric in absent_metrics(record) for record in records):
+    if absent:
         error = ABSENT
     return Value(
         number,

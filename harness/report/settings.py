@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 DENSE = "dense"
@@ -28,16 +29,18 @@ Seed = tuple[Any, ...]
 
 @dataclass
 class Setting:
-    """One row: context has the fields of CONTEXT; records are by task, then by seed, both in order."""
+    """One row: context has the fields of CONTEXT; records are by task, then by seed, both in order and all there before
+    either is asked for."""
 
     context: dict[str, Any]
     records: dict[str, dict[Seed, Record]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def seeds(self) -> list[Seed]:
         """All seeds of its records, in order."""
         return sorted({seed for found in self.records.values() for seed in found}, key=_numbers)
 
+    @cached_property
     def by_seed(self) -> list[Record]:
         """All records, those of the first seed first."""
         return [found[seed] for seed in self.seeds for found in self.records.values() if seed in found]
@@ -57,8 +60,9 @@ def settings_of(records: Iterable[Record]) -> tuple[list[Setting], int]:
     found: dict[str, Setting] = {}
     latest: dict[tuple[str, str, Seed], tuple[dict[str, Any], Record]] = {}
     for record, one in zip(ordered, described, strict=True):
-        differing = {name: one.facts.get(name) for name in chosen.get(_text(one.shared), ())}
-        latest[_text([one.setting, differing]), one.task, one.seed] = ({**one.shared, **_context(differing)}, record)
+        differing = {name: one.facts.get(name) for name in chosen.get(one.shared_text, ())}
+        setting = one.setting + (_text(differing) if differing else "")
+        latest[setting, one.task, one.seed] = ({**one.shared, **_context(differing)}, record)
     for (key, task, seed), (context, record) in sorted(latest.items(), key=lambda item: _place(item[0])):
         found.setdefault(key, Setting(context)).records.setdefault(task, {})[seed] = record
     _state_sizes(found.values())
@@ -127,31 +131,35 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Described:
-    """A cell's spec in parts: what its board shares, what its setting does, and what may differ from task to task."""
+    """A cell's spec in parts: what its board shares, also as text, what its setting does, as text, and what may differ
+    from task to task.
+    """
 
     task: str
     seed: Seed
     shared: dict[str, Any]
-    setting: dict[str, Any]
+    shared_text: str
+    setting: str
     facts: dict[str, Any]
 
     @classmethod
     def of(cls, spec: Mapping[str, Any], on_images: frozenset[str]) -> _Described:
-        return cls(spec["task"], seed_of(spec), _shared(spec), _setting(spec, on_images), _facts(spec, on_images))
+        shared, setting = _shared(spec), _text(_setting(spec, on_images))
+        return cls(spec["task"], seed_of(spec), shared, _text(shared), setting, _facts(spec, on_images))
 
 
 def _differing(cells: Iterable[_Described]) -> dict[str, list[str]]:
     """Shared fields -> the facts that differ among records of one setting, task and seed."""
-    first: dict[str, dict[str, Any]] = {}
+    first: dict[tuple[str, str, Seed], dict[str, Any]] = {}
     chosen: dict[str, set[str]] = {}
     for one in cells:
-        other = first.setdefault(_text([one.setting, one.task, one.seed]), one.facts)
-        if one.facts == other:
+        other = first.setdefault((one.setting, one.task, one.seed), one.facts)
+        if one.facts is other or one.facts == other:
             continue
         differing = {name for name in one.facts.keys() | other.keys() if one.facts.get(name) != other.get(name)}
         # Content tells apart what nothing else does; beside another name it would split the seeds' own scenes, too.
         named = {name for name in differing if ".digests." not in name}
-        chosen.setdefault(_text(one.shared), set()).update(named or differing)
+        chosen.setdefault(one.shared_text, set()).update(named or differing)
     return {shared: sorted(names) for shared, names in chosen.items()}
 
 
@@ -170,13 +178,12 @@ def _state_sizes(settings: Iterable[Setting]) -> None:
     sizes: dict[str, set[int]] = {}
     groups = [(_text(setting.context), setting) for setting in settings]
     for key, setting in groups:
-        sizes.setdefault(key, set()).update(record["spec"]["image_size"] for record in setting.by_seed())
+        sizes.setdefault(key, set()).update(record["spec"]["image_size"] for record in setting.by_seed)
     for key, setting in groups:
         setting.context["image_size"] = " ".join(map(str, sorted(sizes[key])))
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+_text = json.JSONEncoder(sort_keys=True).encode
 
 
 def _numbers(seed: Seed) -> tuple[Any, ...]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Deltas = dict[str, dict[str, dict[str, Any]]]
+Budget = tuple[str, float | None, str]
 NAME = "comparisons.jsonl"
 COMPARING = ("harness.metrics.stats", "harness.metrics.significance", "harness.metrics.seeds")
 CONTROL = "random"
@@ -40,6 +41,7 @@ SHARED = (
 # Of a stage of training: the method, the draw, and what content the draw gave.
 OWN = {"method", "config", "settings", "seed", "digests"}
 DRAWN = {"seed", "digests"}
+_text = json.JSONEncoder(sort_keys=True).encode
 
 
 def with_deltas(
@@ -112,10 +114,10 @@ def _of_several_seeds(
 
     Of a seed that was measured more than once, the latest counts.
     """
-    groups: dict[str, dict[str, tuple[Record, Record | None]]] = {}
+    groups: dict[str, dict[tuple[Any, ...], tuple[Record, Record | None]]] = {}
     for record, beside in sorted(pairs, key=lambda pair: _started(pair[0])):
         if record["status"] == "done":
-            draws = json.dumps([record["spec"]["seed"], record["spec"]["config"].get("seed")])
+            draws = record["spec"]["seed"], record["spec"]["config"].get("seed")
             groups.setdefault(_setting(record["spec"]), {})[draws] = record, beside
     found: dict[str, Deltas] = {}
     for group in (list(by_seed.values()) for by_seed in groups.values() if len(by_seed) > 1):
@@ -153,7 +155,7 @@ def _setting(spec: Mapping[str, Any]) -> str:
     config = {name: value for name, value in spec["config"].items() if name != "seed"}
     stages = [{name: stage[name] for name in stage if name not in DRAWN} for stage in spec["training"]]
     own = [spec.get(name) for name in ("method", "ratio", "schedule", "match", "weights")]
-    return json.dumps([config, stages, own, *(spec.get(name) for name in SHARED)], sort_keys=True)
+    return _text([config, stages, own, *(spec.get(name) for name in SHARED)])
 
 
 def _started(record: Record) -> str:
@@ -167,9 +169,9 @@ def _dense_of(records: Iterable[Record], boards: Mapping[str, str]) -> dict[str,
     return {board: record for board, record in latest.items() if record["status"] == "done"}
 
 
-def _random_of(records: Iterable[Record], boards: Mapping[str, str]) -> dict[str, dict[int, Record]]:
+def _random_of(records: Iterable[Record], boards: Mapping[str, str]) -> dict[Budget, dict[int, Record]]:
     """Seed -> the latest done record of `random` at each budget of each board."""
-    found: dict[str, dict[int, Record]] = {}
+    found: dict[Budget, dict[int, Record]] = {}
     for record in _in_order(records):
         if record["spec"]["method"] == CONTROL and record["status"] == "done":
             found.setdefault(_budget(record, boards), {})[record["spec"]["seed"]] = record
@@ -181,9 +183,10 @@ def _random_for(spec: Mapping[str, Any], by_seed: Mapping[int, Record]) -> Recor
     return None if spec["ratio"] is None or not by_seed else by_seed.get(spec["seed"], by_seed[min(by_seed)])
 
 
-def _budget(record: Record, boards: Mapping[str, str]) -> str:
+def _budget(record: Record, boards: Mapping[str, str]) -> Budget:
     """What a record shares with the `random` that it is compared with: the board, and the budget that was asked for."""
-    return json.dumps([boards[record["digest"]], record["spec"]["ratio"], record["spec"]["match"]])
+    spec = record["spec"]
+    return boards[record["digest"]], spec["ratio"], spec["match"]
 
 
 def _board(spec: Mapping[str, Any]) -> str:
@@ -193,7 +196,7 @@ def _board(spec: Mapping[str, Any]) -> str:
     """
     stages = [{name: value for name, value in stage.items() if name not in OWN} for stage in spec["training"]]
     seed = spec["seed"] if stages else None
-    return json.dumps([stages, seed, *(spec.get(name) for name in SHARED)], sort_keys=True)
+    return _text([stages, seed, *(spec.get(name) for name in SHARED)])
 
 
 class _Differences:

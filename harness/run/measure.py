@@ -91,7 +91,7 @@ class Measurer:
         passes, dense_passes = ([first], []) if once else settled(first, partial(again, reducer), beside)
         unknown = unknown_to(cell, host, weights, data, self._warn)
         blind = run_together(partial(self._blind, cell, host, reducer, data))
-        unguided = encoder.unguided
+        unguided, machine = encoder.unguided, hardware(torch.device(cell.device))
         record = skeleton_record(cell) | {
             "status": "done",
             "cost": on_main_process(partial(self._cost, cell, host, encoder, unguided == 1)),
@@ -103,7 +103,7 @@ class Measurer:
             "throughput": speeds(passes, dense_passes) if cell.timed else None,
             "blind": blind,
             "trained": training,
-            "run": environment(hardware(torch.device(cell.device)), cell.dtype, cell.seed, started, time.perf_counter() - clock)
+            "run": environment(machine, cell.dtype, cell.seed, started, time.perf_counter() - clock)
             | {"load": busy, "processes": world()},
         }
         return record, outcome.frame()

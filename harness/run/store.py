@@ -96,7 +96,7 @@ class Store:
         Failed and out-of-memory records are not found, so that they are tried again.
         """
         paths: dict[str, list[Path]] = {}
-        for path in sorted(self.folder.glob(NAMES)):
+        for path in self._paths():
             paths.setdefault(path.stem[-KEY_LETTERS:], []).append(path)
         found: dict[str, Record] = {}
         for key in dict.fromkeys(keys):
@@ -115,11 +115,15 @@ class Store:
                 f"results folder {self.folder}: not found; `python -m harness run` makes one, --runs names it"
             )
         earlier: list[Path] = []
-        read = [self._read(path, earlier) for path in sorted(self.folder.glob(NAMES))]
+        read = [self._read(path, earlier) for path in self._paths()]
         if earlier:
             count = f"{len(earlier)} records" if len(earlier) > 1 else f"record {earlier[0].name}"
             self._notice(f"{count} in {self.folder}: measured by an earlier version; left out, to be computed again")
         return [record for record in read if record is not None]
+
+    def _paths(self) -> list[Path]:
+        """The files of records, by name."""
+        return sorted(self.folder.glob(NAMES), key=lambda path: path.name)
 
     def recent(self, method: str, ratio: float | None, task: str, most: int = MOST_RECENT) -> list[Record]:
         """The whole records of a method at a budget in a task that were written last; none where there is no folder."""
@@ -241,7 +245,9 @@ def _is_record(record: Record) -> bool:
 
 
 def _digest(text: bytes, table: bytes | None) -> str:
-    return hashlib.sha256(text + (table or b"")).hexdigest()
+    digest = hashlib.sha256(text)
+    digest.update(table or b"")
+    return digest.hexdigest()
 
 
 def _parquet(samples: pd.DataFrame) -> bytes:

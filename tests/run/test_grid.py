@@ -64,6 +64,23 @@ def test_a_quick_cell_is_no_other_with_the_same_images(worlds: Path) -> None:
     assert all("quick" not in cell.model_dump(mode="json") for cell in short)
 
 
+def test_cells_that_keep_no_times_are_the_same_on_every_machine_and_others_are_not(
+    worlds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keys(**changes: Any) -> list[list[str]]:
+        found = []
+        for machine, threads in (("EPYC, 24 GiB", 1), ("Xeon, 24 GiB", 2)):
+            monkeypatch.setattr("harness.run.grid.hardware", lambda _, name=machine: name)
+            monkeypatch.setattr("torch.get_num_threads", lambda count=threads: count)
+            found.append([cell.key for cell in planned(worlds, **changes)])
+        return found
+
+    here, there = keys(any_machine=True)
+    assert here == there
+    here, there = keys()
+    assert set(here).isdisjoint(there)
+
+
 def test_a_limit_goes_before_that_of_quick(worlds: Path) -> None:
     assert {cell.limit for cell in planned(worlds, quick=True, limit=7)} == {7}
 

@@ -22,11 +22,14 @@ from harness.evaluate.timing import REPEATS
 from harness.hosts.weights.find import assets_of
 from harness.kit.errors import HarnessError
 from harness.kit.progress import Progress
+from harness.report.frame import boards, to_frame
+from harness.report.tables import render_table
 from harness.run.compare import NAME, with_deltas
 from harness.run.grid import plan_cells
 from harness.run.here import Here
 from harness.run.measure import Measurer
 from harness.run.request import RunRequest
+from harness.run.runner import summary
 from harness.run.store import Store
 
 from ..photographs import photograph_like
@@ -110,6 +113,37 @@ def test_throughput_counts_the_tasks_samples(alone: list[dict[str, Any]]) -> Non
         assert speed["end_to_end_per_second"] == pytest.approx(speed["samples"] / speed["end_to_end_seconds"], rel=0.02)
         assert speed["model_per_second"] >= speed["end_to_end_per_second"]
     assert {record["run"]["processes"] for record in alone} == {1}
+
+
+def test_a_record_of_any_machine_keeps_no_times_and_says_where_it_was_measured(
+    measure: Measure, alone: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    timed, records = alone[2:], measure(tmp_path, tasks=("vqa",), any_machine=True)
+    for record, other in zip(records, timed, strict=True):
+        assert record["status"] == "done"
+        assert own(record["quality"]) == own(other["quality"])
+        assert record["throughput"] is None
+        assert record["cost"]["latency"] is None
+        assert record["run"]["device"] == other["run"]["device"] == other["spec"]["hardware"]
+        assert (record["spec"]["hardware"], record["spec"]["threads"]) == (None, None)
+        assert "/s" not in summary(record)
+    frame = to_frame(with_deltas(records, Store(tmp_path)))
+    assert len(boards(frame)) == 1
+    assert not set(frame.values["kind"]) - {"quality", "cost"}
+    assert "latency" not in render_table(frame)
+
+
+def test_minutes_of_training_on_several_machines_are_in_no_table(
+    measure: Measure, worlds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    training = {"finetune": {"data": str(worlds / "train"), "steps": 2, "batch_size": 4, "warmup_steps": 1}}
+    asked: dict[str, Any] = {"methods": ("dense",), "protocol": "finetune", "training": training, "tasks": ("vqa",)}
+    (record,) = measure(tmp_path / "runs", any_machine=True, **asked)
+    here = record | {"spec": record["spec"] | {"hardware": record["run"]["device"], "threads": 1}}
+    assert record["trained"][-1]["seconds"] > 0
+    shown, of_one = (set(to_frame([one]).values["quantity"]) for one in (record, here))
+    assert of_one - shown == {"trained_minutes"}
 
 
 def test_a_task_that_the_weights_have_no_head_for_is_refused_before_anything_is_measured(

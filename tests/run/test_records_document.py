@@ -63,7 +63,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def failed(record: Record) -> Record:
     cell = Cell.model_validate(record["spec"])
-    run = environment(cell.hardware, cell.dtype, cell.seed, datetime.now(UTC), 0.0)
+    run = environment(record["run"]["device"], cell.dtype, cell.seed, datetime.now(UTC), 0.0)
     cell = cell.model_copy(update={"quick": True})
     return {**skeleton_record(cell), "error": "why", "traceback": "how", "run": run, "digest": "d"}
 

@@ -202,6 +202,14 @@ def test_what_was_measured_without_latency_is_timed_by_a_run_that_asks_for_it_an
     assert without.recounted == []
 
 
+def test_a_cell_that_keeps_no_times_is_never_timed_afterwards(tmp_path: Path) -> None:
+    untimed = cell(hardware=None, threads=None)
+    (first,) = Here().run([untimed], Store(tmp_path), Scripted(lambda _: 0.5, latency=False))
+    later: Any = Scripted(lambda _: 1 / 0)
+    assert list(Here().run([untimed], Store(tmp_path), later)) == [first]
+    assert (later.ran, later.recounted) == ([], [])
+
+
 def test_a_failed_cell_has_no_costs_to_count_again(tmp_path: Path) -> None:
     (record,) = run([cell()], tmp_path, lambda _: 1 / 0)
     assert record["cost"] is None
