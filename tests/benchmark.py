@@ -78,19 +78,8 @@ def harness() -> None:
         say("table of 10,000", spent, 3.0, ended)
         print(f"{'(the first time':<18}{first:8.2f} s)")
     with tempfile.TemporaryDirectory() as folder:
-        small: tuple[str, ...] = (
-            "run",
-            "--method",
-            "evit",
-            "--model",
-            "albef-tiny",
-            "--tasks",
-            "vqa",
-            "--limit",
-            "8",
-            "--no-latency",
-        )
-        small = (*small, "--no-latency", "--out", folder)
+        few = ("--method", "evit", "--model", "albef-tiny", "--tasks", "vqa", "--limit", "8")
+        small = ("run", *few, "--no-latency", "--out", folder)
         one, _ = cpu_seconds(*small, "--ratios", "0.5")
         again, ended = cpu_seconds(*small, "--ratios", "0.5")
         say("second run", again, 3.0, ended)

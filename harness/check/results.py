@@ -25,7 +25,7 @@ def lines(folder: Path, prune: bool = False) -> list[tuple[str, bool]]:
     damaged: list[str] = []
     earlier: list[str] = []
     store = Store(folder, damaged.append, earlier.append)
-    records = store.records()
+    records = store.records(samples=True)
     reasons = {record["key"]: changed_since(record["spec"]) for record in records}
     older = superseded(records, lambda record: not reasons[record["key"]])
     if prune:

@@ -1,7 +1,7 @@
 """Records on disk: one JSON per cell and its samples as Parquet beside it, each whole or absent.
 
-A record carries a digest of itself and of its samples: one that was truncated or edited by hand is reported,
-never served, and computed again. Torch-free.
+A record carries the digest of its samples, and one of itself: what was truncated or edited by hand is reported, never
+served, and computed again. Samples are compared with theirs where they are read or served. Torch-free.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 FORMAT = 2
 STATUSES = ("done", "failed", "out_of_memory")
-# The last field of a record is the digest of its text without it, and of its samples.
+# The last field of a record is the digest of its text without it; of an earlier program's record, which has no
+# SAMPLES_DIGEST, of its samples, too.
+SAMPLES_DIGEST = "samples_sha256"
 DIGEST, END = b',\n "digest": "', b"\n}"
 STALE_SECONDS = 24 * 3600
 KEY_LETTERS = 12
@@ -101,21 +103,22 @@ class Store:
         found: dict[str, Record] = {}
         for key in dict.fromkeys(keys):
             for path in paths.get(key[:KEY_LETTERS], ()):
-                record = self._read(path, [])
+                record = self._read(path, [], samples=True)
                 if record is not None and record["key"] == key and record["status"] == "done":
                     found[key] = record
         return found
 
-    def records(self) -> list[Record]:
-        """All whole records of the folder, failed ones included, by file name; HarnessError if there is no
-        folder.
+    def records(self, *, samples: bool = False) -> list[Record]:
+        """All whole records of the folder, failed ones included, by file name; HarnessError if there is no folder.
+
+        `samples`: their samples are read too, so that a record whose samples were changed is left out.
         """
         if not self.folder.is_dir():
             raise HarnessError(
                 f"results folder {self.folder}: not found; `python -m harness run` makes one, --runs names it"
             )
         earlier: list[Path] = []
-        read = [self._read(path, earlier) for path in self._paths()]
+        read = [self._read(path, earlier, samples=samples) for path in self._paths()]
         if earlier:
             count = f"{len(earlier)} records" if len(earlier) > 1 else f"record {earlier[0].name}"
             self._notice(f"{count} in {self.folder}: measured by an earlier version; left out, to be computed again")
@@ -133,31 +136,31 @@ class Store:
             for path in self.folder.glob(NAMES):
                 self._by_cell.setdefault(path.stem[: -KEY_LETTERS - 1], []).append(path)
         paths = sorted(self._by_cell.get(f"{method}-{named}-{task}", ()), key=lambda path: path.stat().st_mtime)
-        read = [self._read(path, []) for path in paths[-most:]]
+        read = [self._read(path, [], samples=False) for path in paths[-most:]]
         return [record for record in read if record is not None]
 
     def samples(self, record: Mapping[str, Any]) -> pd.DataFrame:
         """The per-sample outcomes of a record: columns task, metric, sample, cluster, value.
 
-        Raises HarnessError when the record has none or the file cannot be read.
+        Raises HarnessError when the record has none, or the file cannot be read or is not what was saved.
         """
         import pandas as pd  # it takes half a second to import, and a plan needs none
 
-        name = record["samples"]
-        if name is None:
-            raise HarnessError(f"record {stem_of(record)}: has no samples (status {record['status']})")
+        path = self._samples_path(record)
         try:
-            return pd.read_parquet(self.folder / name)
-        except (OSError, ValueError) as error:
-            raise HarnessError(
-                f"samples {self.folder / name}: {_first_line(error)}; run the cell again with --force"
-            ) from error
+            return pd.read_parquet(io.BytesIO(_whole_samples(record, path)))
+        except (Damaged, OSError, ValueError) as error:
+            raise HarnessError(f"samples {path}: {_first_line(error)}; run the cell again with --force") from error
 
     def samples_digest(self, record: Mapping[str, Any]) -> str:
         """What tells a record's samples from others; HarnessError where it has none or they cannot be read."""
+        path = self._samples_path(record)
+        return str(record.get(SAMPLES_DIGEST) or _sha256(read_bytes(path)))
+
+    def _samples_path(self, record: Mapping[str, Any]) -> Path:
         if record["samples"] is None:
             raise HarnessError(f"record {stem_of(record)}: has no samples (status {record['status']})")
-        return hashlib.sha256(read_bytes(self.folder / record["samples"])).hexdigest()
+        return self.folder / str(record["samples"])
 
     def remove(self, record: Mapping[str, Any]) -> None:
         """Delete a record and its samples. Raises HarnessError when that is not possible."""
@@ -167,7 +170,7 @@ class Store:
             path.with_suffix(".parquet").unlink(missing_ok=True)
 
     def save(self, record: Mapping[str, Any], samples: pd.DataFrame | None) -> Record:
-        """Write a record, its samples first, and return it as stored (`samples` and `digest` filled in).
+        """Write a record, its samples first, and return it as stored (`samples` and the digests filled in).
 
         Both are complete on the disk under temporary names before either is renamed, so a kill or a full disk
         leaves the folder as it was. Replaces an earlier record of the same cell. Raises HarnessError on any
@@ -180,11 +183,12 @@ class Store:
         table = None if samples is None else _parquet(samples)
         stored = {name: value for name, value in record.items() if name != "digest"}
         stored["samples"] = None if table is None else parquet_path.name
+        stored[SAMPLES_DIGEST] = None if table is None else _sha256(table)
         try:
             text = json.dumps(stored, indent=1, ensure_ascii=False, allow_nan=False).encode()
         except ValueError as error:
             raise HarnessError(f"record {stem}: {error}; a metric or cost is not a finite number") from error
-        stored["digest"] = _digest(text, table)
+        stored["digest"] = _sha256(text)
         text = text.removesuffix(END) + DIGEST + stored["digest"].encode() + b'"' + END + b"\n"
         contents = {json_path: text} if table is None else {parquet_path: table, json_path: text}
         with explained(f"record {json_path}: cannot be saved", "free space or choose another --out, then run again"):
@@ -193,10 +197,10 @@ class Store:
                 parquet_path.unlink(missing_ok=True)
         return stored
 
-    def _read(self, path: Path, earlier: list[Path]) -> Record | None:
+    def _read(self, path: Path, earlier: list[Path], *, samples: bool) -> Record | None:
         """A whole record, or None: one of an earlier format goes to `earlier`, a damaged one is warned of."""
         try:
-            return _checked(path)
+            return _checked(path, samples)
         except Earlier:
             earlier.append(path)
             return None
@@ -205,8 +209,10 @@ class Store:
             return None
 
 
-def _checked(path: Path) -> Record:
-    """Read a record and compare it with its own digest; raises Damaged, and Earlier for another version's."""
+def _checked(path: Path, samples: bool) -> Record:
+    """Read a record and compare it, and its samples where they are asked for, with its digests; raises Damaged, and
+    Earlier for another version's.
+    """
     try:
         text = read_bytes(path)
         record = json.loads(text)
@@ -225,7 +231,12 @@ def _checked(path: Path) -> Record:
     if record.get("samples") is not None and (record["samples"] != table.name or not table.is_file()):
         raise Damaged(f"its samples {record['samples']} are missing")
     content = text.rpartition(DIGEST)[0] + END
-    if digest != _digest(content, table.read_bytes() if record.get("samples") is not None else None):
+    if record.get("samples") is not None:
+        if SAMPLES_DIGEST not in record:
+            content += table.read_bytes()
+        elif samples:
+            _whole_samples(record, table)
+    if digest != _sha256(content):
         raise Damaged("changed after it was saved (its digest does not fit)")
     if not _is_record(record):
         raise Damaged("not a record of this program, though its digest fits")
@@ -244,10 +255,16 @@ def _is_record(record: Record) -> bool:
     )
 
 
-def _digest(text: bytes, table: bytes | None) -> str:
-    digest = hashlib.sha256(text)
-    digest.update(table or b"")
-    return digest.hexdigest()
+def _whole_samples(record: Mapping[str, Any], path: Path) -> bytes:
+    """The content of a record's samples; Damaged where it is not what was saved."""
+    content = path.read_bytes()
+    if record.get(SAMPLES_DIGEST) not in (None, _sha256(content)):
+        raise Damaged("changed after they were saved (their digest does not fit)")
+    return content
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _parquet(samples: pd.DataFrame) -> bytes:

@@ -1,5 +1,6 @@
 """Records are whole or absent, and nothing is served for something else."""
 
+import hashlib
 import json
 import os
 import resource
@@ -60,7 +61,7 @@ def test_a_saved_record_is_found_with_its_samples(store):
     assert (
         store.find([record["key"]])[record["key"]]
         == stored
-        == {**record, "samples": stored["samples"], "digest": stored["digest"]}
+        == {**record, **{name: stored[name] for name in ("samples", "samples_sha256", "digest")}}
     )
     assert store.samples(stored).equals(SAMPLES) or store.samples(stored).astype(object).equals(SAMPLES.astype(object))
     assert names(store) == [
@@ -82,6 +83,7 @@ def test_the_json_is_one_line_per_field_in_the_order_of_the_schema(store):
         "error",
         "quality",
         "samples",
+        "samples_sha256",
         "digest",
     ]
 
@@ -174,11 +176,58 @@ def test_a_damaged_record_is_reported_never_served_and_replaced(store, warnings,
     path = store.folder / f"{stem_of(record)}.json"
     damage(path, path.with_suffix(".parquet"))
     assert not store.find([record["key"]])
-    assert [found["key"] for found in store.records()] == [other["key"]]
+    assert [found["key"] for found in store.records(samples=True)] == [other["key"]]
     assert len(warnings) == 2
     assert all(str(path) in line and "computed again" in line for line in warnings)
     store.save(record, SAMPLES)
     assert store.find([record["key"]])
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_edit, damage_other_json, damage_samples_missing])
+def test_a_record_is_checked_without_its_samples(store, warnings, damage):
+    record = make_record()
+    store.save(record, SAMPLES)
+    path = store.folder / f"{stem_of(record)}.json"
+    damage(path, path.with_suffix(".parquet"))
+    assert store.records() == []
+    assert len(warnings) == 1
+
+
+def test_samples_that_were_changed_are_an_error_where_they_are_read(store):
+    stored = store.save(make_record(), SAMPLES)
+    SAMPLES.assign(value=1.0).to_parquet(store.folder / stored["samples"])
+    assert store.records() == [stored]
+    with pytest.raises(HarnessError, match="changed after they were saved"):
+        store.samples(stored)
+
+
+def by_an_earlier_program(store, record):
+    """The record as a program saved it whose digest was of text and samples together."""
+    stored = store.save(record, SAMPLES)
+    path = store.folder / f"{stem_of(record)}.json"
+    del stored["samples_sha256"], stored["digest"]
+    text = json.dumps(stored, indent=1)
+    samples = path.with_suffix(".parquet").read_bytes()
+    stored["digest"] = hashlib.sha256(text.encode() + samples).hexdigest()
+    path.write_text(f'{text[:-2]},\n "digest": "{stored["digest"]}"\n}}\n')
+    return stored, path
+
+
+def test_a_record_of_one_digest_is_read_and_saved_again_with_two(store, warnings):
+    stored, _ = by_an_earlier_program(store, make_record())
+    assert store.records() == [stored] == list(store.find([stored["key"]]).values())
+    again = store.save(stored, store.samples(stored))
+    assert again["samples_sha256"] == store.samples_digest(stored)
+    assert store.records(samples=True) == [again]
+    assert warnings == []
+
+
+@pytest.mark.parametrize("damage", [damage_edit, damage_samples_truncated])
+def test_a_damaged_record_of_one_digest_is_reported(store, warnings, damage):
+    _, path = by_an_earlier_program(store, make_record())
+    damage(path, path.with_suffix(".parquet"))
+    assert store.records() == []
+    assert "its digest does not fit" in warnings[0]
 
 
 def test_records_come_in_the_order_of_their_names(store):
