@@ -112,7 +112,7 @@ def test_a_built_in_world_changes_a_recipe_and_what_is_given_comes_last() -> Non
     }
     frozen = {"multipliers": {"vision": 0.0}}
     assert on_data("albef-tiny", "vqa", ("scenes-small",), {}) == full | frozen | {"max_steps": 1500}
-    assert on_data("albef-tiny", "retrieval", ("scenes-small",), {}) == full | frozen | {"max_steps": 500}
+    assert on_data("albef-tiny", "retrieval", ("scenes-small",), {}) == full | frozen | {"max_steps": 150}
     slow = {"max_steps": 500, "multipliers": {"vision": 0.1}}
     assert on_data("clip-tiny", "retrieval", ("scenes-small",), {}) == full | slow
     assert on_data("albef-tiny", PRETRAIN, ("scenes-small", "scenes"), {}) == full
