@@ -70,7 +70,8 @@ class ATSConfig(MethodConfig):
             return {}
         most = MOST_SAMPLES * shape.patches
         return {
-            block: max(1, int(min(count * self.oversampling, most))) for block, count in zip(schedule.begin, counts)
+            block: max(min(count, 1), int(min(count * self.oversampling, most)))
+            for block, count in zip(schedule.begin, counts)
         }
 
 
@@ -143,8 +144,8 @@ class ATS(TokenReducer[ATSConfig]):
 
     def pick(self, scores: Tensor, count: int, standing: Tensor) -> tuple[Tensor, Tensor]:
         """The distinct tokens (B, K) nearest to the samples on the cumulative scores (B, P), and which K stand."""
-        time = torch.arange(count, device=scores.device, dtype=scores.dtype)
         if self.authors:
+            time = torch.arange(count, device=scores.device, dtype=scores.dtype)
             order = torch.sort(scores.masked_fill(~standing, -1), dim=1, stable=True).indices
             sums = scores.masked_fill(~standing, 0).gather(1, order).cumsum(dim=1)
             first = torch.zeros_like(order[:, :1]) if self.in_a_batch else (~standing).sum(dim=1, keepdim=True)
@@ -155,7 +156,10 @@ class ATS(TokenReducer[ATSConfig]):
         else:
             order = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
             line = scores.cumsum(dim=1) + 0.1 * ~standing
-            wanted = ((2 * time + 1) / (2 * (count + 1))).expand(len(scores), -1)
+            # Of about a fifth of all counts the range rounds to one sample more, at its end, as the program's does.
+            whole = 2 * (count + 1)
+            samples = torch.arange(1 / whole, (whole - 1) / whole, 2 / whole, device=scores.device, dtype=scores.dtype)
+            wanted = samples.expand(len(scores), -1)
         chosen = torch.zeros_like(standing).scatter(1, _nearest(line, wanted), True) & standing.gather(1, order)
         if self.authors:
             chosen = torch.cat([chosen[:, :-1], torch.ones_like(chosen[:, -1:])], dim=1)

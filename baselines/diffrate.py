@@ -78,7 +78,8 @@ class LearnedCounts(nn.Module):
         logits = self.logits[max(block - 1, 0)]
         if block == 0:
             return torch.full_like(logits[0], self.patches)
-        return (self.candidates(logits) * logits.softmax(dim=0)).sum()
+        # The program's product, whose rounding decides where the mean is a whole number.
+        return torch.matmul(self.candidates(logits), logits.softmax(dim=0))
 
     def count(self, block: int) -> Tensor:
         """Tokens left, class token counted: the mean rounded up, with the mean's gradient."""

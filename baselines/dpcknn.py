@@ -57,9 +57,9 @@ class DPCKNN(TokenReducer[DPCKNNConfig]):
         self.density_noise: dict[int, Tensor] = {}
 
     def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
-        stage, count = self.stages.get(block, (0, state.patches))
-        if count >= state.patches:
+        if block not in self.stages:
             return state
+        stage, count = self.stages[block]
         tokens = state.patch_tokens
         weights = torch.ones_like(tokens[..., 0])
         if not self.config.equal_weight:

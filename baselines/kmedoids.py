@@ -61,9 +61,9 @@ class KMedoids(TokenReducer[KMedoidsConfig]):
         return state if received is None else state.noted(received=received[:, state.prefix :].detach())
 
     def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
-        stage, count = self.stages.get(block, (0, state.patches))
-        if count >= state.patches:
+        if block not in self.stages:
             return state
+        stage, count = self.stages[block]
         with torch.no_grad(), phase("matching"):
             apart = distances(state.patch_tokens)
         if self.config.equal_weight:

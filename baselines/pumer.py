@@ -87,11 +87,15 @@ class PuMer(TokenReducer[PuMerConfig]):
 
     def counts(self, tokens: int) -> tuple[int, int]:
         """Of an image's tokens, those that pruning keeps and those that are merged away after it."""
-        merged = round(self.config.merge * tokens)
+        merged = self.merged(tokens)
         if merged == 0 and self.config.pruned_by_merging:
             return tokens, 0
         kept = max(tokens - round(self.config.prune * tokens), 1)
         return kept, min(merged, (kept - 1) // 2)
+
+    def merged(self, tokens: int) -> int:
+        """How many of an image's tokens would merge, were there enough to merge with."""
+        return round(self.config.merge * tokens)
 
     def evidence(self, block: int) -> frozenset[str]:
         return frozenset({"keys"}) if block in self.layers and self.config.merge_text > 0 else frozenset()
@@ -135,7 +139,7 @@ class PuMer(TokenReducer[PuMerConfig]):
     def reduced_image(self, image: TokenState, scores: Tensor, keys: Tensor) -> TokenState:
         """Scores (B, N) and keys (B, N, d) of all image tokens -> those left, by falling score, then merged."""
         kept, merged = self.counts(image.patches)
-        if kept == image.patches and merged == 0:
+        if kept == image.patches and self.merged(image.patches) == 0:
             return image
         order = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :kept]
         image = replace(image, mask=None).keep(order)

@@ -11,7 +11,7 @@ class TopK(TokenReducer[TopKConfig]):
     """Between attention and MLP, by the block's own class attention, mean over heads; kept tokens stand by score.
 
     EViT without its fused token, and counted as shares of the input (JoakimHaurum/TokenReduction, models/topk.py). It
-    crashes where a stage drops nothing; here that stage is left out.
+    crashes where a stage drops nothing; here that stage sorts the tokens.
     """
 
     Config = TopKConfig

@@ -20,6 +20,8 @@ def add_to(values: Tensor, source: Tensor, into: Tensor) -> Tensor:
 
 def moved(origin: Tensor, places: Tensor) -> Tensor:
     """Compose patch -> token (B, n0) with token -> new token (B, P); -1 stays -1."""
+    if not places.shape[1]:  # no token is left, and so no patch lives in one
+        return origin
     return torch.where(origin < 0, origin, places.gather(1, origin.clamp(min=0)))
 
 

@@ -20,9 +20,13 @@ PATCHES_OF_A_BLOCK = SIDE**2
 
 
 def removed_patches(attention_BL: Tensor, grid: tuple[int, int], keep: float) -> Tensor:
-    """(B, L) bool: all patches but those of the int(blocks * keep) + 1 blocks with the largest mean attention."""
+    """(B, L) bool: all patches but those of the int(blocks * keep) + 1 blocks with the largest mean attention.
+
+    Blocks of equal attention (0 outside of what the attention is of) stand as torch's default sort leaves them, as in
+    the release.
+    """
     blocks = F.interpolate(attention_BL.unflatten(1, grid).unsqueeze(1), _halved(grid), mode="bilinear").flatten(1)
-    best = blocks.argsort(dim=1, descending=True, stable=True)[:, : kept_blocks(grid, keep)]
+    best = blocks.argsort(dim=1, descending=True)[:, : kept_blocks(grid, keep)]
     gone = torch.ones_like(blocks, dtype=torch.bool).scatter(1, best, False).unflatten(1, _halved(grid))
     return gone.repeat_interleave(SIDE, dim=1).repeat_interleave(SIDE, dim=2).flatten(1)
 

@@ -65,7 +65,8 @@ def drawn_mask(log_probs: Tensor, noise: Tensor) -> Tensor:
 
 
 class PredictedStages(TokenReducer[PC]):
-    """Before each stage's block, the K = int(n0 keep) tokens of highest probability stay, in descending order.
+    """Before each stage's block, the K = int(n0 keep) tokens of highest probability stay, in descending order; nothing
+    is done where every stage leaves all n0.
 
     In training all stay, those not drawn hidden; every block attends through the softmax that the mask weighs, its eps
     included. gumbel: the noise of each stage, (B, P, 2); None draws it.
@@ -76,14 +77,15 @@ class PredictedStages(TokenReducer[PC]):
         schedule = config.schedule
         schedule.check_depth(shape.depth)
         counts = schedule.counts(shape.patches)
-        self.stages = {begin: (stage, count) for stage, (begin, count) in enumerate(zip(schedule.begin, counts))}
+        stages = enumerate(zip(schedule.begin, counts)) if min(counts) < shape.patches else ()
+        self.stages = {begin: (stage, count) for stage, (begin, count) in stages}
         self.score_predictor = nn.ModuleList(KeepPredictor(shape.width) for _ in schedule.begin)
         self.gumbel: Sequence[Tensor] | None = None
 
     def before_block(self, block: int, state: TokenState, stack: Stack, guide: Guide | None) -> TokenState:
-        stage, count = self.stages.get(block, (0, state.patches))
-        if count >= state.patches:
+        if block not in self.stages:
             return state
+        stage, count = self.stages[block]
         mask = None if state.mask is None else state.mask[:, state.prefix :]
         log_probs = self.score_predictor[stage](state.patch_tokens, mask)
         if not self.training:

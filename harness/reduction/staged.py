@@ -52,13 +52,14 @@ class StagedConfig(MethodConfig):
         return given
 
     def stages(self, shape: StackShape) -> dict[int, tuple[int, int]]:
-        """By block, (s, K) of the stages that leave fewer tokens than there were before; s counts all from 0."""
-        found, current = {}, shape.patches
-        for stage, (block, count) in enumerate(zip(self.schedule.begin, self.counts(shape))):
-            if count < current:
-                found[block] = (stage, count)
-                current = count
-        return found
+        """By block, (s, K) of the stages, s counting from 0; none where all leave the n0 tokens that there are.
+
+        A stage that leaves as many as there were works as the others do, as in the programs: it orders or mixes them.
+        """
+        counts = self.counts(shape)
+        if min(counts) >= shape.patches:
+            return {}
+        return {block: (stage, count) for stage, (block, count) in enumerate(zip(self.schedule.begin, counts))}
 
 
 TINY = 1e-9  # a keep ratio that leaves one token, and is no zero
@@ -104,7 +105,7 @@ class MixedStages(TokenReducer[S]):
     """Before each stage's block, a learned layer mixes the tokens behind the prefix into K.
 
     A layer takes tokens (B, P, D) and gives the mixed (B, K, D) and the weights (B, K, P); an input is traced to the
-    one that weighs it most. Layers have the released names; a stage that reduces nothing has none.
+    one that weighs it most. Layers have the released names.
     """
 
     def __init__(self, config: S, shape: StackShape) -> None:

@@ -176,7 +176,7 @@ class TokenState:
     def keep_where(self, index: Tensor, stays: Tensor) -> TokenState:
         """Keep the tokens index (B, K) behind the prefix, of which those where `stays` (B, K) is false are padding."""
         state = replace(self, mask=None).keep(index)
-        if state.origin is not None:
+        if state.origin is not None and stays.shape[1]:  # where no token is kept, none is anywhere
             padding = ~stays.gather(1, state.origin.clamp(min=0))
             state = replace(state, origin=state.origin.masked_fill(padding, -1))
         return state if bool(stays.all()) else state.hide(stays)

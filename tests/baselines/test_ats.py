@@ -6,7 +6,7 @@ import torch
 from harness.check.method import small_vit
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
-from harness.reduction import StackShape, encode, join
+from harness.reduction import StackShape, Trace, encode, join
 from harness.reduction.budget import make_reducer
 from harness.reduction.plan import token_counts
 
@@ -94,3 +94,24 @@ def test_bad_settings(settings):
 def test_a_tower_without_block_3_needs_a_schedule():
     with pytest.raises(HarnessError):
         made(StackShape(3, 4, 1, 2, True))
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 5, 7, 35, 36, 45, 47, 58])
+def test_token_reduction_draws_a_sample_more_where_its_range_rounds_up(wanted):
+    # K in its list: arange(1 / 2K, (2K - 1) / 2K, 1 / K) ends before its end, or at it.
+    count = wanted - (wanted not in {7, 35, 36, 47, 58})
+    line = torch.rand(200, dtype=torch.float64, generator=torch.Generator().manual_seed(wanted))
+    scores = line / line.sum()
+    nearest = {int((scores.cumsum(0) - (2 * t + 1) / (2 * wanted)).abs().argmin()) for t in range(count)}
+    reducer = made(StackShape(12, 200, 1, 2, True), program="token_reduction")
+    assert picked(reducer, scores.tolist(), wanted - 1) == sorted(nearest)
+
+
+def test_an_image_may_be_left_with_its_class_token_alone():
+    tower, images = open_tower(small_vit()), torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    settings = {"program": "token_reduction", "sample_counts": (9, 2, 0), "as_in_a_batch": True}
+    reducer = made(tower.shape, **settings | {"schedule": {"begin": [1, 2, 3], "keep": [1, 1, 1]}})
+    with torch.no_grad():
+        tokens = encode(tower, reducer, images, trace=Trace(origins_wanted=True))
+    assert tokens.states.shape[1] == 1
+    assert int(tokens.origin.max()) == -1

@@ -100,3 +100,13 @@ def test_bad_settings(settings, reason):
     with pytest.raises(HarnessError, match=reason) as error:
         made(**settings)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("patches", "granularity"), [(25, 1), (100, 4), (49, 1)])
+def test_a_mean_that_is_a_whole_number_is_rounded_as_the_programs_product_is(patches, granularity):
+    shape = StackShape(depth=3, patches=patches, prefix=1, width=8, class_token=True)
+    counts = make_reducer("diffrate", shape, settings={"granularity": granularity}).prune
+    torch.nn.init.zeros_(counts.logits[0])
+    candidates = torch.arange(patches, 0, -granularity).float()
+    expected = torch.matmul(candidates, torch.zeros_like(candidates).softmax(dim=0)).ceil() + 1
+    assert counts.count(1) == expected

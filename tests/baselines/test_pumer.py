@@ -7,7 +7,7 @@ from harness.cost.host import host_parts
 from harness.hosts.build import build_host
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
-from harness.reduction import reducing
+from harness.reduction import TokenState, reducing
 from harness.reduction.budget import make_reducer, realised_ratio
 from harness.reduction.plan import token_counts
 
@@ -119,3 +119,9 @@ def test_costs_of_the_fusion_encoder_are_of_texts_without_padding():
         for settings in ({"merge_text": 0.4}, {"merge_text": 0})
     )
     assert words < pixels < host_parts("meter-tiny", make_reducer("dense", host.shape))["fusion"]["forward_gmacs"]
+
+
+def test_an_image_too_small_to_merge_is_sorted_all_the_same(meter):
+    image = TokenState(torch.arange(2.0).view(1, 2, 1).double(), prefix=0)
+    scores, keys = torch.tensor([[0.1, 0.9]]).double(), torch.ones(1, 2, 1).double()
+    assert made(meter, merge=0.3).reduced_image(image, scores, keys).tokens.flatten().tolist() == [1, 0]

@@ -32,8 +32,8 @@ def test_k_mixtures_with_a_class_token_untouched(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_stage_that_reduces_nothing_has_no_parameters(name):
-    assert sorted({key.split(".")[1] for key, _ in made(name).named_parameters()}) == ["0", "1"]
+def test_every_stage_has_a_layer_and_none_where_all_tokens_stay(name):
+    assert sorted({key.split(".")[1] for key, _ in made(name).named_parameters()}) == ["0", "1", "2"]
     assert not list(make_reducer(name, SHAPE, ratio=1.0).parameters())
 
 
@@ -52,10 +52,11 @@ def test_a_scale_of_zero_gives_every_slot_the_mean():
 
 def test_every_token_is_transported_whole():
     torch.manual_seed(0)
-    tokens = torch.randn(2, 6, 4)
-    plan, many = (made("sinkhorn", eps=0.5, iterations=n).cluster_layers["0"](tokens)[1] for n in (3, 100))
-    torch.testing.assert_close(plan.sum(dim=1), torch.ones(2, 6))
-    torch.testing.assert_close(many.sum(dim=2), torch.full((2, 3), 2.0))
+    tokens = torch.randn(2, 6, 4).double()
+    layers = (made("sinkhorn", eps=0.5, iterations=n).double().cluster_layers["0"] for n in (3, 300))
+    plan, many = (layer(tokens)[1] for layer in layers)
+    torch.testing.assert_close(plan.sum(dim=1), torch.ones(2, 6).double())
+    torch.testing.assert_close(many.sum(dim=2), torch.full((2, 3), 2.0).double())
 
 
 def test_the_length_of_a_centre_does_not_count():
@@ -79,3 +80,9 @@ def test_bad_settings(name, settings):
     with pytest.raises(HarnessError) as error:
         made(name, **settings)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_stage_mixes_where_any_leaves_fewer(name):
+    assert len(made(name, keep_tokens=(6, 3, 3)).cluster_layers) == 3
+    assert len(made(name, keep_tokens=(6, 6, 6)).cluster_layers) == 0

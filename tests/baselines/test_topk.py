@@ -44,3 +44,11 @@ def test_bad_settings(settings):
 def test_a_list_and_a_ratio_both_set_the_budget():
     with pytest.raises(HarnessError, match="keep_tokens"):
         make_reducer("topk", SHAPE, ratio=0.5, settings={"keep_tokens": (9, 8, 7)})
+
+
+def test_a_stage_that_drops_nothing_sorts_as_others_do():
+    scores = torch.tensor([[0.2, 0.1, 0.4, 0.3]])
+    state = TokenState(torch.arange(5.0).view(1, 5, 1)).traced()
+    reducer = make_reducer("topk", StackShape(12, 4, 1, 1, True), settings={"keep_tokens": (4, 4, 2)})
+    left = reducer.between(3, state, Evidence(cls_attention=scores))
+    assert left.tokens.flatten().tolist() == [0, 3, 4, 1, 2]

@@ -61,3 +61,14 @@ def test_bad_settings(settings):
     with pytest.raises(HarnessError) as error:
         made(**settings)
     assert "\n" not in str(error.value)
+
+
+def test_a_stage_that_leaves_as_many_as_there_were_orders_them_anew():
+    keep = {"begin": [3, 6, 9], "keep": [0.5, 0.5, 0.25]}
+    reducer = made(StackShape(12, 8, 1, 8, True), schedule=keep).eval()
+    state = TokenState(torch.randn(2, 5, 8)).traced()
+    left = reducer.before_block(6, state, None, None)
+    assert sorted(left.notes["kept_1"][0].tolist()) == [0, 1, 2, 3]
+    assert left.tokens.shape == state.tokens.shape
+    whole = made(StackShape(12, 8, 1, 8, True), schedule={"begin": [3, 6], "keep": [1, 1]}).eval()
+    assert whole.before_block(3, state, None, None) is state

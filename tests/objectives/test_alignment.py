@@ -56,6 +56,9 @@ def test_distances_are_zero_or_least_for_equal_vectors_and_l2_is_twice_the_cosin
     torch.testing.assert_close(l2, 2 + 2 * cosine)
     torch.testing.assert_close(6 * mse, l2)
     torch.testing.assert_close(token_distances(first, first, "cosine"), -torch.ones(3))
+    smooth = token_distances(3 * first, 3 * second, "smooth_l1")
+    sizes = 3 * (first - second).abs()
+    torch.testing.assert_close(smooth, torch.where(sizes < 1, sizes.square() / 2, sizes - 0.5).mean(dim=-1))
 
 
 def test_outputs_are_counted_back_from_the_last_block() -> None:

@@ -91,9 +91,9 @@ def test_equal_densities_go_by_the_lower_index():
     assert into.tolist() == [[0, 0, 1, 1]]
 
 
-def test_stages_that_reduce_nothing_are_left_out():
+def test_stages_work_where_any_leaves_fewer_tokens():
     made = StagedConfig(schedule=Schedule(begin=(1, 2, 3), keep=(1.0, 0.5, 0.5)))
-    assert made.stages(SHAPE) == {2: (1, 50)}
+    assert made.stages(SHAPE) == {1: (0, 100), 2: (1, 50), 3: (2, 50)}
     assert made.bent(0.0).stages(SHAPE) == {}
     assert StagedConfig().counts(SHAPE) == (70, 48, 34)
     assert StagedConfig().counts(SHAPE, 103) == (72, 50, 35)

@@ -76,6 +76,20 @@ def vit_sizes(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def patches_of(config: dict[str, Any]) -> int:
+    """How many patches a golden file's ViT cuts an image into."""
+    size = config["img_size"]
+    height, width = size if isinstance(size, list) else (size, size)
+    return int(height // config["patch_size"] * (width // config["patch_size"]))
+
+
+def divisor(weight: float) -> float:
+    """What a loss of a method is set to weigh, and divided by to compare it without its weight: a weight of 0 would
+    leave nothing to compare.
+    """
+    return weight or 1.0
+
+
 def elip_settings(config: dict[str, Any]) -> dict[str, Any]:
     """The settings of ELIP's config from a golden file's words for them."""
     schedule = {
@@ -114,4 +128,6 @@ def difference(ours: Tensor | Tokens, theirs: Tensor) -> float:
         ours = ours.states
     if ours.shape != theirs.shape or not bool(ours.isfinite().all()):
         return float("inf")
+    if not ours.numel():
+        return 0.0
     return float((ours.detach() - theirs.to(ours.dtype)).abs().max())

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from harness.kit import distributed
 from harness.reduction import BlockHooks, Guide, Stack, TokenReducer, Tokens, TokenState, sample_keys
 
-Distance = Literal["cosine", "l2", "mse"]
+Distance = Literal["cosine", "l2", "mse", "smooth_l1"]
 
 
 def output_blocks(depth: int, count: int, interval: int) -> tuple[int, ...]:
@@ -104,9 +104,13 @@ def sinusoids(count: int, width: int) -> Tensor:
 
 
 def token_distances(student: Tensor, target: Tensor, kind: Distance) -> Tensor:
-    """(…, N): of unit vectors (…, N, C), minus their cosine; `l2` 2 - 2 cos; `mse` that over C, the mean square."""
+    """(…, N): of unit vectors (…, N, C), minus their cosine; `l2` 2 - 2 cos; `mse` that over C, the mean square;
+    `smooth_l1` the mean over C of a difference's half square, or of its size less a half where that is above 1.
+    """
     if kind == "mse":
         return (student - target).square().mean(dim=-1)
+    if kind == "smooth_l1":
+        return F.smooth_l1_loss(student, target, reduction="none").mean(dim=-1)
     cosine = (student * target).sum(dim=-1)
     return -cosine if kind == "cosine" else 2 - 2 * cosine
 

@@ -63,16 +63,13 @@ def long_text_contrast(
 ) -> dict[str, Tensor]:
     """Contrasts of unit features, each over F: of the first view with the first text, and the sum of all other ones.
 
-    Weighted by `weights`. Not `long`: the first alone, over F all the same. Nothing is divided by the number of views.
+    Weighted by `weights`; a sum of none is 0. Not `long`: the first alone, over F all the same. Nothing is divided by
+    the number of views.
     """
     views, texts = images_BVP.unbind(1), texts_BFP.unbind(1)
     found = {"short": weights[0] * pair_contrast(views[0], texts[0], scale) / len(texts)}
     if long:
-        others: list[Any] = [
-            pair_contrast(view, text, scale)
-            for at, view in enumerate(views)
-            for place, text in enumerate(texts)
-            if (at, place) != (0, 0)
-        ]
+        pairs = [(view, text) for view in views for text in texts][1:]
+        others: list[Any] = [pair_contrast(view, text, scale) for view, text in pairs] or [torch.zeros_like(scale)]
         found["long"] = weights[1] * torch.stack(others).sum() / len(texts)
     return found

@@ -6,18 +6,23 @@ from typing import Any
 
 import torch
 
-from harness.check.golden.file import Golden, difference, staged_settings
+from harness.check.golden.file import Golden, difference, patches_of, staged_settings
 from harness.check.golden.vit import check_vit, run_vit
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The authors' program says its blocks, the other one rates, or K of which it samples K - 1."""
+    """The authors' program says its blocks, the other one rates, or K for K - 1 samples."""
     if config["variant"] == "authors":
         begin = config["ats_blocks"]
         schedule = {"begin": begin, "keep": [1.0] * len(begin)}
         return {"schedule": schedule, "drop_tokens": config["drop_tokens"], "as_in_a_batch": True}
     staged = staged_settings(config)
-    counts = [count - 1 for count in staged.pop("keep_tokens", [])] or None
+    listed = staged.pop("keep_tokens", None)
+    shares = staged["schedule"]["keep"]
+    # A schedule leaves a token at least, the program none.
+    counts = (
+        [int(patches_of(config) * share) for share in shares] if listed is None else [count - 1 for count in listed]
+    )
     return {"program": "token_reduction", "sample_counts": counts, "as_in_a_batch": True, **staged}
 
 

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from harness.check.golden.file import Golden, difference
+from harness.check.golden.file import Golden, difference, divisor, patches_of
 from harness.check.golden.vit import Run, run_errors, run_vit
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """Multiply-adds outside the blocks are the patch embedding's and the classifier's."""
-    patches = (config["img_size"] // config["patch_size"]) ** 2
-    embedding = (patches + 1) * config["embed_dim"] * 3 * config["patch_size"] ** 2
+    embedding = (patches_of(config) + 1) * config["embed_dim"] * 3 * config["patch_size"] ** 2
     other = {"other_flops": embedding + config["embed_dim"] * config["num_classes"]}
     if config["mode"] != "train":
         return other | {"prune_kept": config["prune_kept_num"], "merge_kept": config["merge_kept_num"]}
@@ -23,7 +22,7 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
         "granularity": config["granularity"],
         "flops_unit": config["flops_unit"],
         "target_flops": config["target_flops"],
-        "flops_weight": config["lambda"],
+        "flops_weight": divisor(config["lambda"]),
     }
 
 
@@ -68,7 +67,7 @@ def _counts(run: Run) -> dict[str, float]:
 def _losses(run: Run) -> dict[str, float]:
     config, outputs = run.golden.config, run.golden.part("output")
     own = run.reducer.losses(run.tokens, None)["flops"]
-    found = {"loss_flops": own / config["lambda"], "loss_cls": F.cross_entropy(run.logits, run.labels)}
-    found["loss_total"] = own + found["loss_cls"]
+    found = {"loss_flops": own / divisor(config["lambda"]), "loss_cls": F.cross_entropy(run.logits, run.labels)}
+    found["loss_total"] = config["lambda"] * found["loss_flops"] + found["loss_cls"]
     errors = {name: difference(value, outputs[name]) for name, value in found.items()}
     return errors | run.backward(found["loss_flops"], "grad_flops") | run.backward(found["loss_total"], "grad_total")

@@ -7,19 +7,22 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from harness.check.golden.file import Golden, difference
+from harness.check.golden.file import Golden, difference, divisor
 from harness.check.golden.vit import Run, run_errors, run_vit
 from harness.reduction import Tokens
+
+WEIGHTS = ("ratio_weight", "distill_weight")
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """`token_ratio` is of the input's patches; without it `base_rate` to the powers 1, 2, ... stays."""
     begin = config["pruning_loc"]
     keep = config.get("token_ratio") or [config["base_rate"] ** stage for stage in range(1, len(begin) + 1)]
-    known = ("ratio_weight", "distill_weight", "mse_token")
+    weights: dict[str, Any] = {name: divisor(config[name]) for name in WEIGHTS if name in config}
     return {
         "schedule": {"begin": begin, "keep": keep},
-        **{name: config[name] for name in known if name in config},
+        **weights,
+        **{name: config[name] for name in ("mse_token",) if name in config},
     }
 
 
@@ -58,7 +61,7 @@ def _losses(run: Run) -> dict[str, torch.Tensor]:
     config, given = run.golden.config, run.golden.part("input")
     teacher = Tokens(F.pad(given["teacher_tokens"], (0, 0, 1, 0)))
     own = run.reducer.losses(run.tokens, teacher)
-    stages = len(config["pruning_loc"])
+    stages, ratio_weight, distill_weight = len(config["pruning_loc"]), config["ratio_weight"], config["distill_weight"]
     found = {
         "loss_cls": F.cross_entropy(run.logits, run.labels),
         "loss_cls_kl": F.kl_div(
@@ -67,8 +70,9 @@ def _losses(run: Run) -> dict[str, torch.Tensor]:
             log_target=True,
             reduction="batchmean",
         ),
-        "loss_ratio": own["ratio"] * stages / config["ratio_weight"],
-        "loss_token": own["token"] / config["distill_weight"],
+        "loss_ratio": own["ratio"] * stages / divisor(ratio_weight),
+        "loss_token": own["token"] / divisor(distill_weight),
     }
-    total = config["clf_weight"] * found["loss_cls"] + config["distill_weight"] * found["loss_cls_kl"]
-    return found | {"loss_total": total + own["ratio"] + own["token"]}
+    total = config["clf_weight"] * found["loss_cls"] + distill_weight * found["loss_cls_kl"]
+    total = total + ratio_weight * found["loss_ratio"] / stages + distill_weight * found["loss_token"]
+    return found | {"loss_total": total}

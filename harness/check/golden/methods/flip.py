@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from harness.check.golden.file import Golden, difference
 from harness.hosts.parts.towers import open_tower
 from harness.kit.errors import HarnessError
-from harness.reduction import Trace, encode
+from harness.reduction import Trace, encode, take
 from harness.reduction.budget import make_reducer
 
 SIDES = {"img_encoder": "image", "txt_encoder": "text"}
@@ -81,14 +81,17 @@ def check(golden: Golden) -> dict[str, float]:
     tokens = encode(open_tower(model.image), method, given["image"], None, trace).states
     loss = model.loss(_feature(model, tokens, config), text)
     loss.backward()
+    order = given["noise"].argsort(dim=1)
     with torch.no_grad():
         every = encode(open_tower(model.image), method.eval(), given["image"]).states
         feature = _feature(model, every, config)
+        # Where none is left out the program shuffles the patches all the same, which only the order shows.
+        shuffled = torch.cat([torch.zeros_like(order[:, :1]), order + 1], dim=1) if config["mask_ratio"] == 0 else None
         ours = {
-            "tokens": tokens,
+            "tokens": tokens if shuffled is None else take(tokens, shuffled),
             "loss": loss,
             "removed": (trace.origins[0] < 0).double(),
-            "ids_restore": given["noise"].argsort(dim=1).argsort(dim=1).double(),
+            "ids_restore": order.argsort(dim=1).double(),
             "image_feature_eval": feature,
             "text_feature_eval": text,
             "loss_eval": model.loss(feature, text),

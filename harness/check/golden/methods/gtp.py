@@ -9,14 +9,17 @@ from harness.check.golden.vit import places_of, run_errors, run_vit
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The selection's name ends with how heads are joined; a graph that is None is spatial where one is needed."""
+    """The selection's name may end with how heads are joined, by their mean if not; a graph that is None is spatial
+    where one is needed.
+    """
     selection, removed = config["selection"], config["num_prop"]
-    heads = selection[-3:] if selection.endswith("Max") else selection[-4:]
-    same = ("propagation", "sparsity", "token_scale", "num_neighbours", "alpha")
+    heads = "Max" if selection.endswith("Max") else "Mean"
+    same = ("sparsity", "token_scale", "num_neighbours", "alpha")
     return {
         "selection": selection.removesuffix(heads),
         "heads": heads,
-        "graph": "Spatial" if config["graph_type"] == "None" else config["graph_type"],
+        "propagation": config["propagation"] or "None",
+        "graph": "Spatial" if config["graph_type"] in (None, "None") else config["graph_type"],
         "num_prop_per_block" if isinstance(removed, list) else "num_prop": removed,
         **{name: config[name] for name in same},
     }

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from harness.check.golden.file import Golden, difference
+from harness.check.golden.file import Golden, difference, divisor
 from harness.check.golden.vit import Run, run_errors, run_vit, source_of
 
 
@@ -15,7 +15,7 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
     """The thresholds are among the weights."""
     found = {"tau": config["tau"]}
     if config["mode"] == "train":
-        found |= {"reduction_target": config["reduction_target"], "flops_weight": config["reg_scale"]}
+        found |= {"reduction_target": config["reduction_target"], "flops_weight": divisor(config["reg_scale"])}
     return found
 
 
@@ -59,10 +59,10 @@ def _trained(run: Run) -> dict[str, float]:
     flops = reducer.losses(run.tokens, None)["flops"]
     found = {
         "flops_ratio": own.flops_ratio(run.tokens),
-        "loss_flops": flops / config["reg_scale"],
+        "loss_flops": flops / divisor(config["reg_scale"]),
         "loss_cls": F.cross_entropy(run.logits, run.labels),
     }
-    found["loss_total"] = config["cls_scale"] * found["loss_cls"] + flops
+    found["loss_total"] = config["cls_scale"] * found["loss_cls"] + config["reg_scale"] * found["loss_flops"]
     errors |= {name: difference(value, outputs[name]) for name, value in found.items()}
     errors |= run.backward(found["loss_total"], "grad_total")
     return errors | run_errors(run, leave=("source",))

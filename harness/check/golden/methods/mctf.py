@@ -43,24 +43,29 @@ def check(golden: Golden) -> dict[str, float]:
     teacher_reducer = make_reducer("mctf", run.tower.shape, settings=made).double()
     teacher = encode(run.tower, teacher_reducer, golden.part("input")["image"])
     logits_teacher = run.model.head(teacher.states[:, 0])
-    errors |= {
-        "tokens_teacher": difference(teacher, outputs["tokens_teacher"]),
-        "sizes_teacher": difference(_sizes(teacher), outputs["sizes_teacher"]),
-        "logits_teacher": difference(logits_teacher, outputs["logits_teacher"]),
-        "consistency": difference(reducer.consistency(run.tokens, teacher), outputs["consistency"]),
+    ours = {
+        "tokens_teacher": teacher.states,
+        "sizes_teacher": _sizes(teacher),
+        "logits_teacher": logits_teacher,
+        "consistency": reducer.consistency(run.tokens, teacher),
     }
     student_weight, teacher_weight, _ = config["task_weight"]
-    # The program takes images that the student is sure of; what a method is given does not tell which these are.
-    sure = torch.where(run.logits.softmax(dim=-1).gather(1, labels[:, None])[:, 0] > config["task_type"][2])[0]
+    # Of the three losses a zero switches one off; the last is of the images that the student is sure enough of, which
+    # what a method is given does not tell.
+    student, of_teacher, surer_than = config["task_type"]
+    sure = torch.where(run.logits.softmax(dim=-1).gather(1, labels[:, None])[:, 0] > surer_than)[0]
+    none = run.logits.sum() * 0
     losses = {
-        "loss_student": student_weight * F.cross_entropy(run.logits, labels),
-        "loss_teacher": teacher_weight * F.cross_entropy(logits_teacher, labels),
+        "loss_student": student_weight * F.cross_entropy(run.logits, labels) if student else none,
+        "loss_teacher": teacher_weight * F.cross_entropy(logits_teacher, labels) if of_teacher else none,
         "loss_consistency": run.reducer.losses(run.tokens.rows(sure), teacher.rows(sure))["consistency"]
-        if len(sure)
-        else run.logits.sum() * 0,
+        if surer_than and len(sure)
+        else none,
     }
     losses["loss_total"] = torch.stack(list(losses.values())).sum()
-    errors |= {name: difference(value, outputs[name]) for name, value in losses.items()}
+    ours |= losses
+    # What a loss that is off would need is not in the file.
+    errors |= {name: difference(value, outputs[name]) for name, value in ours.items() if name in outputs}
     return errors | run.backward(losses["loss_total"], "grad_total")
 
 

@@ -56,13 +56,14 @@ def check(golden: Golden) -> dict[str, float]:
     every = texts_of_images(features)
     views = F.normalize(images, dim=-1).unflatten(0, (len(texts), -1))
     # Texts without several a row: CLIP's loss, which has no weights.
-    terms = (config["clip_lossweight"], config["declip_lossweight"]) if ids.dim() == 3 else (1.0, 1.0)
-    found = long_text_contrast(views, every, log_scale.exp(), terms, config["use_declip_loss"])
+    several = ids.dim() == 3
+    terms = (config["clip_lossweight"], config["declip_lossweight"]) if several else (1.0, 1.0)
+    found = long_text_contrast(views, every, log_scale.exp(), terms, several and config["use_declip_loss"])
     loss = torch.stack(list(found.values())).sum()
     loss.backward()
     ours = {
         "attention_mask": model.mask(texts.flatten(0, 1)).double(),
-        "text_features": every if ids.dim() == 3 else every[:, 0],
+        "text_features": every if several else every[:, 0],
         "single_text_features": features[:, 0, 0],
         "loss": loss,
         "loss_clip": found["short"],
