@@ -12,6 +12,7 @@ import typer
 from harness.cli.flags import command_of
 from harness.cli.options import Quiet, Threads, set_threads
 from harness.cli.run import processes
+from harness.kit.errors import HarnessError
 from harness.run.request import AnswerOptions
 
 
@@ -44,13 +45,30 @@ def _answer(
 
 
 def _check_place(out: Path) -> None:
-    """HarnessError where the file cannot be written: better now than after the answers."""
+    """HarnessError where the file cannot be written, or is another than earlier answers, such as the questions
+    themselves: better now than after the answers.
+    """
     from harness.kit.files import ensure_writable, explained
 
+    if out.is_file() and not _holds_answers(out):
+        raise HarnessError(f"--out {out}: holds something else than answers; choose another file, or remove it")
     with explained(f"{out}: cannot be written", "choose another --out"):
         ensure_writable(out.parent)
         if out.is_dir():
             raise IsADirectoryError(EISDIR, "it is a folder")
+
+
+def _holds_answers(path: Path) -> bool:
+    """Whether a file is empty, or a list as this command writes it."""
+    from harness.kit.reading import read_json
+
+    try:
+        held = read_json(path) if path.stat().st_size else []
+    except HarnessError:
+        return False
+    return isinstance(held, list) and all(
+        isinstance(one, dict) and set(one) == {"question_id", "answer"} for one in held
+    )
 
 
 answer = command_of(AnswerOptions, _answer)

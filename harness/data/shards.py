@@ -192,7 +192,14 @@ def _members(shard: Path, payload: bool) -> Iterator[_Member]:
             folder, _, file_name = member.name.removeprefix("./").rpartition("/")
             full, _, ending = file_name.rpartition(".")
             sample, ending = full.partition(".")[0], ending.lower()
-            if not sample or not member.isfile() or ending not in IMAGE_ENDINGS + TEXT_ENDINGS:
+            if not sample or ending not in IMAGE_ENDINGS + TEXT_ENDINGS:
+                continue
+            if member.islnk() or member.issym():
+                raise tarfile.ReadError(
+                    f"{member.name} is a link to {member.linkname}: pack it again with the files themselves "
+                    "(tar --dereference --hard-dereference)"
+                )
+            if not member.isfile():
                 continue
             if member.offset_data + member.size > size:
                 raise tarfile.ReadError("unexpected end of data")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveFloat
 from torch import Tensor, nn
 
 from harness.hosts.parts.answer_targets import AnswerTargets
@@ -49,7 +49,7 @@ class HostConfig(BaseModel):
     text_length: int
     task: str | None = None
     mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     tokenizer: str | None = None
 
 

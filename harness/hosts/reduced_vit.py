@@ -15,6 +15,7 @@ import torch
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from harness.hosts.parts.plain_modules import check_not_called
 from harness.hosts.parts.towers import VisionTower, open_tower
 from harness.hosts.parts.towers.siglip import Siglip2Tower
 from harness.hosts.parts.towers.transformers_tower import TransformersTower
@@ -67,6 +68,13 @@ class Wrapper(nn.Module):
             return save(*places, **options)
 
 
+def _opened(model: nn.Module) -> VisionTower:
+    """The tower of a ViT; HarnessError, besides what open_tower raises, for hooks that it would not call."""
+    tower = open_tower(model)
+    check_not_called(model, tower.by_parts(), tower.package)
+    return tower
+
+
 class ReducedModel(Wrapper):
     """A ViT with a token-reduction method inside; called like the model it was made from, plus `guide` for text.
 
@@ -89,7 +97,7 @@ class ReducedModel(Wrapper):
         self._others: dict[tuple[int, int] | int, TokenReducer[Any]] = {}
         self._warned = False
         # Opened once: a compiled graph holds what is called, not what is made.
-        self._tower: VisionTower | None = open_tower(model)
+        self._tower: VisionTower | None = _opened(model)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the opened tower, whose parts are functions; it is opened again where it is asked for."""
@@ -110,7 +118,7 @@ class ReducedModel(Wrapper):
     def tower(self) -> VisionTower:
         """The model, opened; anew where another model was put in its place."""
         if self._tower is None or self._tower.model is not self.model:
-            self._tower = open_tower(self.model)
+            self._tower = _opened(self.model)
         return self._tower
 
     def forward_features(self, images: Tensor, guide: Guide | None = None) -> Tensor:

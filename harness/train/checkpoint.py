@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], facts: dict[
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
     """Checkpoints that have their note, newest first."""
-    return [_noted(note) for note in sorted(folder.glob(f"{_PREFIX}*.json"), reverse=True)]
+    notes = sorted(folder.glob(f"{_PREFIX}*.json"), reverse=True)
+    return [_noted(note) for note in notes if note.stem.removeprefix(_PREFIX).isdecimal()]
 
 
 def difference(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
@@ -98,7 +100,11 @@ def load_newest(folder: Path, facts: dict[str, Any], warn: Callable[[str], None]
         if not checkpoint.whole():
             warn(f"{checkpoint.state} is damaged (its digest differs); going back to the one before it")
             continue
-        state: dict[str, Any] = torch.load(checkpoint.state, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(checkpoint.state, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            warn(f"{checkpoint.state} cannot be read ({str(error)[:80]!r}); going back to the one before it")
+            continue
         return checkpoint.step, state
     if checkpoints:
         raise HarnessError(

@@ -215,12 +215,27 @@ def test_members_of_a_tar_that_leave_it_or_are_too_large(tmp_path: Path) -> None
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-        link = tarfile.TarInfo("link.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
     refs = list(read_shard(path, "0.tar", lambda shard, reason: pytest.fail(reason)))
     assert [(bool(ref.image), ref.captions) for ref in refs] == [(True, ("Out",)), (True, ("Abs",)), (True, ())]
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.jpg", "set"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_in_a_tar_are_said_to_be_links(kind: bytes, tmp_path: Path) -> None:
+    inside = picture(tmp_path / "a.jpg").read_bytes()
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name, content in {"a.jpg": inside, "a.txt": b"A"}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("b.jpg")
+        link.type, link.linkname = kind, "a.jpg"
+        tar.addfile(link)
+    damage: list[str] = []
+    refs = list(read_shard(tmp_path / "0.tar", "0.tar", lambda shard, reason: damage.append(reason)))
+    assert [ref.captions for ref in refs] == [("A",)]
+    wanted = "b.jpg is a link to a.jpg: pack it again with the files themselves (tar --dereference --hard-dereference)"
+    assert damage == [wanted]
 
 
 def test_check_data_needs_no_torch_and_no_second(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from harness.check.golden.file import read_golden
 from harness.check.golden.meter import meter_config
 from harness.hosts.albef import model as albef
 from harness.hosts.blip import model as blip
+from harness.hosts.build import build_host
 from harness.hosts.clip import model as clip
 from harness.hosts.host import HostModel
 from harness.hosts.meter import model as meter
@@ -501,3 +502,46 @@ def test_a_part_that_no_host_has_is_refused() -> None:
         with pytest.raises(HarnessError, match="cannot take its part 'fusion'"):
             load_parts(model, {"a": torch.zeros(1)}, "a.pth", "fusion")
     assert isinstance(model, nn.Module)
+
+
+@pytest.mark.parametrize("host", ["timm/deit_tiny_patch16_224", "albef"])
+def test_two_tensors_for_one_place_must_be_equal(host: str) -> None:
+    model = opened("albef")[0] if host == "albef" else build_host(host)
+    own = "norm.weight" if "/" in host else "visual_encoder.norm.weight"
+    other = "predictor.norm.weight" if "/" in host else None
+    if other is None:
+        weights = albef_file(model)
+        translate = model.released
+        model.released = lambda name: translate(own if name == "again" else name)  # type: ignore[method-assign]
+        other = "again"
+    else:
+        weights = {name.removeprefix("vision."): value for name, value in model.state_dict().items()}
+    weights[other] = weights[own].clone()
+    assert other in load_released(model, weights, "a.pth").loaded
+    weights[other] = weights[own] + 1
+    refused(model, weights, f"{own} and {other} are both vision.norm.weight, and differ")
+
+
+def test_a_teacher_beside_its_student_is_not_taken_for_it() -> None:
+    model = build_host("timm/deit_tiny_patch16_224")
+    state = {name.removeprefix("vision."): value for name, value in model.state_dict().items()}
+    both = {f"student.backbone.{name}": value for name, value in state.items()}
+    both |= {f"teacher.backbone.{name}": value + 1 for name, value in state.items()}
+    refused(model, both, "student.backbone.cls_token and teacher.backbone.cls_token are both vision.cls_token")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tensor: tensor.long(), "of int64, where weights are real numbers"),
+        (lambda tensor: tensor.to(torch.int8), "of int8, where weights are real numbers"),
+        (lambda tensor: tensor.bool(), "of bool, where weights are real numbers"),
+        (lambda tensor: tensor.to(torch.complex64), "of complex64, where weights are real numbers"),
+        (lambda tensor: tensor.to_sparse(), r"sparse \(torch.sparse_coo\)"),
+    ],
+)
+def test_what_is_no_real_number_is_no_weight(change: Callable[[Tensor], Tensor], reason: str) -> None:
+    model = opened("albef")[0]
+    weights = albef_file(model)
+    weights["visual_encoder.norm.weight"] = change(weights["visual_encoder.norm.weight"])
+    refused(model, weights, f"visual_encoder.norm.weight is {reason}")

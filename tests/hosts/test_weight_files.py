@@ -18,7 +18,7 @@ from transformers import CLIPConfig, CLIPModel
 from harness.hosts.build import build_host, host_config
 from harness.hosts.host import HostModel
 from harness.hosts.ready import account
-from harness.hosts.weights.load import load_model, stated_sizes
+from harness.hosts.weights.load import abilities_in, load_model, stated_sizes
 from harness.hosts.weights.own import save_weights
 from harness.hosts.weights.released import load_parts
 from harness.hosts.weights.released_files import content_digest, passed_over, read_released
@@ -178,13 +178,24 @@ def test_what_no_config_says_is_said_to_be_guessed(tmp_path: Path) -> None:
         ("text_cfg", {"hf_model_name": "roberta-base"}, "hf_model_name roberta-base: only"),
         ("vision_cfg", {"layers": [3, 4, 6, 3]}, "layers [3, 4, 6, 3]: a ResNet, expected a ViT"),
         ("vision_cfg", {"pool_type": "avg"}, "pool_type avg: not CLIP as its paper has it"),
-        ("vision_cfg", {"width": 10**9}, "width 1e+09: expected at most 16,384"),
+        ("vision_cfg", {"width": 10**9}, "width 1000000000: expected 0 to 16,384"),
+        ("vision_cfg", {"width": 10**400}, "width 10000000000000000000…: expected 0 to 16,384"),
+        ("vision_cfg", {"width": -64}, "width -64: expected 0 to 16,384"),
+        ("vision_cfg", {"mlp_ratio": 4.36}, "mlp_ratio 4.36: expected a whole number"),
+        ("vision_cfg", {"head_width": 48}, "width over head_width 1.33333: expected a whole number"),
+        ("vision_cfg", {"head_width": 0}, "states no clip-base: "),
+        ("vision_cfg", {"mlp_ratio": None}, "states no clip-base: "),
+        ("vision_cfg", {"width": "64"}, "states no clip-base: "),
+        ("text_cfg", {"vocab_size": None}, "states no clip-base: "),
+        ("text_cfg", {"heads": 3}, "state make no clip-base: "),
+        ("vision_cfg", "a ViT", "states no clip-base: "),
+        ("embed_dim", None, "visual.proj is (64, 24), expected (512, 64)"),
     ],
 )
-def test_open_clips_of_another_kind_are_one_line(tmp_path: Path, part: str, change: dict[str, Any], line: str) -> None:
+def test_open_clips_of_another_kind_are_one_line(tmp_path: Path, part: str, change: Any, line: str) -> None:
     folder = open_clip_folder(tmp_path / "clip", their_clip("gelu"))
     config = json.loads((folder / "open_clip_config.json").read_text())
-    config["model_cfg"][part] |= change
+    config["model_cfg"][part] = config["model_cfg"][part] | change if isinstance(change, dict) else change
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(HarnessError, match=re.escape(line)) as caught:
         load_model("clip-base", folder)
@@ -333,3 +344,44 @@ def test_a_vocabulary_that_reaches_beyond_the_table_is_refused(tmp_path: Path) -
         HarnessError, match=r"vocabulary of 157 words, but the weights' table has 100: name the weights'"
     ):
         load_model("albef-tiny", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "BLIP"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vision_config": "a ViT"},
+        {"vision_config": [1]},
+        {"vision_config": {"hidden_size": 0}},
+        {"vision_config": {"hidden_size": "64"}},
+        {"vision_config": {"patch_size": 0}},
+        {"vision_config": {"num_attention_heads": 7}},
+        {"vision_config": {"intermediate_size": None}},
+        {"text_config": {"hidden_size": None}},
+        {"text_config": {"num_attention_heads": 0}},
+        {"text_config": 3},
+    ],
+    ids=str,
+)
+def test_configs_of_odd_values_are_one_line(kind: str, change: dict[str, Any], tmp_path: Path) -> None:
+    if kind == "CLIP":
+        their_clip("gelu").save_pretrained(tmp_path)
+        name = "clip-base"
+    else:
+        torch.save({"visual_encoder.cls_token": torch.zeros(1, 1, 96)}, tmp_path / "pytorch_model.bin")
+        (tmp_path / "config.json").write_text(
+            json.dumps({"model_type": "blip", "vision_config": {}, "text_config": {}})
+        )
+        name = "blip-tiny"
+    config = json.loads((tmp_path / "config.json").read_text())
+    for part, value in change.items():
+        config[part] = config[part] | value if isinstance(value, dict) else value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for load in (load_model, abilities_in):
+        path = tmp_path / ("model.safetensors" if kind == "CLIP" else "pytorch_model.bin")
+        with pytest.raises(HarnessError) as caught:
+            load(name, path)
+        assert "\n" not in str(caught.value)
+        assert any(
+            part in str(caught.value) for part in (str(tmp_path), "config beside the weights", f"model {name}: ")
+        )

@@ -202,3 +202,11 @@ def test_a_place_that_cannot_be_written_is_known_before_anything_is_answered(
         assert status == 2
         assert f"{out}: cannot be written: " in told
         assert "choose another --out" in told
+
+
+def test_what_is_no_list_of_answers_is_not_overwritten(harness: Call, asked: tuple[Path, Path]) -> None:
+    questions = asked[1] / "some.json"
+    before = questions.read_bytes()
+    status, _, told = harness("answer", "--data", questions, "--out", questions, "--limit", "1", "--quiet")
+    line = f"error: --out {questions}: holds something else than answers; choose another file, or remove it\n"
+    assert (status, told, questions.read_bytes()) == (2, line, before)

@@ -246,3 +246,53 @@ def test_neighbours_and_votes_by_hand() -> None:
     assert vote(cosines, labels[places], 2).tolist() == [0, 0, 1, 1]
     _, others = neighbours(known[:1], known, 2, own=False)
     assert others.tolist() == [[0, 1]]
+
+
+def test_a_config_of_fewer_layers_than_the_weights_is_refused(tmp_path: Path) -> None:
+    for kind, config in (("ViTModel", "ViTConfig"), ("CLIPVisionModel", "CLIPVisionConfig")):
+        folder = tmp_path / kind
+        drawn(
+            lambda kind=kind, config=config: getattr(transformers, kind)(getattr(transformers, config)(**SIZES))
+        ).save_pretrained(folder)
+        stated = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(stated | {"num_hidden_layers": 6}))
+        with pytest.raises(
+            HarnessError, match=r"which the model of its config\.json has not: they are of another size"
+        ):
+            load_model(f"transformers/{folder}", folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"patch_size": 0},
+        {"patch_size": None},
+        {"hidden_size": "24"},
+        {"hidden_size": None},
+        {"num_attention_heads": 7},
+        {"num_attention_heads": 0},
+        {"num_hidden_layers": -1},
+        {"image_size": "64"},
+        {"hidden_act": "gelo"},
+        {"hidden_dropout_prob": 7},
+        {"model_type": None},
+    ],
+    ids=str,
+)
+def test_a_config_of_odd_values_is_one_line(change: dict[str, Any], tmp_path: Path) -> None:
+    drawn(lambda: transformers.ViTModel(transformers.ViTConfig(**SIZES))).save_pretrained(tmp_path)
+    stated = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stated | change))
+    with pytest.raises(HarnessError) as caught:
+        load_model(f"transformers/{tmp_path}", tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("std", [[0, 0, 0], [0.5, -0.5, 0.5], [0.5, 0.5], "half", [0.5, None, 0.5]], ids=str)
+def test_a_deviation_that_no_pixels_have_is_one_line(std: Any, tmp_path: Path) -> None:
+    drawn(lambda: transformers.ViTModel(transformers.ViTConfig(**SIZES))).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5] * 3, "image_std": std}))
+    with pytest.raises(HarnessError, match="std") as caught:
+        load_model(f"transformers/{tmp_path}", tmp_path)
+    assert "\n" not in str(caught.value)

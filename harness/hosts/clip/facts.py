@@ -86,8 +86,8 @@ def _of_open_clip(config: Mapping[str, Any]) -> dict[str, Any]:
         "patch_size": vision["patch_size"],
         "width": vision["width"],
         "depth": vision["layers"],
-        "heads": vision["width"] // vision["head_width"],
-        "mlp_ratio": int(vision["mlp_ratio"]),
+        "heads": _whole("width over head_width", vision["width"], vision["head_width"]),
+        "mlp_ratio": _whole("mlp_ratio", vision["mlp_ratio"]),
         "text_width": text["width"],
         "text_layers": text["layers"],
         "text_heads": text["heads"],
@@ -98,6 +98,12 @@ def _of_open_clip(config: Mapping[str, Any]) -> dict[str, Any]:
         "activation": "quick_gelu" if model.get("quick_gelu") else "gelu",
         **({name: tuple(pixels[name]) for name in ("mean", "std") if name in pixels}),
     }
+
+
+def _whole(what: str, size: float, unit: float = 1) -> int:
+    if size % unit:
+        raise HarnessError(f"{OPEN_CLIP_FILE}: {what} {size / unit:g}: expected a whole number, as CLIP's paper has it")
+    return int(size // unit)
 
 
 def _ratio(hidden: int, width: int, text: Mapping[str, Any]) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from harness.hosts.parts.plain_modules import plain_weight
 from harness.reduction import Stack, TokenState, one_query_map
 
 
@@ -13,6 +15,10 @@ class ClipBlocks(Stack):
     """Pre-norm blocks with layer_norm1, self_attn, layer_norm2 and mlp. Shapes as in `harness.reduction.Stack`."""
 
     layers: Any
+
+    def by_parts(self) -> Iterable[nn.Module]:
+        """The modules that are not called but run by their parts."""
+        return [layer.self_attn for layer in self.layers]
 
     def queries_keys_values(self, block: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         layer = self.layers[block]
@@ -30,9 +36,12 @@ class ClipBlocks(Stack):
 
     def class_attention(self, block: int, state: TokenState) -> Tensor:
         layer = self.layers[block]
+        weight = plain_weight(layer.self_attn.k_proj)
+        if weight is None:
+            return super().class_attention(block, state)
         normed, own = layer.layer_norm1(state.tokens), layer.self_attn
         query, bias = self.heads_first(own.q_proj(normed[:, :1])), self.block_bias(block, state, False)
-        return one_query_map(query, own.k_proj.weight, normed, bias)[:, :, 0, state.prefix :].mean(1)
+        return one_query_map(query, weight, normed, bias)[:, :, 0, state.prefix :].mean(1)
 
     def values(self, block: int, tokens: Tensor) -> Tensor:
         layer = self.layers[block]

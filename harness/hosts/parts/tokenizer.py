@@ -50,6 +50,7 @@ class TextTokenizer:
 
     def __init__(self, vocab_file: Path, max_length: int) -> None:
         words = read_text(vocab_file, VOCABULARY_LIMIT_BYTES).rstrip("\n").split("\n")
+        self.rows = len(words)  # of words that stand twice the last row counts
         self.vocabulary = {word: index for index, word in enumerate(words)}
         lacking = [word for word in SPECIAL_WORDS if word not in self.vocabulary]
         if lacking:
@@ -65,7 +66,7 @@ class TextTokenizer:
     @property
     def words_known(self) -> int:
         """How many rows of a table its ids reach."""
-        return len(self.vocabulary)
+        return self.rows
 
     def words(self, texts: Sequence[str]) -> list[list[int]]:
         """Word-piece ids of each text, without special tokens."""

@@ -7,6 +7,7 @@ Hugging Face cache.
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.towers import find_tower, open_tower
-from harness.hosts.weights.facts import CONFIG_FILE, config_beside
+from harness.hosts.weights.facts import CONFIG_FILE, config_beside, stated_by
 from harness.hosts.weights.hub import in_hub_cache
 from harness.kit.errors import HarnessError
 from harness.kit.registry import models, unknown
@@ -94,14 +95,11 @@ def _transformers_vit(folder: str, image_size: int | None) -> nn.Module:
 
     path = config_file(folder)
     config_beside(path.parent)  # refuses what is no config
-    try:
+    with stated_by(f"model {path.parent}: its config.json builds no model"):
         config = AutoConfig.from_pretrained(path.parent, local_files_only=True, trust_remote_code=False)
         whole = AutoModel.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise HarnessError(f"model {path.parent}: its config.json builds no model ({reason})") from error
-    model = find_tower(whole)[1]
-    own = open_tower(model).images[1]
+        model = find_tower(whole)[1]
+        own = open_tower(model).images[1]
     if image_size not in (None, own):
         raise HarnessError(f"image size {image_size}: {path.parent} is for {own} pixels; leave it out")
     return model
@@ -119,12 +117,10 @@ def saved_tensors(folder: Path) -> dict[str, Tensor]:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        whole, about = AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True, dtype=torch.float32
-        )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise HarnessError(f"weights {folder}: transformers reads no model there ({reason})") from error
+        with stated_by(f"weights {folder}: transformers reads no model there"):
+            whole, about = AutoModel.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, output_loading_info=True, dtype=torch.float32
+            )
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -134,7 +130,19 @@ def saved_tensors(folder: Path) -> dict[str, Tensor]:
     lost = [name for name in absent if not name.startswith("pooler.")]
     if lost:
         raise HarnessError(f"weights {folder}: lacks {lost[0]} and {len(lost) - 1} more of the ViT; fetch them again")
+    kinds = {_of_any_layer(f"{before}{name}") for name in vit.state_dict()}
+    cut = sorted(name for name in about["unexpected_keys"] if _of_any_layer(name) in kinds)
+    if cut:
+        raise HarnessError(
+            f"weights {folder}: holds {cut[0]} and {len(cut) - 1} more, which the model of its config.json has not: "
+            "they are of another size; save or fetch both again"
+        )
     return {name: value.contiguous() for name, value in vit.state_dict().items() if name not in absent}
+
+
+def _of_any_layer(name: str) -> str:
+    """A tensor's name without the number of its layer."""
+    return re.sub(r"\.\d+\.", ".N.", name)
 
 
 def config_file(folder: str) -> Path:

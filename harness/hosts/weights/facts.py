@@ -4,7 +4,8 @@ released programs) and the one that a checkpoint holds itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ WITHIN = "config within the file"
 BERT_FILES = ("config_bert.json", "bert_config.json", "med_config.json")
 BERT_GUESSED = "the text side's {heads} heads, gelu and epsilon {eps:g}: no config beside the file says them"
 LIMIT_BYTES = 64 * 2**20
+AGAIN = "save or fetch the weights again"
 # The most that a size may be: the largest published ViT has 48 blocks of width 3,200.
 LARGEST = {
     **dict.fromkeys(("depth", "layers", "text_layers", "fusion_layers", "num_hidden_layers"), 2**9),
     **dict.fromkeys(("width", "text_width", "hidden_size", "projection", "projection_dim", "embed_dim"), 2**14),
     **dict.fromkeys(("image_size", "patch_size", "text_length", "positions", "max_position_embeddings"), 2**14),
-    **dict.fromkeys(("context_length", "heads", "num_attention_heads", "text_heads", "mlp_ratio"), 2**14),
+    **dict.fromkeys(("context_length", "heads", "num_attention_heads", "text_heads", "mlp_ratio", "head_width"), 2**14),
     **dict.fromkeys(("intermediate_size", "vocab_size", "queue_size"), 2**20),
 }
 
@@ -50,7 +52,7 @@ def config_beside(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:
     stated = read_yaml(path) if path.suffix == ".yaml" else read_json(path, LIMIT_BYTES)
     if not isinstance(stated, dict):
         kind = "map of settings" if path.suffix == ".yaml" else "JSON object"
-        raise HarnessError(f"{path}: expected a {kind}; save or fetch the weights again")
+        raise HarnessError(f"{path}: expected a {kind}; {AGAIN}")
     check_sizes(stated, str(path))
     return stated
 
@@ -118,4 +120,20 @@ def check_sizes(stated: Any, where: str) -> None:
         most = LARGEST.get(name)
         for one in value if isinstance(value, list) else [value]:
             if most is not None and isinstance(one, (int, float)) and not 0 <= one <= most:
-                raise HarnessError(f"{where}: {name} {one:g}: expected at most {most:,}; save or fetch it again")
+                shown = str(one) if len(str(one)) < 20 else f"{str(one)[:20]}…"
+                raise HarnessError(f"{where}: {name} {shown}: expected 0 to {most:,}; {AGAIN}")
+
+
+@contextmanager
+def stated_by(what: str, advice: str = AGAIN) -> Iterator[None]:
+    """Within, whatever reading odd values or building a model of them raises is a HarnessError: "WHAT: reason; advice".
+
+    Of any class: a config is foreign, and so is much of the code that makes a model of it.
+    """
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        said = (str(error).strip() or "no reason given").splitlines()[-1].strip()
+        raise HarnessError(f"{what}: {said[:200]} ({type(error).__name__}); {advice}") from error

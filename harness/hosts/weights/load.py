@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from harness.hosts.build import build_host, host_class, skeleton
+from harness.hosts.build import Undrawn, build_host, host_class, skeleton
 from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.parts.tokenizer import (
     VOCABULARY_FILE,
@@ -18,7 +19,7 @@ from harness.hosts.parts.tokenizer import (
     holds_tokenizer,
     open_tokenizer,
 )
-from harness.hosts.weights.facts import WITHIN, Facts, config_beside
+from harness.hosts.weights.facts import AGAIN, CONFIG_FILE, WITHIN, Facts, config_beside, stated_by
 from harness.hosts.weights.find import assets_of, find_weights, weights_file
 from harness.hosts.weights.own import (
     LearnedMethod,
@@ -71,7 +72,7 @@ def load_model(
         tensors = host_class(name).read_released(name, path)
         facts = stated_beside(name, path)
         asked = {} if image_size is None else {"image_size": image_size}
-        model = build_host(name, **{**host_class(name).sizes_for(tensors), **facts.sizes, **asked})
+        model = _built(name, {**host_class(name).sizes_for(tensors), **facts.sizes, **asked}, path)
         report: LoadReport | None
         report, learned = load_released(model, tensors, str(path)), None
         report.guessed, report.passed_over = facts.guessed, passed_over(path)
@@ -84,21 +85,34 @@ def load_model(
     _require_finite(tensors, path)
     reader = _tokenizer(name, model.config, path.parent, tokenizer)
     answers = read_answers(path.parent) or read_answers(assets_of(name))
-    prompt = str(config_beside(path.parent).get("prompt", ""))
+    prompt = read_prompt(path.parent)
     return LoadedModel(name, model.eval(), reader, answers, path, tensors_digest(tensors), report, prompt, learned)
 
 
 def read_answers(folder: Path) -> tuple[str, ...]:
     """The closed answer list in a folder of weights, from its config.json; empty where there is none."""
-    listed = config_beside(folder).get("answers", ())
-    return tuple(listed) if isinstance(listed, list) else ()
+    listed = config_beside(folder).get("answers", [])
+    if not isinstance(listed, list) or not all(isinstance(one, str) and one.strip() for one in listed):
+        raise HarnessError(f"{folder / CONFIG_FILE}: answers: expected a list of texts; {AGAIN}")
+    return tuple(listed)
+
+
+def read_prompt(folder: Path) -> str:
+    """What a captioner in a folder of weights was trained to begin with, from its config.json; empty where none is."""
+    prompt = config_beside(folder).get("prompt", "")
+    if not isinstance(prompt, str):
+        raise HarnessError(f"{folder / CONFIG_FILE}: prompt: expected a text; {AGAIN}")
+    return prompt
 
 
 def stated_beside(name: str, path: Path) -> Facts:
     """The sizes that the configs beside and within a released file state, and what is guessed for want of them."""
     kind = host_class(name)
     configs = {file: config_beside(path.parent, file) for file in kind.FACT_FILES}
-    facts = kind.stated_facts(name, configs | ({WITHIN: config_within(path)} if WITHIN in kind.FACT_FILES else {}))
+    configs |= {WITHIN: config_within(path)} if WITHIN in kind.FACT_FILES else {}
+    named = [str(path if file == WITHIN else path.parent / file) for file, stated in configs.items() if stated]
+    with stated_by(f"{' and '.join(named)}: states no {name}"):
+        facts = kind.stated_facts(name, configs)
     return Facts(known_sizes(name, facts.sizes), facts.guessed)
 
 
@@ -120,7 +134,9 @@ def abilities_in(name: str, path: Path) -> frozenset[str]:
         model.absent = untrained_in(file_metadata(path), path)
         return model.abilities
     tensors = host_class(name).read_released(name, path)
-    model = skeleton(name, sizes={**host_class(name).sizes_for(tensors), **stated_beside(name, path).sizes})
+    sizes = {**host_class(name).sizes_for(tensors), **stated_beside(name, path).sizes}
+    with torch.device("meta"), Undrawn():
+        model = _built(name, sizes, path).eval()
     model.absent = absent_after(model, load_released(model, tensors, str(path)))
     return model.abilities
 
@@ -128,6 +144,12 @@ def abilities_in(name: str, path: Path) -> frozenset[str]:
 def absent_after(model: HostModel, report: LoadReport) -> frozenset[str]:
     """The tensors that a released file did not hold, but for those that start from others as the papers start them."""
     return frozenset(report.missing) - frozenset(model.derived)
+
+
+def _built(name: str, sizes: Mapping[str, Any], path: Path) -> HostModel:
+    """A host of these sizes; HarnessError where its parts cannot be made of them."""
+    with stated_by(f"weights {path}: the sizes that it and its configs state make no {name}"):
+        return build_host(name, **sizes)
 
 
 def _tokenizer(name: str, config: HostConfig, folder: Path, chosen: str | None) -> Tokenizer:
@@ -153,5 +175,7 @@ def _tokenizer(name: str, config: HostConfig, folder: Path, chosen: str | None) 
 def _require_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     """HarnessError for weights with NaN or infinite numbers: whatever they are asked, they answer nothing."""
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not bool(
+            torch.isfinite(tensor if tensor.itemsize > 1 else tensor.float()).all()
+        ):
             raise HarnessError(f"weights {path}: {name} has NaN or infinite numbers; save or fetch them again")

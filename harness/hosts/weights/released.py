@@ -188,10 +188,13 @@ def fill_part(model: Host, tensors: dict[str, Tensor], source: str, part: Part) 
     A host on the meta device stays empty: the report says what would become of each tensor.
     """
     report, filled, tied = LoadReport(), dict[str, Tensor](), dict[str, str]()
+    sources: dict[str, str] = {}
     own = model.state_dict()
     unknown, misfits = [], []
 
     def place(name: str, where: str, tensor: Tensor) -> Tensor | None:
+        if where in own and (reason := _no_weight(tensor, own[where])):
+            raise _another(model, source, f"{name} is {reason}", 1)
         fitted = fit(where, tensor, own.get(where), where in part.grown)
         if fitted is None:
             expected = tuple(own[where].shape) if where in own else "no such tensor"
@@ -209,7 +212,9 @@ def fill_part(model: Host, tensors: dict[str, Tensor], source: str, part: Part) 
         else:
             for where, piece in parts(target, tensor):
                 if (fitted := place(name, where, piece)) is not None:
-                    filled[where] = fitted
+                    if where in filled and not torch.equal(filled[where], fitted):
+                        raise _another(model, source, f"{sources[where]} and {name} are both {where}, and differ", 1)
+                    filled[where], sources[where] = fitted, name
                     report.resized += resizing(where, piece, fitted)
             report.loaded.append(name)
     if unknown:
@@ -236,6 +241,15 @@ def fill_part(model: Host, tensors: dict[str, Tensor], source: str, part: Part) 
     if not any(tensor.is_meta for tensor in own.values()):  # a skeleton is asked what it lacks, and holds nothing
         model.load_state_dict({name: filled.get(name, own[name]) for name in own})
     return report
+
+
+def _no_weight(tensor: Tensor, own: Tensor) -> str | None:
+    """What a tensor is that no real numbers are, where the host holds such; None for weights."""
+    if tensor.layout != torch.strided:
+        return f"sparse ({tensor.layout})"
+    if own.is_floating_point() and not tensor.is_floating_point():
+        return f"of {str(tensor.dtype).removeprefix('torch.')}, where weights are real numbers"
+    return None
 
 
 def _allowed_to_lack(missing: Sequence[str], own: Iterable[str], lacking: Lacking) -> dict[str, str]:

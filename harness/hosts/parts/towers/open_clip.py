@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.hosts.parts.towers.tower import PreNormBlock, PreNormTower, Projection
+from harness.hosts.parts.towers.tower import Fused, PreNormBlock, PreNormTower
 from harness.kit.errors import HarnessError
 from harness.reduction import StackShape, Tokens
 
@@ -87,6 +87,9 @@ class OpenClipTower(PreNormTower):
         features: Tensor = found[0] if isinstance(found, tuple) else found
         return features if features.dim() == 2 else tokens.mean(1)
 
+    def by_parts(self) -> Iterable[nn.Module]:
+        return [block.attn for block in self.own.transformer.resblocks]
+
     @property
     def recomputes(self) -> bool:
         return bool(getattr(self.own.transformer, "grad_checkpointing", False))
@@ -98,20 +101,17 @@ def _parts(block: Any) -> PreNormBlock:
     def product(tokens: Tensor) -> Tensor:
         return F.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
 
-    def biases() -> Any:
-        return (None, None, None) if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
-
     def out(attended: Tensor, _: Callable[[], Tensor]) -> Tensor:
         projected: Tensor = attention.out_proj(attended)
         return projected
 
     scales = [getattr(block, f"ls_{half}", nn.Identity()) for half in (1, 2)]
     return PreNormBlock(
-        block.ln_1,
-        Projection(lambda: attention.in_proj_weight.chunk(3), biases, product),
+        lambda tokens: block.ln_1(tokens),
+        Fused(product, lambda: attention.in_proj_weight, lambda: attention.in_proj_bias),
         out,
-        block.ln_2,
-        block.mlp,
+        lambda tokens: block.ln_2(tokens),
+        lambda tokens: block.mlp(tokens),
         scales[0],
         scales[1],
         dropout=lambda: float(attention.dropout),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from harness.hosts.parts.plain_modules import is_plain
 from harness.hosts.parts.towers.places import RelativeTower, RotaryTower
-from harness.hosts.parts.towers.tower import PreNormBlock, PreNormTower, Projection, fused, separate
+from harness.hosts.parts.towers.tower import Fused, PreNormBlock, PreNormTower, Projection, Separate, fused
 from harness.kit.errors import HarnessError
 from harness.reduction import StackShape, Tokens
 
@@ -25,6 +26,7 @@ from harness.reduction import StackShape, Tokens
 class TimmTower(PreNormTower):
     """timm's VisionTransformer of plain `Block`s; class, register and distillation tokens are prefix tokens."""
 
+    package = "timm"
     family: type[nn.Module] = VisionTransformer
     block_kinds: tuple[type[nn.Module], ...] = (Block,)
     attention_kinds: tuple[type[nn.Module], ...] = (Attention,)
@@ -106,6 +108,9 @@ class TimmTower(PreNormTower):
     def patch_projection(self) -> nn.Module:
         projection: nn.Module = self.own.patch_embed.proj
         return projection
+
+    def by_parts(self) -> Iterable[nn.Module]:
+        return [block.attn for block in self.own.blocks]
 
     @property
     def recomputes(self) -> bool:
@@ -190,10 +195,11 @@ def _check(
                 f"{type(model).__name__} with {kind} blocks: only sequential pre-norm blocks (timm's Block with "
                 "Attention) can be reduced"
             )
-    if type(model).forward_features is not family.forward_features:
-        raise HarnessError(
-            f"{type(model).__name__}: its own forward_features cannot be opened; use a plain {family.__name__}"
-        )
+    for name in ("forward_features", "forward"):
+        if getattr(type(model), name) is not getattr(family, name):
+            raise HarnessError(
+                f"{type(model).__name__}: its own {name} cannot be opened; use a plain {family.__name__}"
+            )
 
 
 def _parts(block: Any, dropout: Callable[[], float]) -> PreNormBlock:
@@ -208,15 +214,15 @@ def _parts(block: Any, dropout: Callable[[], float]) -> PreNormBlock:
         return attention.proj_drop(attention.proj(attended))
 
     return PreNormBlock(
-        block.norm1,
+        lambda tokens: block.norm1(tokens),
         _projection(attention),
         out,
-        block.norm2,
-        block.mlp,
+        lambda tokens: block.norm2(tokens),
+        lambda tokens: block.mlp(tokens),
         lambda values: block.drop_path1(_scaled(block, 1, values)),
         lambda values: block.drop_path2(_scaled(block, 2, values)),
-        getattr(attention, "q_norm", lambda values: values),
-        getattr(attention, "k_norm", lambda values: values),
+        getattr(attention, "q_norm", nn.Identity()),
+        getattr(attention, "k_norm", nn.Identity()),
         dropout,
     )
 
@@ -233,17 +239,18 @@ def _scaled(block: Any, half: int, values: Tensor) -> Tensor:
 def _projection(attention: Any) -> Projection:
     """q, k and v of timm's attentions: one Linear, one with biases beside it, or three."""
     if attention.qkv is None:
-        return separate(attention.q_proj, attention.k_proj, attention.v_proj)
+        return Separate(attention, ("q_proj", "k_proj", "v_proj"))
     if getattr(attention, "q_bias", None) is None:
-        return fused(attention.qkv)
+        return fused(attention)
 
-    def biases() -> Sequence[Tensor]:
-        return attention.q_bias, attention.k_bias, attention.v_bias
+    apart = bool(attention.qkv_bias_separate)
+
+    def bias() -> Tensor:
+        return torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))
 
     def product(tokens: Tensor) -> Tensor:
-        bias = torch.cat(tuple(biases()))
-        if attention.qkv_bias_separate:
-            return attention.qkv(tokens) + bias
-        return nn.functional.linear(tokens, attention.qkv.weight, bias)
+        if apart:
+            return attention.qkv(tokens) + bias()
+        return nn.functional.linear(tokens, attention.qkv.weight, bias())  # as timm has it, which calls no module
 
-    return Projection(lambda: attention.qkv.weight.chunk(3), biases, product, bool(attention.qkv_bias_separate))
+    return Fused(product, lambda: attention.qkv.weight, bias, lambda: not apart or is_plain(attention.qkv), apart)

@@ -6,13 +6,14 @@ A tower neither copies nor changes its model. Shapes: B images, N tokens (prefix
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.hosts.parts.plain_modules import is_plain, plain_weight
 from harness.kit.errors import HarnessError
 from harness.reduction import Stack, StackShape, Tokens, TokenState, one_query_map
 
@@ -20,8 +21,10 @@ from harness.reduction import Stack, StackShape, Tokens, TokenState, one_query_m
 class VisionTower(Stack):
     """One loop's view of a ViT: open, then per block `attend` and `feed_forward`, then close and `output`.
 
-    `images`: (C, H, W) that the model was built for.
+    `images`: (C, H, W) that the model was built for. `package`: that its classes come from, None where several do.
     """
+
+    package: str | None = None
 
     def __init__(self, model: nn.Module, shape: StackShape, images: tuple[int, int, int]) -> None:
         super().__init__(shape)
@@ -56,6 +59,10 @@ class VisionTower(Stack):
     def patch_projection(self) -> nn.Module:
         """The convolution that makes a token of a patch; HarnessError where the tower names none."""
         raise HarnessError(f"{self.shape.name} names no projection of its patches: choose another tower")
+
+    @abstractmethod
+    def by_parts(self) -> Iterable[nn.Module]:
+        """The modules of the blocks that are not called but run by their parts, the innermost ones."""
 
     @property
     def recomputes(self) -> bool:
@@ -95,45 +102,79 @@ class VisionTower(Stack):
         return state.left(self.finish(state.tokens))
 
 
-@dataclass(frozen=True)
 class Projection:
-    """How a block makes q, k and v of its normed tokens: three weights (D', D) and biases (D',) or None, read anew at
-    each call, so that a tower that stays open sees what training makes of them.
+    """How a block makes q, k and v (B, N, D') of its normed tokens (B, N, D): by one module, or by one for each."""
 
-    `fused`: one product for all three. `added`: the bias is added to the product, not within it.
+    @abstractmethod
+    def all(self, tokens: Tensor) -> Sequence[Tensor]:
+        """All three."""
+
+    @abstractmethod
+    def one(self, tokens: Tensor, part: int) -> Tensor:
+        """q, k or v (part 0, 1 or 2) alone."""
+
+    @abstractmethod
+    def key_weight(self) -> Tensor | None:
+        """(D', D), that keys are the product with, but for a bias; None where they are more than that."""
+
+
+@dataclass(frozen=True)
+class Fused(Projection):
+    """One product for all three, (B, N, 3 D').
+
+    `weight` (3 D', D) and `bias` (3 D',) or None are read anew at each call, so that a tower that stays open sees what
+    training makes of them. `plain`: whether the product is by these alone, now; otherwise a part is cut from the whole.
+    `added`: the bias is added to the product, not within it.
     """
 
-    weights: Callable[[], Sequence[Tensor]]
-    biases: Callable[[], Sequence[Tensor | None]]
-    fused: Callable[[Tensor], Tensor] | None = None
+    product: Callable[[Tensor], Tensor]
+    weight: Callable[[], Tensor]
+    bias: Callable[[], Tensor | None]
+    plain: Callable[[], bool] = lambda: True
     added: bool = False
 
     def all(self, tokens: Tensor) -> Sequence[Tensor]:
-        """q, k and v (B, N, D') of normed tokens (B, N, D)."""
-        if self.fused is not None:
-            return self.fused(tokens).chunk(3, dim=-1)
+        return self.product(tokens).chunk(3, dim=-1)
+
+    def one(self, tokens: Tensor, part: int) -> Tensor:
+        if not self.plain():
+            return self.all(tokens)[part]
+        weight, bias = self.weight().chunk(3)[part], self.bias()
+        if bias is None:
+            return F.linear(tokens, weight)
+        own = bias.chunk(3)[part]
+        return F.linear(tokens, weight) + own if self.added else F.linear(tokens, weight, own)
+
+    def key_weight(self) -> Tensor | None:
+        return self.weight().chunk(3)[1] if self.plain() else None
+
+
+@dataclass(frozen=True)
+class Separate(Projection):
+    """A module for each, of `names` in `holder`, called."""
+
+    holder: nn.Module
+    names: tuple[str, str, str]
+
+    def all(self, tokens: Tensor) -> Sequence[Tensor]:
         return [self.one(tokens, part) for part in range(3)]
 
     def one(self, tokens: Tensor, part: int) -> Tensor:
-        """q, k or v (part 0, 1 or 2) alone."""
-        weight, bias = self.weights()[part], self.biases()[part]
-        if self.added and bias is not None:
-            return F.linear(tokens, weight) + bias
-        return F.linear(tokens, weight, bias)
+        found: Tensor = getattr(self.holder, self.names[part])(tokens)
+        return found
+
+    def key_weight(self) -> Tensor | None:
+        return plain_weight(getattr(self.holder, self.names[1]))
 
 
-def fused(linear: nn.Linear) -> Projection:
-    """That of one Linear (3 D', D)."""
-
-    def biases() -> Sequence[Tensor | None]:
-        return (None, None, None) if linear.bias is None else linear.bias.chunk(3)
-
-    return Projection(lambda: linear.weight.chunk(3), biases, linear)
-
-
-def separate(q: nn.Linear, k: nn.Linear, v: nn.Linear) -> Projection:
-    """That of three Linears."""
-    return Projection(lambda: (q.weight, k.weight, v.weight), lambda: (q.bias, k.bias, v.bias))
+def fused(holder: Any) -> Projection:
+    """That of the Linear (3 D', D) `qkv` of a module, or of what stands in its place."""
+    return Fused(
+        lambda tokens: holder.qkv(tokens),
+        lambda: holder.qkv.weight,
+        lambda: holder.qkv.bias,
+        lambda: is_plain(holder.qkv),
+    )
 
 
 def _same(values: Tensor) -> Tensor:
@@ -144,6 +185,7 @@ def _same(values: Tensor) -> Tensor:
 class PreNormBlock:
     """The parts of a block: x + after_attention(out(attention(norm1(x)))), then x + after_mlp(mlp(norm2(x))).
 
+    They look modules up where they are called: what is put in a module's place later (an adapter) is seen.
     `out`: the heads' outputs (B, N, D') and the block's normed input -> (B, N, D). `after_…`: layer scale, drop path.
     """
 
@@ -177,13 +219,14 @@ class PreNormTower(VisionTower):
 
     def class_attention(self, block: int, state: TokenState) -> Tensor:
         parts = self.blocks[block]
+        weight = parts.projection.key_weight()
         plain = parts.k_norm is _same or isinstance(parts.k_norm, nn.Identity)
-        if not plain or type(self).placed is not Stack.placed:  # keys are changed after the product
+        if weight is None or not plain or type(self).placed is not Stack.placed:  # keys are more than their product
             return super().class_attention(block, state)
         normed = parts.norm1(state.tokens)
         query = parts.q_norm(self.heads_first(parts.projection.one(normed[:, :1], 0)))
         bias = self.block_bias(block, state, False)
-        return one_query_map(query, parts.projection.weights()[1], normed, bias)[:, :, 0, state.prefix :].mean(1)
+        return one_query_map(query, weight, normed, bias)[:, :, 0, state.prefix :].mean(1)
 
     def values(self, block: int, tokens: Tensor) -> Tensor:
         parts = self.blocks[block]

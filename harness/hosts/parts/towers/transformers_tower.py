@@ -6,12 +6,12 @@ Releases of transformers 5 name the parts of a block differently (`attention.att
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from harness.hosts.parts.towers.tower import PreNormBlock, PreNormTower, Projection, VisionTower, separate
+from harness.hosts.parts.towers.tower import PreNormBlock, PreNormTower, Projection, Separate, VisionTower
 from harness.kit.errors import HarnessError
 from harness.reduction import StackShape, Tokens
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class TransformersTower(VisionTower):
     """What transformers' vision models share. `resizes`: they interpolate their positions where they are asked to."""
 
+    package = "transformers"
     class_token = True
     prefix = 1
 
@@ -73,14 +74,22 @@ class BlockTower(PreNormTower, TransformersTower):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.norm: Any = _first(self.core, "layernorm", "norm", "post_layernorm")
         self.blocks = [self._parts(block) for block in _layers(self.core)]
 
     def finish(self, tokens: Tensor) -> Tensor:
-        return self.norm(tokens)
+        normed: Tensor = _first(self.core, "layernorm", "norm", "post_layernorm")(tokens)
+        return normed
 
     def output(self, tokens: Tokens) -> BaseModelOutputWithPooling:
         return model_output(tokens.states, self._pooler(tokens.states))
+
+    def by_parts(self) -> Iterable[nn.Module]:
+        for block in _layers(self.core):
+            attention = _first(block, "attention", "self_attn")
+            holders = [attention] if hasattr(block, "mlp") else [attention, block]
+            yield attention
+            yield from (holder.output for holder in holders if hasattr(holder, "output"))
+            yield getattr(attention, "attention", attention)
 
     def _pooler(self, states: Tensor) -> Tensor | None:
         return states[:, 0, :]
@@ -93,10 +102,10 @@ class BlockTower(PreNormTower, TransformersTower):
         scales = [getattr(block, f"layer_scale{half}", nn.Identity()) for half in (1, 2)]
         hidden = getattr(block, "dropout", nn.Identity())
         return PreNormBlock(
-            _first(block, "layernorm_before", "norm1"),
+            lambda tokens: _first(block, "layernorm_before", "norm1")(tokens),
             _projection(inner),
             _output(attention),
-            _first(block, "layernorm_after", "norm2"),
+            lambda tokens: _first(block, "layernorm_after", "norm2")(tokens),
             _mlp(block),
             lambda values: drop(scales[0](hidden(values))),
             lambda values: drop(scales[1](hidden(values))),
@@ -130,9 +139,9 @@ def _layers(core: Any) -> Sequence[nn.Module]:
 
 
 def _projection(attention: Any) -> Projection:
-    names = ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")
-    q, k, v = (_first(attention, *pair) for pair in names)
-    return separate(q, k, v)
+    later, earlier = ("q_proj", "k_proj", "v_proj"), ("query", "key", "value")
+    _first(attention, later[0], earlier[0])
+    return Separate(attention, later if hasattr(attention, later[0]) else earlier)
 
 
 def _output(attention: Any) -> Callable[[Tensor, Callable[[], Tensor]], Tensor]:
@@ -143,5 +152,5 @@ def _output(attention: Any) -> Callable[[Tensor, Callable[[], Tensor]], Tensor]:
 
 def _mlp(block: Any) -> Callable[[Tensor], Tensor]:
     if hasattr(block, "mlp"):
-        return block.mlp
+        return lambda values: block.mlp(values)
     return lambda values: block.output.dropout(block.output.dense(block.intermediate(values)))

@@ -68,11 +68,11 @@ class BLIPTower(BlockTower):
     def _parts(self, block: Any) -> PreNormBlock:
         attention = block.self_attn
         return PreNormBlock(
-            block.layer_norm1,
-            fused(attention.qkv),
+            lambda tokens: block.layer_norm1(tokens),
+            fused(attention),
             lambda attended, _: attention.projection(attended),
-            block.layer_norm2,
-            block.mlp,
+            lambda tokens: block.layer_norm2(tokens),
+            lambda tokens: block.mlp(tokens),
             dropout=lambda: float(attention.dropout.p),
         )
 
