@@ -3,6 +3,7 @@
 from heapq import heappush, heappushpop
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt
 from scipy.cluster.hierarchy import linkage as dendrogram
@@ -93,6 +94,10 @@ def cluster_labels(apart: Tensor, count: int, linkage: str) -> Tensor:
     """The cluster (B, P) of each token, of `count`, from distances (B, P, P), in scikit-learn's order of labels."""
     leaves = apart.shape[1]
     pairs = apart.detach().double().cpu()[:, *torch.triu_indices(leaves, leaves, 1)].numpy()
+    if not np.isfinite(pairs).all():
+        raise HarnessError(
+            "method atc: keys with NaN or infinite values have no distances: look at the model and images"
+        )
     found = [_labels(dendrogram(each, method=linkage)[:, :2].tolist(), count) for each in pairs]
     return torch.tensor(found, device=apart.device)
 

@@ -179,4 +179,4 @@ def _nearest(line: Tensor, wanted: Tensor) -> Tensor:
     above = torch.searchsorted(line, wanted.contiguous()).clamp(max=line.shape[1] - 1)
     below = (above - 1).clamp(min=0)
     near = torch.where(wanted - line.gather(1, below) <= line.gather(1, above) - wanted, below, above)
-    return torch.searchsorted(line, line.gather(1, near))
+    return torch.searchsorted(line, line.gather(1, near)).clamp(max=line.shape[1] - 1)  # of NaN it is the number beyond

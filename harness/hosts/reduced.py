@@ -104,7 +104,9 @@ def reduce(
         raise HarnessError(
             f"{str(model)[:40]!r} is no torch.nn.Module: give the ViT itself, as timm.create_model makes it"
         )
-    make = partial(_made, method, ratio, schedule, settings)
+    if not isinstance(method, str):
+        raise HarnessError(f"method: a {type(method).__name__}, expected a name, such as 'tome' (see `list methods`)")
+    make = partial(_made, method, _number("ratio", ratio), schedule, settings)
     place, vit = find_tower(model)
     reducer = make(open_tower(vit).shape)
     if reducer.learns:
@@ -116,6 +118,15 @@ def reduce(
     part.averaged = type(model).__name__ in AVERAGING
     _put(whole, place, part)
     return ReducedInside(whole, place).train(model.training)
+
+
+def _number(what: str, given: Any) -> float | None:
+    """A number of Python's, numpy's or torch's own as a float; HarnessError for anything else."""
+    if given is None:
+        return None
+    if isinstance(given, bool | str) or not hasattr(given, "__float__") or getattr(given, "shape", ()) != ():
+        raise HarnessError(f"{what} {given!r}: expected a number above 0 and at most 1")
+    return float(given)
 
 
 def _put(model: nn.Module, place: str, part: nn.Module) -> None:

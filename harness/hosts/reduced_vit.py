@@ -154,7 +154,8 @@ class ReducedModel(Wrapper):
             getattr(config, "output_hidden_states", False) if output_hidden_states is None else output_hidden_states
         )
         trace = Trace(states=[]) if wanted else None
-        tokens = self._encode(tower, given, guide or self.guide, trace, resized=bool(interpolate_pos_encoding))
+        guide = self.guide if guide is None else guide
+        tokens = self._encode(tower, given, guide, trace, resized=bool(interpolate_pos_encoding))
         output = tower.output(self._averaged(tokens) if self.averaged else tokens)
         if not isinstance(tower, TransformersTower):
             return output
@@ -279,6 +280,12 @@ class ReducedModel(Wrapper):
         return join(parts).rows(torch.cat(order).argsort())
 
     def _check(self, images: Tensor, guide: Guide | None, width: int) -> None:
+        if not isinstance(images, Tensor):
+            raise HarnessError(f"images: a {type(images).__name__}, expected a torch.Tensor (B, C, H, W)")
+        if guide is not None and not isinstance(guide, Guide):
+            raise HarnessError(f"guide: a {type(guide).__name__}, expected harness.Guide(text_cls), text_cls (B, D)")
+        if len(images) == 0:
+            raise HarnessError("images: a batch of none; give one or more")
         if not images.is_floating_point():
             raise HarnessError(f"images of {images.dtype}: expected floats, normalised as the model was trained with")
         if guide is not None and len(guide.text_cls) != len(images):

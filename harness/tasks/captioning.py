@@ -13,6 +13,7 @@ from harness.evaluate.encoder import VisionEncoder
 from harness.evaluate.task import BlindOptions, Outcome, Task, TaskData, TaskOptions
 from harness.hosts.build import skeleton
 from harness.hosts.parts.tokenizer import Tokenizer
+from harness.hosts.ready import Host
 from harness.kit.distributed import on_main_process
 from harness.kit.errors import HarnessError
 from harness.kit.registry import models
@@ -69,6 +70,15 @@ class Captioning(Task):
     def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
         return load_captions(folder, limit, split)
 
+    def check(self, host: Host, annotations: ImageTextSet, options: TaskOptions) -> None:
+        assert isinstance(options, CaptioningOptions)
+        prompt = prompt_ids(host.tokenizer, prompt_of(host, options))
+        if prompt is not None and len(prompt) + 2 > options.max_length:
+            raise HarnessError(
+                f"captioning: a prompt of {len(prompt)} tokens and max_length {options.max_length}, which counts it "
+                "and the first: no room for a word; shorten the prompt or raise captioning.max_length"
+            )
+
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
         assert isinstance(options, CaptioningOptions)
         if "caption" not in encoder.host.model.abilities:
@@ -92,7 +102,7 @@ def written(encoder: VisionEncoder, options: CaptioningOptions) -> list[str]:
     """One caption per image of the encoder, without the prompt."""
     host = encoder.host
     model: Any = host.model
-    prompt = prompt_ids(host.tokenizer, host.prompt if options.prompt is None else options.prompt)
+    prompt = prompt_ids(host.tokenizer, prompt_of(host, options))
 
     def captions(rows: Tensor) -> Tensor:
         ids_BL: Tensor = model.caption(
@@ -109,8 +119,16 @@ def written(encoder: VisionEncoder, options: CaptioningOptions) -> list[str]:
     return [host.tokenizer.decode(row) for row in ids_IL.tolist()]
 
 
+def prompt_of(host: Host, options: CaptioningOptions) -> str:
+    """What every caption begins with."""
+    return host.prompt if options.prompt is None else options.prompt
+
+
 def prompt_ids(tokenizer: Tokenizer, prompt: str) -> Tensor | None:
-    """The prompt's word pieces (words,) without special tokens, or None for an empty one."""
+    """The prompt's word pieces (words,) without special tokens, or None for an empty one.
+
+    As many as the tokenizer gives to a text at most.
+    """
     ids_1L, mask_1L = tokenizer([prompt])
     words = ids_1L[mask_1L][1:-1]
     return words.to(torch.int64) if len(words) else None

@@ -18,6 +18,7 @@ from harness.data.image_store import ImageStore, PixelBudget
 from harness.evaluate.encoder import Texts, VisionEncoder
 from harness.evaluate.linear_probe import fit_probe
 from harness.evaluate.task import Outcome, Task, TaskData, TaskOptions
+from harness.hosts.ready import Host
 from harness.kit.errors import HarnessError
 from harness.metrics.accuracy import mean_per_class
 from harness.metrics.quantity import Quantity
@@ -73,14 +74,20 @@ class Classification(Task):
     def load(self, folder: Any, limit: int | None, split: str | None = None) -> ImageTextSet:
         return load_classes(folder, limit, split)
 
-    def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
+    def check(self, host: Host, annotations: ImageTextSet, options: TaskOptions) -> None:
         assert isinstance(options, ClassificationOptions)
-        host, annotations = encoder.host, data.annotations
         if not self.NEEDS & host.model.abilities:
             line = f"classification: {host.model.cannot('contrast')}"
             raise HarnessError(f"{line}; take a host that compares texts with images, as albef, blip or clip")
         if not annotations.classified:
             raise HarnessError("classification: the data has no images of classes")
+        if options.probe:
+            training_split(annotations)
+
+    def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
+        assert isinstance(options, ClassificationOptions)
+        host, annotations = encoder.host, data.annotations
+        self.check(host, annotations, options)
         train = training_split(annotations) if options.probe else ()
         rows = data.places(one.image for one in annotations.classified)
         labels = torch.tensor([one.label for one in annotations.classified], device=host.device)

@@ -17,6 +17,7 @@ from harness.data.image_store import ImageStore, PixelBudget
 from harness.evaluate.encoder import VisionEncoder
 from harness.evaluate.linear_probe import fit_probe
 from harness.evaluate.task import Outcome, Task, TaskData, TaskOptions
+from harness.hosts.ready import Host
 from harness.kit.errors import HarnessError
 from harness.metrics.quantity import Quantity
 from harness.metrics.ranking import require_finite
@@ -72,11 +73,19 @@ class Features(Task):
             raise HarnessError(f"data {folder}: holds no images; name a folder with some")
         return ImageTextSet(images)
 
+    def check(self, host: Host, annotations: ImageTextSet, options: TaskOptions) -> None:
+        assert isinstance(options, FeaturesOptions)
+        if len(annotations.images) < 2:
+            raise HarnessError("features: one image has no neighbours; name two or more")
+        if annotations.classified:
+            _training(annotations, options)
+        elif options.linear:
+            raise HarnessError("features: linear=true needs classes: DIR/train/CLASS/ and DIR/test/CLASS/")
+
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
         assert isinstance(options, FeaturesOptions)
+        self.check(encoder.host, data.annotations, options)
         names, count = data.names, len(encoder.images)
-        if count < 2:
-            raise HarnessError("features: one image has no neighbours; name two or more")
         found = features_of(encoder, torch.arange(count), "images")
         with encoder.aside():
             dense = features_of(dense_encoder(encoder), torch.arange(count), "images, all tokens")
@@ -91,8 +100,6 @@ class Features(Task):
                 by_class, about = _classified(encoder, data, found[rows], options)
             samples |= {metric: (*ids, values) for metric, values in by_class.items()}
             diagnostics |= about
-        elif options.linear:
-            raise HarnessError("features: linear=true needs classes: DIR/train/CLASS/ and DIR/test/CLASS/")
         return Outcome("features", samples, encoder.throughput("images", count), diagnostics)
 
 
@@ -158,7 +165,7 @@ def _classified(
     annotations, device = data.annotations, features_ND.device
     labels_N = torch.tensor([one.label for one in annotations.classified], device=device)
     classes = max(len(annotations.classes), int(labels_N.max()) + 1)
-    train = training_split(annotations) if options.linear or _has_training(annotations) else ()
+    train = _training(annotations, options)
     kind: Literal["train/", "leave one out"] = "train/" if train else "leave one out"
     about: dict[str, Any] = {"classes": classes, "knn": kind, "k": options.k}
     known_TD, known_T = features_ND, labels_N
@@ -172,6 +179,11 @@ def _classified(
         found["linear"] = (probe.scores(features_ND).argmax(1) == labels_N).double().cpu().numpy()
         about["linear"] = {"iterations": probe.iterations, "gradient": probe.gradient}
     return found, about
+
+
+def _training(annotations: ImageTextSet, options: FeaturesOptions) -> tuple[ClassifiedImage, ...]:
+    """The images of train/, where that is there or wanted; HarnessError as `training_split`."""
+    return training_split(annotations) if options.linear or _has_training(annotations) else ()
 
 
 def _has_training(annotations: ImageTextSet) -> bool:

@@ -2,9 +2,11 @@
 
 import copy
 
+import numpy as np
 import pytest
 import timm
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import harness
@@ -207,3 +209,46 @@ def test_a_setting_and_a_ratio_do_not_both_set_the_budget():
         harness.reduce(vit(), "tome", r=8, ratio=0.7)
     with pytest.raises(HarnessError, match=r"keep_rate=0\.5 and ratio 0\.7 both set its budget"):
         harness.reduce(vit(), "evit", keep_rate=0.5, ratio=0.7, blocks=(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "line"),
+    [
+        ("tome", {"ratio": "0.7"}, "ratio '0.7': expected a number above 0 and at most 1"),
+        ("tome", {"ratio": [0.7]}, r"ratio \[0.7\]: expected a number"),
+        ("tome", {"ratio": True}, "ratio True: expected a number"),
+        (None, {}, "method: a NoneType, expected a name, such as 'tome'"),
+        (nn.Linear, {}, "method: a type, expected a name, such as 'tome'"),
+    ],
+)
+def test_arguments_of_other_types_are_one_line(method, options, line):
+    with pytest.raises(HarnessError, match=line):
+        harness.reduce(vit(), method, **options)
+
+
+def test_a_ratio_of_numpy_or_torch_is_a_number():
+    images, ratios = torch.randn(1, 3, 96, 96), (0.75, np.float32(0.75), torch.tensor(0.75))
+    whole, *others = (harness.reduce(vit(), "tome", ratio=ratio)(images) for ratio in ratios)
+    assert all(torch.equal(whole, other) for other in others)
+
+
+@pytest.mark.parametrize(
+    ("given", "guide", "line"),
+    [
+        (np.zeros((1, 3, 96, 96), np.float32), None, "images: a ndarray, expected a torch.Tensor"),
+        ([torch.zeros(1, 3, 96, 96)], None, "images: a list, expected a torch.Tensor"),
+        (torch.zeros(0, 3, 96, 96), None, "images: a batch of none; give one or more"),
+        (torch.zeros(2, 3, 96, 96), torch.zeros(2, 192), r"guide: a Tensor, expected harness.Guide\(text_cls\)"),
+        (torch.zeros(2, 3, 96, 96), "a dog", "guide: a str, expected harness.Guide"),
+    ],
+)
+def test_images_and_guides_of_other_types_are_one_line(given, guide, line):
+    with pytest.raises(HarnessError, match=line):
+        harness.reduce(vit(), "elip", schedule=SCHEDULES["elip"])(given, guide)
+
+
+def test_images_of_nan_give_nan_or_one_line_and_no_index_beyond_the_tokens():
+    nan = torch.full((2, 3, 96, 96), float("nan"))
+    assert harness.reduce(vit(), "ats")(nan).isnan().any()
+    with pytest.raises(HarnessError, match="method atc: keys with NaN or infinite values"):
+        harness.reduce(vit(), "atc", schedule="begin=1 keep=.5")(nan)

@@ -76,6 +76,13 @@ def test_lengths_count_the_first_token_and_the_prompt(host):
     assert captions == [host.tokenizer.decode(row) for row in ids.tolist()]
 
 
+def test_a_prompt_that_leaves_no_room_is_refused_before_anything_is_measured(host):
+    options = CaptioningOptions(max_length=8, prompt="a red ring " * 200)
+    with pytest.raises(HarnessError, match=r"captioning: a prompt of \d+ tokens and max_length 8, which counts it"):
+        Captioning().check(host, ImageTextSet(()), options)
+    Captioning().check(host, ImageTextSet(()), CaptioningOptions(max_length=8, min_length=0, prompt="a red ring"))
+
+
 def test_the_prompt_is_what_captions_go_on_from(host):
     options = {"beams": 1, "max_length": 8, "min_length": 8}
     plain = written(encoder_of(host, 5), CaptioningOptions(**options))

@@ -20,6 +20,7 @@ from harness.kit.errors import HarnessError
 from harness.metrics.stats import quality
 from harness.reduction import Tokens, encode
 from harness.tasks.classification import Classification, ClassificationOptions, accuracies
+from harness.tasks.features import Features, FeaturesOptions
 from tests.tasks.small_hosts import by_sample, encoder_of, measured, noise, small_host, turned
 
 HOSTS = ("albef", "blip", "clip")
@@ -230,3 +231,21 @@ def test_a_set_without_images_of_classes_is_refused(folder: Path) -> None:
     annotations = replace(Classification().load(folder, None), classified=())
     with pytest.raises(HarnessError, match="classification: the data has no images of classes"):
         measured(Classification(), encoder_of(small_host("clip"), annotations), annotations)
+
+
+def test_what_a_probe_lacks_is_said_before_anything_is_measured(folder: Path, tmp_path: Path) -> None:
+    host, bare = small_host("clip"), Classification().load(folder / "train", None)
+    for task, options in ((Classification(), {"probe": True}), (Features(), {"linear": True})):
+        with pytest.raises(HarnessError, match=r"the probe needs a training split beside .*train; expected"):
+            task.check(host, bare, task.Options.model_validate(options))
+        task.check(host, bare, task.Options())
+    for split, names in (("train", "ab"), ("test", "ac")):
+        for name in names:
+            noise(tmp_path / split / name / "1.png", 0)
+    with pytest.raises(HarnessError, match=r"the class c of .*test is missing in train/"):
+        Features().check(host, Features().load(tmp_path, None), FeaturesOptions())
+    plain = ImageTextSet(bare.images)
+    with pytest.raises(HarnessError, match="features: linear=true needs classes"):
+        Features().check(host, plain, FeaturesOptions(linear=True))
+    with pytest.raises(HarnessError, match="features: one image has no neighbours"):
+        Features().check(host, ImageTextSet(plain.images[:1]), FeaturesOptions())
