@@ -149,6 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")  # names that are no UTF-8, and terminals that are not
     command = typer.main.get_command(app)
     try:
+        _check_utf8(sys.argv[1:] if arguments is None else arguments)
         status = command.main(args=arguments, prog_name="python -m harness", standalone_mode=False)
     except HarnessError as error:
         typer.echo(f"error: {error}", err=True)
@@ -178,6 +179,17 @@ def main(arguments: list[str] | None = None) -> None:
     if status == INTERRUPTED:  # later releases of typer return it instead of raising
         typer.echo("stopped; records so far are kept", err=True)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _check_utf8(arguments: list[str]) -> None:
+    """HarnessError for an argument that is not UTF-8, which no record or figure can hold; `check` may look at it."""
+    for word in arguments if arguments[:1] != ["check"] else ():
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise HarnessError(
+                f"argument {word}: not UTF-8; rename the file or folder, or write it in UTF-8"
+            ) from error
 
 
 def _ran_out_of_memory(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -44,4 +45,7 @@ def extra_parts(
         if name in report or name in LATER:
             raise HarnessError(f"cost {name}: a cost report has another entry of this name; rename it")
         found[name] = dict(costs.get(name)().measure(model, reducer, report, sample))
+        for quantity, value in found[name].items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise HarnessError(f"cost {name}: {quantity} is {value!r}, expected a finite number")
     return found

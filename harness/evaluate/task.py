@@ -19,6 +19,7 @@ from harness.data.image_store import ImageStore
 from harness.evaluate.encoder import VisionEncoder
 from harness.evaluate.timing import Throughput
 from harness.hosts.ready import Host
+from harness.kit.shown import in_utf8
 from harness.metrics.corpus import AGGREGATES
 from harness.metrics.quantity import Quantity
 
@@ -53,10 +54,13 @@ class TaskData:
 
     @property
     def names(self) -> list[str]:
-        """One name per image that tells it from all others: its path below the folder that all of them share."""
+        """One name per image that tells it from all others: its path below the folder that all of them share.
+
+        Of names that are not UTF-8 the bytes that are none are written out.
+        """
         paths = self.annotations.images
         shared = Path(os.path.commonpath([path.parent for path in paths])) if paths else Path()
-        return [path.relative_to(shared).as_posix() for path in paths]
+        return [in_utf8(path.relative_to(shared).as_posix()) for path in paths]
 
     def places(self, images: Iterable[Path]) -> Tensor:
         """Where some images stand in the set, an index (B,)."""
@@ -94,8 +98,8 @@ class Outcome:
                 {
                     "task": self.task,
                     "metric": metric,
-                    "sample": list(samples),
-                    "cluster": list(clusters),
+                    "sample": [in_utf8(sample) for sample in samples],
+                    "cluster": [in_utf8(cluster) for cluster in clusters],
                     "value": np.asarray(values, dtype=np.float64),
                 }
                 | ({"parts": list(self.parts[metric])} if metric in self.parts else {})

@@ -197,7 +197,9 @@ def load_class(entry: Entry) -> type:
     module_name, _, attribute = entry.target.partition(":")
     try:
         module = packages.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a stranger's file: whatever it raises, it cannot be used
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a stranger's file: whatever it raises, it cannot be used
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise HarnessError(f"{entry.name!r} ({entry.target}) cannot be imported: {reason}") from error
     found = [getattr(module, attribute, None)] if attribute else list(vars(module).values())

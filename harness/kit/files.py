@@ -44,8 +44,14 @@ def ensure_writable(folder: Path) -> None:
 def replace_all(contents: Mapping[Path, bytes]) -> None:
     """Write all files under temporary names, then rename them in order; on any failure none of them stays.
 
-    Raises OSError.
+    What is a device or a pipe (/dev/null, /dev/stdout) is written into: a rename would put a file in its place. Raises
+    OSError.
     """
+    for path, content in contents.items():
+        if _is_special(path):
+            with path.open("wb") as file:
+                file.write(content)
+    contents = {path: content for path, content in contents.items() if not _is_special(path)}
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in contents}
     try:
         for path, content in contents.items():
@@ -59,6 +65,10 @@ def replace_all(contents: Mapping[Path, bytes]) -> None:
     finally:
         for left in temporary.values():
             left.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

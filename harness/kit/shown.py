@@ -42,6 +42,11 @@ def markdown_text(text: str) -> str:
 _MARKED = {"<": "&lt;", ">": "&gt;"}
 
 
+def in_utf8(text: str) -> str:
+    """A text whose lone surrogates, as of file names that are not UTF-8, are written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _is_control(sign: str) -> bool:
     return sign in _TURNING or unicodedata.category(sign) in _CONTROL
 

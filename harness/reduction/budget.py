@@ -105,7 +105,7 @@ def bender(
     settings = dict(settings or {})
     if "like" not in kind.Config.model_fields or settings.get("attention_tokens"):
         config = make_config(method, settings, schedule)
-        return lambda gamma: kind(config if gamma is None else config.bent(gamma), shape)
+        return lambda gamma: _made(method, kind, config if gamma is None else config.bent(gamma), shape)
     control: Any = make_config(method, settings)
     if control.like == method:
         raise HarnessError(f"method {method}: like={method} refers to itself; name the method to be compared with")
@@ -117,9 +117,20 @@ def bender(
             "attention_tokens": tuple(count - shape.prefix for count in counts.attention),
             "mlp_tokens": tuple(count - shape.prefix for count in counts.mlp),
         }
-        return kind(control.model_copy(update=filled), shape)
+        return _made(method, kind, control.model_copy(update=filled), shape)
 
     return alike
+
+
+def _made(method: str, kind: type[TokenReducer[Any]], config: MethodConfig, shape: StackShape) -> TokenReducer[Any]:
+    """The reducer; HarnessError where its class, which may be a stranger's, raises whatever else."""
+    try:
+        return kind(config, shape)
+    except HarnessError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise HarnessError(f"method {method}: {kind.__module__}.{kind.__name__} cannot be made: {reason}") from error
 
 
 def realised_ratio(reducer: TokenReducer[Any]) -> float:

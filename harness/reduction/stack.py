@@ -219,11 +219,11 @@ class Stack(ABC):
         if origin is not None:  # of this block alone, so that its moves are seen
             state = replace(state, origin=None).traced()
         with phase(hooks.scoring_phase):
-            state = hooks.before_block(block, state, self, guide)
+            state = given_state(hooks, "before_block", hooks.before_block(block, state, self, guide))
         entering = state
         state, evidence = recompute.block(self.attend, block, state, hooks.evidence(block), hooks)
         with phase("matching"):
-            state = hooks.between(block, state, evidence)
+            state = given_state(hooks, "between", hooks.between(block, state, evidence))
         if origin is not None and trace is not None and state.origin is not None:
             trace.moves.append(state.origin)
             state = replace(state, origin=moved(origin, state.origin))
@@ -231,7 +231,7 @@ class Stack(ABC):
             record(trace, entering, state)
         state = recompute.block(self.feed_forward, block, state)
         with phase("matching"):
-            state = hooks.after_block(block, state, evidence)
+            state = given_state(hooks, "after_block", hooks.after_block(block, state, evidence))
         if trace is not None and trace.states is not None:
             trace.states.append(state)
         return state
@@ -255,6 +255,13 @@ class Stack(ABC):
     def heads_first(self, projected: Tensor) -> Tensor:
         """(B, N, D) -> (B, H, N, d)."""
         return projected.unflatten(-1, (self.shape.heads, -1)).transpose(1, 2)
+
+
+def given_state(hooks: BlockHooks, name: str, found: Any) -> TokenState:
+    """What a hook gave; HarnessError where it is no state, as of one that forgets to return it."""
+    if not isinstance(found, TokenState):
+        raise HarnessError(f"{type(hooks).__name__}.{name} gave {type(found).__name__}: return the TokenState")
+    return found
 
 
 def record(trace: Trace, entering: TokenState, state: TokenState) -> None:

@@ -84,5 +84,5 @@ def _figure(curves: Sequence[Curve], title: str) -> Figure:
         axes.set_xlabel("step")
     figure.axes[0].set_ylabel("loss")
     figure.legend(handles=list(handles.values()), loc="outside lower left", ncols=min(7, len(handles)), fontsize=9)
-    figure.suptitle(title, x=0.005, ha="left", fontsize=10, fontweight="bold")
+    figure.suptitle(title, x=0.005, ha="left", fontsize=10, fontweight="bold", parse_math=False)
     return figure

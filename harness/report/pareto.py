@@ -121,7 +121,7 @@ def _figure(board: Frame, metrics: Sequence[str], title: str) -> Figure:
     ]
     handles.append(Line2D([], [], label="Pareto front", **FRONT_LINE))
     figure.legend(handles=handles, loc="outside lower left", ncols=min(8, len(handles)), fontsize=9)
-    figure.suptitle(title, x=0.005, ha="left", fontsize=10, fontweight="bold")
+    figure.suptitle(title, x=0.005, ha="left", fontsize=10, fontweight="bold", parse_math=False)
     figure.canvas.draw()
     for axes, words, points in labelled:
         place_labels(axes, words, points)

@@ -109,6 +109,7 @@ def _draw_scene(part: SubFigure, example: PatchExample, columns: int, width: flo
         fontsize=9.5,
         fontweight="bold",
         linespacing=1.3,
+        parse_math=False,
     )
     top = 1 - (0.40 + 0.17 * len(lines)) / height
     margins = {

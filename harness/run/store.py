@@ -186,6 +186,10 @@ class Store:
         stored[SAMPLES_DIGEST] = None if table is None else _sha256(table)
         try:
             text = json.dumps(stored, indent=1, ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError as error:
+            raise HarnessError(
+                f"record {stem}: a name or text in it is not UTF-8; rename the file or folder"
+            ) from error
         except ValueError as error:
             raise HarnessError(f"record {stem}: {error}; a metric or cost is not a finite number") from error
         stored["digest"] = _sha256(text)

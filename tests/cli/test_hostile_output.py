@@ -110,3 +110,13 @@ def test_letters_that_a_terminal_has_not_are_escaped(
     assert out.shown().strip()
     if words[0] == "table" and words[-1] not in ("latex",):
         assert "\\u4e2d\\U0001f600" in out.shown() or "\\\\u4e2d" in out.shown()
+
+
+@pytest.mark.parametrize("words", [("run", "--data"), ("run", "--out"), ("plot", "--text"), ("plan", "--weights")])
+def test_an_argument_that_is_no_utf8_is_one_line_before_anything_runs(
+    words: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*words, os.fsdecode(b"n\xff8")])
+    line = "error: argument n\\udcff8: not UTF-8; rename the file or folder, or write it in UTF-8"
+    assert (ended.value.code, capsys.readouterr().err.encode("utf-8", "backslashreplace").decode().strip()) == (2, line)

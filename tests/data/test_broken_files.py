@@ -239,19 +239,22 @@ def test_links_in_a_tar_are_said_to_be_links(kind: bytes, tmp_path: Path) -> Non
 
 
 def test_check_data_needs_no_torch_and_no_second(tmp_path: Path) -> None:
+    """Of processor time; where a machine takes a third of a second to import what reads pictures, three times that."""
     for number in range(80):
         picture(tmp_path / f"{number}.jpg")
     captions(tmp_path, *(row(f"{number}.jpg", "A", "B") for number in range(80)))
-    program = (
+    ends = "print('torch' in sys.modules, time.process_time(), ended)\n"
+    called = (
         "import sys, time\n"
         "from harness.cli.main import main\n"
         f"try: main(['check', 'data', {str(tmp_path)!r}])\n"
-        "except SystemExit as end: print('torch' in sys.modules, time.process_time(), end.code)\n"
+        f"except SystemExit as end: ended = end.code\n{ends}"
     )
-    best = 10.0
-    for _ in range(2):
+    needed = f"import sys, time, numpy, pydantic, typer, yaml, PIL.Image, PIL.JpegImagePlugin; ended = 0; {ends}"
+    best = {called: 10.0, needed: 10.0}
+    for program in [called, needed] * 3:
         told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
         torch, seconds, status = told.stdout.splitlines()[-1].split()
         assert (torch, status) == ("False", "0"), told.stdout
-        best = min(best, float(seconds))
-    assert best < 1
+        best[program] = min(best[program], float(seconds))
+    assert best[called] < max(1, 3 * best[needed])

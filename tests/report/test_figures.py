@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import SubFigure
 from PIL import Image
 
 from harness.kit.errors import HarnessError
@@ -97,6 +98,20 @@ def make_example(**changes):
 def test_patches_are_drawn_for_methods_with_different_numbers_of_stages(tmp_path):
     written = draw_patches([make_example(), make_example(mentioned=[])], tmp_path / "patches")
     assert names(written) == ["patches.svg", "patches.png"]
+
+
+@pytest.mark.parametrize("caption", ["a $3 dog", "a $3 dog costs $5", "$ \\frac{", "100 % of $x_1$"])
+def test_a_caption_is_no_formula(caption, tmp_path, monkeypatch):
+    written, text = [], SubFigure.text
+
+    def kept(figure, *places, **options):
+        written.append(text(figure, *places, **options))
+        return written[-1]
+
+    monkeypatch.setattr(SubFigure, "text", kept)
+    draw_patches([make_example(caption=caption)], tmp_path / "dollars")
+    captions = [one for one in written if caption in one.get_text()]
+    assert [one.get_parse_math() for one in captions] == [False]
 
 
 def test_kept_patches_are_as_they_were_merged_ones_tinted_dropped_ones_dark():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from harness.cli.main import main
+from harness.data.image_store import ImageStore
 from harness.data.transforms import load_images
+from harness.evaluate.task import Outcome, TaskData
+from harness.evaluate.timing import Throughput
 from harness.hosts.build import host_config
 from harness.hosts.ready import load_host
 from harness.hosts.weights.load import load_model
@@ -296,3 +300,13 @@ def test_a_deviation_that_no_pixels_have_is_one_line(std: Any, tmp_path: Path) -
     with pytest.raises(HarnessError, match="std") as caught:
         load_model(f"transformers/{tmp_path}", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_images_whose_names_are_no_utf8_are_measured_and_named(tmp_path: Path) -> None:
+    for number, name in enumerate((b"a.jpg", b"caf\xe9.jpg")):
+        Image.new("RGB", (32, 32), (number, 90, 30)).save(tmp_path / os.fsdecode(name), "JPEG")
+    found = Features().load(tmp_path, None)
+    assert TaskData(found, ImageStore.of(torch.zeros(2, 3, 32, 32))).names == ["a.jpg", "caf\\udce9.jpg"]
+    odd = os.fsdecode(b"\xff")
+    outcome = Outcome("features", {"cosine": ([odd], [odd], np.ones(1))}, Throughput("images", 1, 1.0, 0.0, 0.0, 0.0))
+    assert outcome.frame()["sample"].tolist() == ["\\udcff"]

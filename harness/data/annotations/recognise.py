@@ -35,8 +35,20 @@ def recognise(listing: Listing) -> list[Found]:
     for last in (False, True):
         for one in known:
             if one.last is last:
-                found |= {other.path: other for other in one.find(listing, list(found.values()))}
+                found |= {other.path: other for other in _found_by(one, listing, list(found.values()))}
     return _with_odd_splits(list(found.values()))
+
+
+def _found_by(one: Format, listing: Listing, earlier: list[Found]) -> Sequence[Found]:
+    """What a format finds; HarnessError that names the format where it, which may be a stranger's, raises whatever."""
+    try:
+        return list(one.find(listing, earlier))
+    except HarnessError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        place = f"{type(one).__module__}.{type(one).__name__}"
+        raise HarnessError(f"format {place}: its find raises {reason}; mend it, or uninstall its package") from error
 
 
 def _with_odd_splits(found: Sequence[Found]) -> list[Found]:

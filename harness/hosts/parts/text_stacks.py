@@ -27,7 +27,7 @@ from harness.reduction import (
     phase,
     working_in,
 )
-from harness.reduction.stack import record
+from harness.reduction.stack import given_state, record
 
 
 def through(stack: Stack, inputs: Any, guide: Guide | None = None) -> Tokens:
@@ -152,7 +152,7 @@ class CoAttentionStack(BertStack):
         self, block: int, state: TokenState, hooks: BlockHooks, guide: Guide | None, trace: Trace | None
     ) -> TokenState:
         with phase(hooks.scoring_phase):
-            state = hooks.before_block(block, state, self, guide)
+            state = given_state(hooks, "before_block", hooks.before_block(block, state, self, guide))
         entering, image = state, state.beside
         assert image is not None
         text_stack = self.reading(self.layers, image)
@@ -160,7 +160,7 @@ class CoAttentionStack(BertStack):
         if not hooks.text_first:
             image = self.attend_image(block, image, state, hooks)
         with phase("matching"):
-            state = hooks.between(block, replace(attended, beside=image), evidence)
+            state = given_state(hooks, "between", hooks.between(block, replace(attended, beside=image), evidence))
         if trace is not None:
             record(trace, entering, state)
         fed, image = recompute.block(text_stack.feed_forward, block, state), state.beside
@@ -168,7 +168,9 @@ class CoAttentionStack(BertStack):
         if hooks.text_first:
             image = self.attend_image(block, image, fed, hooks)
         image_stack = BertStack(self.image_layers, "fusion")
-        return replace(fed, beside=recompute.block(image_stack.feed_forward, block, image))
+        left = replace(fed, beside=recompute.block(image_stack.feed_forward, block, image))
+        with phase("matching"):
+            return given_state(hooks, "after_block", hooks.after_block(block, left, evidence))
 
     def attend_image(self, block: int, image: TokenState, text: TokenState, hooks: BlockHooks) -> TokenState:
         """The image's attention to itself and to the text as it stands."""
