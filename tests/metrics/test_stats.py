@@ -186,7 +186,8 @@ STORED = {
 }
 
 
-def test_intervals_are_those_that_records_held_to_the_last_bit():
+def test_intervals_are_those_that_records_held():
+    """But for the last bits, in which the products of processors without the wide vectors of others differ."""
     samples = pd.read_parquet(Path(__file__).with_name("intervals.parquet"))
     dense, evit = (
         samples[samples["method"] == method].astype({"task": str, "metric": str}) for method in ("dense", "evit")
@@ -196,7 +197,10 @@ def test_intervals_are_those_that_records_held_to_the_last_bit():
         for rows in (dense, evit)
     ]
     paired_with = {metric: found for task in deltas(evit, dense).values() for metric, found in task.items()}
-    assert {metric: (own[0][metric], own[1][metric], *paired_with[metric].values()) for metric in paired_with} == STORED
+    found = {metric: (own[0][metric], own[1][metric], *paired_with[metric].values()) for metric in paired_with}
+    assert found.keys() == STORED.keys()
+    for metric, numbers in STORED.items():
+        assert np.hstack(found[metric]) == pytest.approx(np.hstack(numbers), rel=1e-13, abs=1e-15), metric
 
 
 def test_nineteen_intervals_of_twenty_hold_the_truth():

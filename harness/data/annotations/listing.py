@@ -63,12 +63,15 @@ class Listing:
         return self._single(source, f"the image {name}", best)
 
     def numbered(self, source: Path, number: object, subset: str | None) -> Path:
-        """The image whose name ends with a twelve-digit number (COCO_val2014_000000262148.jpg).
+        """The image whose name ends with a twelve-digit number (COCO_val2014_000000262148.jpg); of a name in
+        place of the number, the image that is `named` so.
 
         Where several do, the one that names the subset. Raises HarnessError when there is none, or no way to choose.
         """
         digits = str(number)
         is_number = digits.isdecimal() and len(digits) <= _DIGITS
+        if not digits.isdecimal():
+            return self.named(source, digits)
         candidates = self._by_number.get(int(digits), []) if is_number else []
         if not candidates:
             raise ImageMissing(

@@ -14,20 +14,22 @@ NAMES = frozenset({"image", "file_name", "filename", "Flickr30K_ID", "identifier
 TEXT_LIMIT_CHARACTERS = 100_000
 
 
-def rows_with(path: Path, rows: Any, needed: set[str]) -> list[Json]:
+def rows_with(path: Path, rows: Any, needed: set[str], each: str = "entry") -> list[Json]:
     """The entries of a list in a JSON file, each with the needed keys, its ids and names whole numbers or texts.
 
-    Raises HarnessError, which names the first entry that is otherwise.
+    `each`: what one is called, of a list within an entry with where it stands ("question 7, answer"). Raises
+    HarnessError, which names the first entry that is otherwise.
     """
     if not isinstance(rows, list):
-        raise HarnessError(f"{path}: expected a list of entries with {', '.join(sorted(needed))}")
+        place = "" if each == "entry" else f"{each}s: "
+        raise HarnessError(f"{path}: {place}expected a list of entries with {', '.join(sorted(needed))}")
     for number, row in enumerate(rows):
         lacking = needed - row.keys() if isinstance(row, dict) else needed
         if lacking:
-            raise HarnessError(f"{path}: entry {number} lacks {', '.join(sorted(lacking))}")
+            raise HarnessError(f"{path}: {each} {number} lacks {', '.join(sorted(lacking))}")
         for name in (IDS | NAMES) & row.keys():
             if not _is_id(row[name]):
-                line = f"{path}: entry {number} has the {name} {shown(row[name])}; expected a number or text"
+                line = f"{path}: {each} {number} has the {name} {shown(row[name])}; expected a number or text"
                 raise HarnessError(line)
     return rows
 

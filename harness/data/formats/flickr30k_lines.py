@@ -14,7 +14,7 @@ from harness.data.annotations.listing import Listing
 from harness.kit.errors import HarnessError
 from harness.kit.reading import text_lines
 
-_IMAGE = r"(?P<image>[^\s|,#]+\.(?:jpe?g|png|webp))"
+_IMAGE = r"(?P<image>[^\s|,#][^\t|,#]*\.(?:jpe?g|png|webp))"
 _TOKEN = re.compile(rf"{_IMAGE}#(?P<number>\d+)\t(?P<text>.*)", re.IGNORECASE)
 _BARS = re.compile(rf"{_IMAGE}\s*\|\s*(?P<number>\d+)(?:\s*(?P<bar>\|)\s*|\s+)(?P<text>.*)", re.IGNORECASE)
 _COMMA = re.compile(rf"{_IMAGE},(?P<text>.*)", re.IGNORECASE)
@@ -66,10 +66,12 @@ def _form_of(path: Path) -> re.Pattern[str] | None:
     """How the lines of a file are written, by its first ones; None for another file."""
     try:
         with path.open("rb") as file:
-            text = file.read(_FIRST_BYTES).decode("utf-8-sig", errors="replace")
+            first = file.read(_FIRST_BYTES)
     except OSError as error:
         raise HarnessError(f"{path}: cannot be read ({error.strerror}); make it readable") from error
-    lines = [line for line in text.splitlines() if line.strip()][:2]
+    # Of UTF-16 it is told as well: reading it says what is wrong with it.
+    encoding = "utf-16" if first.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    lines = [line for line in first.decode(encoding, errors="replace").splitlines() if line.strip()][:2]
     if lines and _header(lines[0]) in _HEADERS:
         return _HEADERS[_header(lines[0])]
     return next((form for form in (_TOKEN, _BARS) if lines and form.fullmatch(lines[0].strip())), None)

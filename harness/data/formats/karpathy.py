@@ -32,7 +32,7 @@ class Karpathy(CaptionFormat):
                     findings.fault("splits that cannot be understood", f"{line}; correct it, or name it with --split")
                 continue
             names[key] = str(Path(str(row.get("filepath", "")), str(row["filename"])))
-            for number, sentence in enumerate(rows_with(path, row["sentences"], {"raw"})):
+            for number, sentence in enumerate(rows_with(path, row["sentences"], {"raw"}, f"image {key}, sentence")):
                 name = sentence.get("sentid", f"{row['filename']}#{number}")
                 said.append(Said(key, name, sentence["raw"], key))
         return Described(list(names), said, names.__getitem__, lambda files, key: files.named(path, names[key]))

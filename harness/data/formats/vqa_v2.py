@@ -78,7 +78,8 @@ def _answered(path: Path, asked: list[Asked], there: Path, findings: Findings) -
             findings.fault("questions without annotation", f"{line}: it {reason}")
             continue
         about = answers[one.id]
-        texts = tuple(given["answer"] for given in rows_with(there, about["answers"], {"answer"}))
+        given = rows_with(there, about["answers"], {"answer"}, f"question {one.id}, answer")
+        texts = tuple(row["answer"] for row in given)
         kind = about.get("answer_type")
         patches = patches_of(there, about)
         found.append(replace(one, answers=texts, patches=patches, answer_type=kind if isinstance(kind, str) else None))

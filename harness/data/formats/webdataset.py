@@ -15,6 +15,7 @@ from harness.data.images import faults_of
 from harness.data.pairs import PairRef, pretrain_command
 from harness.data.shards import count_samples, read_shard, shard_names
 
+TEXT_SUFFIXES = (".txt", ".json")
 _LOOKED_INTO_MEMBERS = 16
 # Shards beyond so much are counted by their headers only.
 READ_BYTES = 1 << 30
@@ -62,11 +63,11 @@ class Webdataset(Format):
         title = f"webdataset shards: {shards[0].relative_to(source.root)}{'' if len(shards) == 1 else ' and others'}"
         counts = f"{counted(len(shards), 'shard')}, {counted(samples, 'pair')}, {counted(captions, 'caption')}{part}"
         unusable = sum(one.count for label, one in tally.found.items() if label in _UNUSABLE)
-        commands = [
-            pretrain_command(f"{folder}/*.tar", sum(counts_in.values()), min(unusable, sum(counts_in.values())))
-            for folder in dict.fromkeys(shard.parent for shard in shards)
-            if sum((counts_in := count_samples([one for one in shards if one.parent == folder])).values()) > 1
-        ]
+        commands = []
+        for folder in dict.fromkeys(shard.parent for shard in shards):
+            pairs = sum(count_samples([one for one in shards if one.parent == folder]).values())
+            if pairs > 1 and pairs > unusable:
+                commands.append(pretrain_command(f"{folder}/*.tar", pairs, unusable))
         return [Report(title, shards, [counts, looked_at(decoded, images)], list(tally.found.values()), commands)]
 
 
@@ -76,14 +77,24 @@ _UNUSABLE = ("pairs without caption", "pairs without image", "unreadable images"
 
 
 def _is_shard(path: Path) -> bool:
-    """Whether a tar's first members are an image and what describes it, under one name."""
+    """Whether a tar holds an image and what describes it under one name, its first members being of such kinds."""
+    pictured, described = set[str](), set[str]()
     try:
         with tarfile.open(path, "r:") as tar:
-            names = [Path(member.name) for member in islice(tar, _LOOKED_INTO_MEMBERS)]
+            for number, member in enumerate(tar):
+                tar.members = []  # type: ignore[attr-defined]  # It would keep every header.
+                if number == _LOOKED_INTO_MEMBERS and not pictured | described:
+                    return False
+                name = Path(member.name)
+                kind = name.suffix.lower()
+                own, other = (pictured, described) if kind in IMAGE_SUFFIXES else (described, pictured)
+                if kind in IMAGE_SUFFIXES or kind in TEXT_SUFFIXES:
+                    own.add(name.stem)
+                    if name.stem in other:
+                        return True
     except (tarfile.TarError, OSError, EOFError, ValueError):
         return True  # Damaged: reading it as a shard says how.
-    pictured = {name.stem for name in names if name.suffix.lower() in IMAGE_SUFFIXES}
-    return any(name.stem in pictured and name.suffix.lower() in (".txt", ".json") for name in names)
+    return False
 
 
 def _check_samples(refs: Iterator[PairRef], tally: Tally, decoded: int | None) -> tuple[int, int, int]:
@@ -92,17 +103,23 @@ def _check_samples(refs: Iterator[PairRef], tally: Tally, decoded: int | None) -
     Returns the numbers of captions, of images and of those decoded.
     """
     captions, images = 0, 0
+    alone: tuple[set[str], set[str]] = set(), set()
     while part := list(islice(refs, IMAGES_AT_ONCE)):
         for ref in part:
             captions += len(ref.captions)
             if not ref.captions:
                 tally.odd("pairs without caption", f"{ref.key}: has no .txt, and no .json with a caption, in UTF-8")
+                alone[0].add(ref.key)
             if not ref.image:
                 tally.odd("pairs without image", f"{ref.key}: has no image beside its text")
+                alone[1].add(ref.key)
         pictured = [(ref.image, ref.key) for ref in part if ref.image]
         whole = [image for image, _ in pictured[: None if decoded is None else max(decoded - images, 0)]]
         for fault in faults_of(pictured, set(whole)):
             if fault:
                 tally.odd("unreadable images", fault)
         images += len(pictured)
+    for key in sorted(alone[0] & alone[1]):
+        line = f"{key}: its image and its text do not stand beside each other; pack the tar again in the order of names"
+        tally.fault("pairs packed apart", f"{line} (tar --sort=name)")
     return captions, images, images if decoded is None else min(decoded, images)
