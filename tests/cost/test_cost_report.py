@@ -5,8 +5,10 @@ import json
 import pytest
 import timm
 
+from harness.cost.cost import Cost, extra_parts
 from harness.cost.report import cost_report
 from harness.kit.errors import HarnessError
+from harness.kit.registry import costs
 from harness.report.cost_text import render_cost
 
 PHASES = {f"{name}_gmacs" for name in ("main", "scoring", "matching", "predictor", "total")}
@@ -115,3 +117,17 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(HarnessError, match="device cuda: torch finds no GPU here"):
         cost_report("test_vit", "dense", device="cuda")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "3", None])
+def test_a_cost_that_is_no_finite_number_is_named(value, monkeypatch):
+    class Odd(Cost):
+        """Nothing."""
+
+        def measure(self, model, reducer, report, sample):
+            return {"fee": value}
+
+    monkeypatch.setattr(costs, "names", lambda: ["odd"])
+    monkeypatch.setattr(costs, "get", lambda name: Odd)
+    with pytest.raises(HarnessError, match=f"cost odd: fee is {value!r}, expected a finite number"):
+        extra_parts(None, None, {}, None)

@@ -14,6 +14,7 @@ from harness.data.digest import data_digest, reader_modules
 from harness.data.formats import OpenedSource
 from harness.data.pairs import read_pairs
 from harness.data.scenes import WORLD_FORMATS, scenes_folder
+from harness.kit.errors import HarnessError
 from harness.kit.registry import formats, tasks
 from harness.run.choose import measurable_tasks
 from harness.train.task_data import task_data
@@ -92,3 +93,11 @@ def test_the_formats_of_the_built_in_world_are_those_that_its_files_have() -> No
 def test_a_format_names_the_tasks_that_read_its_field() -> None:
     for one in formats.all():
         assert set(one().tasks) == {name for name in tasks.names() if one.fills and one.fills == tasks.get(name).READS}
+
+
+def test_one_whose_find_raises_is_named(pets: Path) -> None:
+    package = Path(sys.path[0]) / "own_format.py"
+    package.write_text(f"{FORMAT}\n    def find(self, listing, found):\n        return [][0]\n")
+    line = r"format own_format\.Pets: its find raises IndexError: .*; mend it, or uninstall its package"
+    with pytest.raises(HarnessError, match=line):
+        lines(pets)

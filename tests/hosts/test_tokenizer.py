@@ -111,6 +111,16 @@ def test_a_vocabulary_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert torch.equal(again(TEXTS)[0], tokenizer(TEXTS)[0])
 
 
+def test_a_word_that_stands_twice_moves_no_other(tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "red", "dog"]
+    (tmp_path / VOCABULARY_FILE).write_text("\n".join(words) + "\n")
+    tokenizer = TextTokenizer(tmp_path / VOCABULARY_FILE, 8)
+    assert (tokenizer.words_known, tokenizer.words(["red dog"])) == (8, [[6, 7]])
+    tokenizer.save(tmp_path / "again")
+    again = TextTokenizer(tmp_path / "again" / VOCABULARY_FILE, 8)
+    assert (again.words_known, again.words(["red dog"])) == (8, [[6, 7]])
+
+
 def test_ids_are_line_numbers_even_of_lines_that_look_blank(tmp_path: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "\u3000", "\u2028", "red"]
     (tmp_path / VOCABULARY_FILE).write_text("\n".join(words) + "\n", encoding="utf-8")

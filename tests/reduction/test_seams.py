@@ -8,6 +8,8 @@ from timm.models.vision_transformer import VisionTransformer
 from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CLIPVisionModel
 
 from harness.hosts.parts.towers import open_tower
+from harness.kit.errors import HarnessError
+from harness.kit.registry import methods
 from harness.reduction import (
     MethodConfig,
     TokenReducer,
@@ -18,7 +20,9 @@ from harness.reduction import (
     encode,
     policy_map,
 )
+from harness.reduction.budget import make_reducer
 from harness.reduction.kernels import attention_path
+from tests.hosts.small_towers import BARE
 
 SMALL = {
     "hidden_size": 24,
@@ -112,3 +116,31 @@ def test_bipartite_matching_by_hand():
     keys = torch.stack([angles.cos(), angles.sin()], dim=-1)
     source, into, rest = bipartite(keys, 0, 1)  # even: 0 and .1; odd: 1 and 2
     assert (source.tolist(), into.tolist(), rest.tolist()) == ([[2]], [[1]], [[0, 1, 3]])
+
+
+def test_a_hook_that_returns_no_state_is_named():
+    class Forgets(TokenReducer[MethodConfig]):
+        Config = MethodConfig
+
+        def between(self, block, state, evidence):
+            state.keep(torch.tensor([[0, 1]]))
+
+    tower = open_tower(BARE["timm ViT"]())
+    with pytest.raises(HarnessError, match=r"Forgets\.between gave NoneType: return the TokenState"):
+        encode(tower, Forgets(MethodConfig(), tower.shape), torch.zeros(1, *tower.images))
+
+
+def test_a_method_whose_class_raises_is_named(monkeypatch):
+    class Broken(TokenReducer[MethodConfig]):
+        Config = MethodConfig
+
+        def __init__(self, config, shape):
+            super().__init__(config, shape)
+            raise IndexError("no such block\nand more")
+
+    get = methods.get
+    monkeypatch.setattr(methods, "get", lambda name: Broken if name == "broken" else get(name))
+    shape = open_tower(BARE["timm ViT"]()).shape
+    with pytest.raises(HarnessError) as caught:
+        make_reducer("broken", shape)
+    assert str(caught.value) == f"method broken: {__name__}.Broken cannot be made: IndexError: no such block"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import resource
 from collections.abc import Callable
@@ -88,6 +89,23 @@ def test_after_going_back_the_damaged_one_does_not_crowd_out_a_sound_one(folder:
     save_checkpoint(folder, 15, state(15), FACTS)
     assert [checkpoint.step for checkpoint in list_checkpoints(folder)] == [15, 10]
     assert loaded_step(folder) == 15
+
+
+def test_one_that_torch_cannot_read_is_told_though_its_digest_is_right(folder: Path) -> None:
+    state, note = folder / "step-00000020.pt", folder / "step-00000020.json"
+    state.write_bytes(b"of another program")
+    digest = hashlib.sha256(state.read_bytes()).hexdigest()
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"sha256": digest}))
+    warnings: list[str] = []
+    assert loaded_step(folder, warnings.append) == 10
+    assert len(warnings) == 1
+    assert "step-00000020.pt cannot be read (" in warnings[0]
+
+
+def test_a_note_of_no_step_is_passed_over(folder: Path) -> None:
+    (folder / "step-last.json").write_text("{}")
+    assert [one.step for one in list_checkpoints(folder)] == [20, 10]
+    assert loaded_step(folder) == 20
 
 
 def test_where_all_are_damaged_the_run_is_refused(folder: Path) -> None:

@@ -50,7 +50,7 @@ class TextTokenizer:
 
     def __init__(self, vocab_file: Path, max_length: int) -> None:
         words = read_text(vocab_file, VOCABULARY_LIMIT_BYTES).rstrip("\n").split("\n")
-        self.rows = len(words)  # of words that stand twice the last row counts
+        self.rows = words  # of words that stand twice the last row counts
         self.vocabulary = {word: index for index, word in enumerate(words)}
         lacking = [word for word in SPECIAL_WORDS if word not in self.vocabulary]
         if lacking:
@@ -66,7 +66,7 @@ class TextTokenizer:
     @property
     def words_known(self) -> int:
         """How many rows of a table its ids reach."""
-        return self.rows
+        return len(self.rows)
 
     def words(self, texts: Sequence[str]) -> list[list[int]]:
         """Word-piece ids of each text, without special tokens."""
@@ -87,8 +87,7 @@ class TextTokenizer:
 
     def save(self, folder: Path) -> None:
         """Write the vocabulary to folder/vocab.txt."""
-        words = sorted(self.vocabulary, key=self.vocabulary.__getitem__)
-        write_atomically(folder / VOCABULARY_FILE, "".join(f"{word}\n" for word in words).encode())
+        write_atomically(folder / VOCABULARY_FILE, "".join(f"{word}\n" for word in self.rows).encode())
 
     def questions(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """ids (B, L), mask (B, L) of "[CLS] question [MASK] [SEP]", and the position (B,) of each [MASK]."""
