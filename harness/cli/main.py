@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")  # names that are no UTF-8, and terminals that are not
     command = typer.main.get_command(app)
     try:
-        _check_utf8(sys.argv[1:] if arguments is None else arguments)
+        _check_words(sys.argv[1:] if arguments is None else arguments)
         status = command.main(args=arguments, prog_name="python -m harness", standalone_mode=False)
     except HarnessError as error:
         typer.echo(f"error: {error}", err=True)
@@ -181,8 +181,16 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _check_utf8(arguments: list[str]) -> None:
-    """HarnessError for an argument that is not UTF-8, which no record or figure can hold; `check` may look at it."""
+def _check_words(arguments: list[str]) -> None:
+    """HarnessError for an argument that is empty, as of a variable that is not set (a text may be), and for one that is
+    not UTF-8, which no record or figure can hold; `check` may look at it.
+    """
+    for before, word in zip(["", *arguments], arguments):
+        if not word and before != "--text":
+            place = f"{before}: " if before.startswith("--") else ""
+            raise HarnessError(
+                f"{place}an empty argument, as of a variable that is not set; give a value or leave it out"
+            )
     for word in arguments if arguments[:1] != ["check"] else ():
         try:
             word.encode()

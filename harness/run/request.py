@@ -89,7 +89,7 @@ class Measurement(BaseModel):
     data: Annotated[
         str,
         Flag(read=str, default=f"{BUILT_IN_WORLD}, for protocol pretrain {SMALL_WORLD}"),
-        Field(description=f"Folder or file of a data set, or a built-in world: {', '.join(WORLDS)}"),
+        Field(min_length=1, description=f"Folder or file of a data set, or a built-in world: {', '.join(WORLDS)}"),
     ] = BUILT_IN_WORLD
     split: Annotated[str | None, Field(description="Of a set with splits; left out: test, else val, dev, train")] = None
     protocol: Annotated[str, Field(description="inference, finetune or pretrain")] = "inference"
@@ -280,7 +280,7 @@ class AnswerOptions(RunOptions):
         Flag("--ratio", read=_read_ratios),
         Field(description="Token ratio; left out: the paper's"),
     ] = None
-    data: Annotated[str, Field(description="Questions: a file, or a folder with one such file")]
+    data: Annotated[str, Field(min_length=1, description="Questions: a file, or a folder with one such file")]
     seeds: Annotated[
         tuple[int, ...], Flag("--seed", read=read_seeds, default="0"), Field(description="Seed of everything random")
     ] = (0,)

@@ -120,3 +120,15 @@ def test_an_argument_that_is_no_utf8_is_one_line_before_anything_runs(
         main([*words, os.fsdecode(b"n\xff8")])
     line = "error: argument n\\udcff8: not UTF-8; rename the file or folder, or write it in UTF-8"
     assert (ended.value.code, capsys.readouterr().err.encode("utf-8", "backslashreplace").decode().strip()) == (2, line)
+
+
+@pytest.mark.parametrize("words", [("run", "--data", ""), ("check", "data", ""), ("pretrain", "--out", "")])
+def test_an_empty_argument_is_not_taken_for_this_folder(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    told = capsys.readouterr().err.strip()
+    place = f"{words[1]}: " if words[1].startswith("--") else ""
+    line = f"error: {place}an empty argument, as of a variable that is not set; give a value or leave it out"
+    assert (ended.value.code, told) == (2, line)
