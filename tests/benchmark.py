@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import correlation, linear_regression, median
@@ -29,6 +30,8 @@ from harness.metrics.ranking import shortlists
 from harness.reduction.budget import make_reducer
 from harness.tasks.retrieval import Retrieval, chosen_captions, encoded, reranked, similarities
 
+# The promises were made on a machine that takes so many CPU seconds to import torch and timm.
+YARDSTICK = 4.5
 SCENES = 200
 RERANKED = (4, 8, 16, 32)
 RUNS = 3
@@ -62,7 +65,14 @@ AROUND = (
 
 
 def harness() -> None:
-    """CPU seconds of what surrounds the model, beside what they may take; each command once before it is timed."""
+    """CPU seconds of what surrounds the model, beside what they may take; each command once before it is timed.
+
+    On a machine that imports torch and timm more slowly than that of the promises, all may take as much longer.
+    """
+    imports = min(cpu_seconds_of([sys.executable, "-c", "import torch, timm"])[0] for _ in range(3))
+    slower = max(1.0, imports / YARDSTICK)
+    print(f"{'import torch, timm':<18}{imports:8.2f} s of CPU; {YARDSTICK:g} where the promises were made", flush=True)
+    say = partial(tell, slower)
     with tempfile.TemporaryDirectory() as cache:
         spent, ended = cpu_seconds("plan", *GRID, HARNESS_CACHE=cache)
         say("plan of 42, cold", spent, 6.0, ended)
@@ -89,10 +99,13 @@ def harness() -> None:
         print(f"{'(first run':<18}{one:8.2f} s)")
 
 
-def say(name: str, spent: float, most: float, ended: int, status: int = 0) -> None:
-    """A figure beside its promise."""
+def tell(slower: float, name: str, spent: float, most: float, ended: int, status: int = 0) -> None:
+    """A figure beside its promise, on a machine that is so many times slower."""
+    most *= slower
     wrong = "" if ended == status else f"  (status {ended}, not {status})"
-    print(f"{name:<18}{spent:8.2f} s of CPU, at most {most:g}{'' if spent <= most else '  MISSED'}{wrong}", flush=True)
+    print(
+        f"{name:<18}{spent:8.2f} s of CPU, at most {most:.3g}{'' if spent <= most else '  MISSED'}{wrong}", flush=True
+    )
 
 
 def many_records(folder: Path, count: int = 10_000) -> Path:
@@ -125,9 +138,14 @@ def many_records(folder: Path, count: int = 10_000) -> Path:
 
 def cpu_seconds(*words: str, **environment: str) -> tuple[float, int]:
     """CPU seconds, of user and system, of a command and its children, and the status it ended with."""
+    return cpu_seconds_of([sys.executable, "-m", "harness", *words], **environment)
+
+
+def cpu_seconds_of(command: list[str], **environment: str) -> tuple[float, int]:
+    """The same of any command, with modules compiled once, as in an environment that people have."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "harness", *words]
-    done = subprocess.run(command, check=False, capture_output=True, env=os.environ | environment)
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(command, check=False, capture_output=True, env=kept | environment)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, done.returncode
 
