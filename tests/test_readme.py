@@ -45,9 +45,14 @@ def test_every_block_is_filled():
     [
         (1, "VQA accuracy 10.0% (floor 90%)", "VQA accuracy 10.0%"),
         (0, "| elip | 0.5 | failed | 3.0 |", "'failed' in the table"),
-        (0, "| dense | 1 | 3.0 |\n- 2 older record(s) of the same settings are not shown", "older record(s)"),
+        (
+            0,
+            "| dense | 1 | 3.0 |\n- 2 record(s) of the same settings, older or of other code, are not shown",
+            "record(s) of the same settings",
+        ),
+        (0, "| dense | 1 | 3.0 |\n- elip: rows come from several versions of baselines/elip.py", "several versions"),
     ],
-    ids=["the command fails", "a cell failed", "records of two runs"],
+    ids=["the command fails", "a cell failed", "records of two runs", "records of two versions"],
 )
 def test_filling_stops_at_what_is_not_to_be_published(status, out, said, monkeypatch):
     monkeypatch.setattr(

@@ -16,7 +16,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"<!-- (table|output): python -m harness ([^\n]*?) -->\n(.*?)<!-- end -->", re.DOTALL)
 # What a table says of cells that failed or are missing: no record to publish.
-GAPS = re.compile(r"no value: |older record\(s\)|\| (?:failed|no memory|not run|no value) ")
+GAPS = re.compile(
+    r"no value: |record\(s\) of the same settings|come from several versions|\| (?:failed|no memory|not run|no value) "
+)
 
 
 def filled(match: re.Match[str], chosen: tuple[str, ...]) -> str:

@@ -14,11 +14,12 @@ from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CL
 
 from harness.check.drawn import Fault, check_sizes, same
 from harness.check.in_hosts import hosts
-from harness.check.watched import all_finite, hooks_watched
+from harness.check.watched import all_finite, hooks_watched, merges_watched
 from harness.cost.adaptive import ratio_on
 from harness.hosts.parts.towers import VisionTower, open_tower
 from harness.kit.errors import HarnessError
 from harness.kit.registry import methods
+from harness.kit.sources import place_in
 from harness.reduction import Guide, TokenReducer, Tokens, Trace, encode, join
 from harness.reduction.budget import make_reducer, realised_ratio
 from harness.reduction.guide import Offer
@@ -117,7 +118,7 @@ def conserved(name: str) -> str:
     reducer, ratio = _reduced(name, tower)
     images, guide = _images()
     trace = Trace(origins_wanted=True)
-    with hooks_watched(reducer):
+    with hooks_watched(reducer), merges_watched():
         tokens = _run(tower, reducer, images, guide, trace)
     if ratio < 1:
         check_sizes(reducer, tokens, trace)
@@ -129,12 +130,13 @@ def batch_order(name: str) -> str:
     """Permuting or splitting the batch permutes or splits the output."""
     tower = open_tower(small_vit())
     reducer, _ = _reduced(name, tower)
-    images, guide = _images()
-    order = torch.tensor([2, 0, 1])
+    images, guide = _images(4)
+    order = torch.tensor([2, 0, 3, 1])
     together = _run(tower, reducer, images, guide)
     permuted = _run(tower, reducer, images[order], guide.rows(order))
-    alone = [_run(tower, reducer, images[[row]], guide.rows(slice(row, row + 1))) for row in range(3)]
-    for what, found in (("its order", permuted.rows(order.argsort())), ("its other images", join(alone))):
+    # Of even and of odd numbers of images.
+    parts = [_run(tower, reducer, images[part], guide.rows(part)) for part in (slice(0, 1), slice(1, 4))]
+    for what, found in (("its order", permuted.rows(order.argsort())), ("its other images", join(parts))):
         if not same(found, together):
             raise Fault(f"an image's output depends on {what} in the batch")
     return "an image's output does not depend on its batch"
@@ -156,7 +158,8 @@ def planned_counts(name: str) -> str:
     plan = token_counts(reducer)
     if (trace.attention, trace.mlp) != (plan.attention, plan.mlp):
         raise Fault(
-            f"tokens per block {trace.mlp} are not the planned {plan.mlp}; if they depend on the image, set adaptive"
+            f"tokens per block {trace.mlp} are not the planned {plan.mlp}; if they depend on the image, set adaptive, "
+            "and if on the text, needs_text"
         )
     return f"tokens per MLP as planned: {trace.mlp}"
 
@@ -246,9 +249,12 @@ def towers(name: str) -> str:
         tower = open_tower(model)
         reducer, _ = _reduced(name, tower)
         tokens = _run(tower, reducer, images, guide)
-        as_planned = reducer.adaptive or tokens.states.shape[1] == token_counts(reducer).mlp[-1]
-        if not bool(tokens.states[tokens.standing].isfinite().all()) or not as_planned:
-            raise Fault(f"fails in {type(model).__name__} with {tower.shape.prefix} prefix tokens")
+        where = f"{type(model).__name__} with {tower.shape.prefix} prefix tokens"
+        left, planned = tokens.states.shape[1], token_counts(reducer).mlp[-1] if not reducer.adaptive else None
+        if planned not in (None, left):
+            raise Fault(f"leaves {left} tokens of {where}, where {planned} are planned")
+        if not bool(tokens.states[tokens.standing].isfinite().all()):
+            raise Fault(f"leaves NaN or infinite numbers in {where}")
     tower = open_tower(small_vit(class_token=False, global_pool="avg"))
     try:
         reducer, _ = _reduced(name, tower)
@@ -272,6 +278,14 @@ def text(name: str) -> str:
     first, second = (_run(tower, reducer, images, each).states for each in (guide, other))
     if ratio < 1 and first.shape == second.shape and torch.equal(first, second):
         raise Fault("needs_text, but another text gives the same tokens")
+    with torch.no_grad():
+        unguided = encode(tower, reducer, images)
+    kept, whole = int(unguided.standing.sum(dim=1).max()), tower.shape.prefix + tower.shape.patches
+    if (kept == whole) != kind.without_text.startswith("all tokens") and ratio < 1:
+        raise Fault(
+            f"without_text says {kind.without_text!r}, but without a text {kept} of {whole} tokens are left: begin it "
+            "with 'all tokens' where all are, and only there"
+        )
     return f"follows the text; without one: {kind.without_text}"
 
 
@@ -304,10 +318,16 @@ def lines(name: str) -> list[tuple[str, bool]]:
 
 
 def _checked(name: str) -> Iterator[tuple[str, bool]]:
+    said = dict[str, str]()
     for check in properties(name):
         try:
             yield f"{check.__name__:<16}ok    {check(name)}", True
+            continue
         except Fault as fault:
-            yield f"{check.__name__:<16}FAIL  {fault}", False
+            reason = str(fault)
+        except HarnessError as error:
+            reason = str(error)
         except Exception as error:  # noqa: BLE001 - a stranger's code: whatever it raises is this property's verdict
-            yield f"{check.__name__:<16}FAIL  {type(error).__name__}: {error}", False
+            reason = f"{place_in(error, methods.get(name).__module__)}{type(error).__name__}: {error}"
+        first = said.setdefault(reason, check.__name__)
+        yield f"{check.__name__:<16}FAIL  {reason if first == check.__name__ else f'as {first}'}", False

@@ -38,6 +38,37 @@ def hooks_watched(reducer: TokenReducer[Any]) -> Iterator[None]:
             del reducer.__dict__[hook]
 
 
+@contextmanager
+def merges_watched() -> Iterator[None]:
+    """Fault for a merge into a token that does not remain, for a merged token that does, and for sizes that are lost
+    between two merges: each would be a mean of wrong weights.
+    """
+    merge, merges = TokenState.merge, 0
+
+    def watched(
+        state: TokenState, source: Tensor, into: Tensor, rest: Tensor, weights: Tensor | None = None
+    ) -> TokenState:
+        nonlocal merges
+        if merges and state.sizes is None and weights is None:
+            raise Fault(
+                "merges by the tokens' sizes, which are gone since the merge before: keep them, or give weights"
+            )
+        merges += 1
+        for what, wanted, names in (("merges into", True, into), ("keeps, though it merged it,", False, source)):
+            remains = (names[..., None] == rest[:, None]).any(dim=-1)
+            if bool((remains != wanted).any()):
+                row = (remains != wanted).nonzero()[0]
+                reason = "which is not among those that remain (`rest`)" if wanted else "among `rest`"
+                raise Fault(f"{what} token {int(names[row[0], row[1]])}, {reason}: indices count the patch tokens")
+        return merge(state, source, into, rest, weights)
+
+    TokenState.merge = watched  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        TokenState.merge = merge  # type: ignore[method-assign]
+
+
 def _same_prefix(before: TokenState, left: TokenState, where: str) -> None:
     if not torch.equal(before.tokens[:, : before.prefix], left.tokens[:, : left.prefix]):
         raise Fault(f"{where} changes the class token or those beside it")

@@ -49,6 +49,18 @@ def code_parts(*roots: str) -> Mapping[str, str]:
     return {part: digest.hexdigest()[:12] for part, digest in contents.items()}
 
 
+def place_in(error: BaseException, module: str) -> str:
+    """'file.py, line 7: ', the innermost place of an error in the package of a module; "" where it passed none."""
+    package = module.partition(".")[0]
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] == package:
+            place = f"{Path(frame.f_code.co_filename).name}, line {trace.tb_lineno}: "
+        trace = trace.tb_next
+    return place
+
+
 def part_of(module: str) -> str:
     """The part that a module belongs to, as a path: harness/data, harness/hosts/albef, harness/tasks/vqa.py."""
     words = module.split(".")

@@ -22,6 +22,7 @@ from harness.report.families import adjust
 from harness.report.quantities import OF_THROUGHPUT, of_costs, of_metrics, quantity_of
 from harness.report.row import Value, absent_metrics, setting_of, values_of
 from harness.report.settings import CONTEXT, DENSE, PER_BUDGET, Setting, settings_of
+from harness.report.versions import mixed_versions
 
 NUMBERS = [name for name, kind in Value.__annotations__.items() if kind == "float"]
 EMPTY = frozenset({"not run", "no value"})
@@ -34,7 +35,8 @@ class Frame:
     """Settings in the order of tables, and the values that stand for them.
 
     settings: a row each, `setting` its number. values: a row per setting, task and quantity. failures: a line for each
-    failed cell. absent: metric -> why it could not be measured. superseded: how many records newer ones hide.
+    failed cell. absent: metric -> why it could not be measured. superseded: how many records others hide. mixed: a line
+    for each method whose rows come from several versions of its code.
     """
 
     settings: pd.DataFrame
@@ -42,6 +44,7 @@ class Frame:
     failures: list[str] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     superseded: int = 0
+    mixed: list[str] = field(default_factory=list)
 
     def long(self) -> pd.DataFrame:
         """A row per setting, task and quantity, with everything that is known of it."""
@@ -132,6 +135,7 @@ def to_frame(records: Iterable[Mapping[str, Any]]) -> Frame:
         [line for setting in found for line in _failures(setting)],
         {name: why for record in every for name, why in absent_metrics(record).items()},
         superseded,
+        mixed_versions(every),
     )
 
 

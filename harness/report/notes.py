@@ -45,8 +45,8 @@ def notes(frame: Frame) -> list[str]:
     if "latency_ratio" in quantities:
         lines += [LATENCY, *_unsteady(frame)]
     if frame.superseded:
-        lines.append(f"{frame.superseded} older record(s) of the same settings are not shown")
-    return lines
+        lines.append(f"{frame.superseded} record(s) of the same settings, older or of other code, are not shown")
+    return lines + frame.mixed
 
 
 def _unsteady(frame: Frame) -> list[str]:

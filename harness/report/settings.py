@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from harness.report.versions import is_installed
+
 DENSE = "dense"
 PLACE = ("device", "hardware", "threads", "dtype")
 SHARED = ("model", "base", "protocol", "data", "split", "limit", "quick", *PLACE)
@@ -49,7 +51,8 @@ class Setting:
 def settings_of(records: Iterable[Record]) -> tuple[list[Setting], int]:
     """The settings in an order that the records' order has no part in, and how many records newer ones hide.
 
-    Where a setting, task and seed were measured more than once (by different code, say), the latest counts.
+    Where a setting, task and seed were measured more than once, a record of the method's code as it is now counts
+    before one of other code, and of several the latest.
     """
     ordered = sorted(records, key=lambda record: (record.get("run") or {}).get("started") or "")
     on_images = frozenset(
@@ -62,7 +65,10 @@ def settings_of(records: Iterable[Record]) -> tuple[list[Setting], int]:
     for record, one in zip(ordered, described, strict=True):
         differing = {name: one.facts.get(name) for name in chosen.get(one.shared_text, ())}
         setting = one.setting + (_text(differing) if differing else "")
-        latest[setting, one.task, one.seed] = ({**one.shared, **_context(differing)}, record)
+        place = setting, one.task, one.seed
+        if place in latest and is_installed(latest[place][1]) and not is_installed(record):
+            continue
+        latest[place] = ({**one.shared, **_context(differing)}, record)
     for (key, task, seed), (context, record) in sorted(latest.items(), key=lambda item: _place(item[0])):
         found.setdefault(key, Setting(context)).records.setdefault(task, {})[seed] = record
     _state_sizes(found.values())

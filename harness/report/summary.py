@@ -77,7 +77,7 @@ def summary_notes(frame: Frame) -> list[str]:
         lines.append("several seeds: the interval of quality resamples seeds, then images")
     if frame.column("token_ratio")["low"].notna().any():
         lines.append("tokens of adaptive methods: in brackets the 5 and 95 % of images")
-    return lines
+    return lines + frame.mixed
 
 
 def _rows(*frames: pd.DataFrame) -> Iterator[tuple[list[float], ...]]:

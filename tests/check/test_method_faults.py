@@ -104,6 +104,60 @@ class NanLoss(Learning):
         return {"odd": tokens.states.mean() * float("nan")}
 
 
+class Merging(Half):
+    """Merges each token that goes into the first of those that stay."""
+
+    def into(self, state, kept, gone):
+        return kept[:, :1].expand_as(gone)
+
+    def reduced(self, state, count, kept):
+        gone = (~torch.zeros(len(kept), state.patches, dtype=torch.bool).scatter(1, kept, True)).nonzero()[:, 1]
+        gone = gone.view(len(kept), -1)
+        return self.left(state.merge(gone, self.into(state, kept, gone), kept))
+
+    def left(self, state):
+        return state
+
+
+class MergedByPlace(Merging):
+    """Counts destinations among those that stay, where tokens are to be counted."""
+
+    def into(self, state, kept, gone):
+        found = (~(kept[:, :, None] == torch.arange(state.patches)).any(dim=1)).long().argmax(dim=1)
+        return found[:, None].expand_as(gone)
+
+
+class SizesLost(Merging):
+    def left(self, state):
+        return replace(state, sizes=None)
+
+
+class ByParity(Half):
+    def reduced(self, state, count, kept):
+        return state.keep(kept.flip(1) if len(kept) % 2 else kept)
+
+
+class OtherFallback(Half):
+    """Says that it keeps all without a text, and goes by the norm."""
+
+    needs_text = True
+    without_text = "all tokens"
+
+    def before_block(self, block, state, stack, guide):
+        self.guide = guide
+        return super().before_block(block, state, stack, guide)
+
+    def score(self, state):
+        if self.guide is None:
+            return super().score(state)
+        return (state.patch_tokens * self.guide.text_cls[:, None]).sum(-1)
+
+
+class Raising(Half):
+    def score(self, state):
+        return state.patch_tokens.size_of_all()
+
+
 class SingleChannels(Half):
     """Nothing is wrong with it: it looks at one channel, which a tower that only counts must have."""
 
@@ -122,7 +176,7 @@ def verdicts(monkeypatch):
     return of
 
 
-@pytest.mark.parametrize("kind", [Half, SingleChannels])
+@pytest.mark.parametrize("kind", [Half, Merging, SingleChannels])
 def test_a_whole_method_has_no_fault(verdicts, kind):
     assert verdicts(kind) == {}
 
@@ -137,6 +191,12 @@ def test_a_whole_method_has_no_fault(verdicts, kind):
         (TurnedClass, "conserved", "before_block of block 4 changes the class token or those beside it"),
         (ByTheBatch, "batch_order", "depends on its other images in the batch"),
         (ByTheBatchInSharedSpace, "batch_order", "depends on its other images in the batch"),
+        (MergedByPlace, "conserved", "which is not among those that remain (`rest`): indices count the patch tokens"),
+        (SizesLost, "conserved", "merges by the tokens' sizes, which are gone since the merge before"),
+        (ByParity, "batch_order", "depends on its other images in the batch"),
+        (OtherFallback, "text", "without_text says 'all tokens', but without a text 30 of 65 tokens are left"),
+        (Raising, "finite", "test_method_faults.py, line "),
+        (Raising, "conserved", "as finite"),
         (Learning, "gradients", "reaches its own linear.weight: give it a loss, or a gate on the tokens"),
         (VectorLoss, "gradients", "its loss 'each' has the shape (2,): expected a finite scalar"),
         (NanLoss, "gradients", "its loss 'odd' is nan: expected a finite scalar"),

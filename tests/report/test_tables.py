@@ -6,6 +6,7 @@ import io
 import pytest
 
 from harness.kit.errors import HarnessError
+from harness.kit.sources import code_parts
 from harness.report.frame import study_frame, to_frame
 from harness.report.layout import LATEX_ROWS, WIDTH, Part, latex, plain
 from harness.report.quantities import of_metrics
@@ -144,7 +145,38 @@ def test_the_latest_of_two_measurements_counts(records):
     newer["run"]["started"] = "2026-02-01T00:00:00"
     frame = to_frame([newer, *records])
     assert number(frame, "vqa_accuracy", "elip", 0.5)["value"] == 0.5
-    assert "1 older record(s)" in render_table(frame)
+    assert "1 record(s) of the same settings, older or of other code, are not shown" in render_table(frame)
+
+
+def test_of_two_measurements_that_of_the_installed_code_counts(records):
+    """Also where other code measured later, as before a change that was taken back."""
+    now = {"harness/tasks": "1", **code_parts("baselines.elip")}
+    other = now | {"baselines/elip.py": "0" * 12}
+    for value, code, started in ((0.25, now, "2026-02-01"), (0.5, other, "2026-03-01")):
+        record = make_record("elip", 0.5, "vqa", code=code)
+        record["quality"]["vqa"]["vqa_accuracy"]["value"] = value
+        record["run"]["started"] = f"{started}T00:00:00"
+        records = [*records, record]
+    for given in (records, records[::-1]):
+        assert number_of_elip(given) == 0.25
+
+
+def number_of_elip(records):
+    return number(to_frame(records), "vqa_accuracy", "elip", 0.5)["value"]
+
+
+@pytest.mark.parametrize("format", ["text", "md", "latex"])
+def test_rows_of_several_versions_of_a_method_are_named(format):
+    code = {"harness/tasks": "1", "baselines/elip.py": "a", "baselines": "b"}
+    records = [make_record("dense", 1.0, "vqa", code=code), make_record("elip", 0.7, "vqa", code=code)]
+    other = make_record("elip", 0.5, "vqa", code=code | {"harness/tasks": "2"})
+    said = "elip: rows come from several versions of baselines/elip.py"
+    assert said not in render_table(to_frame([*records, other]))
+    frame = to_frame([*records, make_record("elip", 0.5, "vqa", code=code | {"baselines/elip.py": "c"})])
+    assert frame.mixed == [frame.mixed[0]]
+    assert frame.mixed[0].startswith(said)
+    for text in (render_table(frame, format), render_summary(frame, format)):
+        assert "several versions of" in text
 
 
 def test_settings_of_one_method_and_ratio_are_told_apart(records):
