@@ -16,12 +16,16 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import metadata
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from harness.kit import packages
 from harness.kit.errors import HarnessError
 
+# The groups of entry points that are read.
+_KINDS = ("methods", "models", "tasks", "costs", "objectives", "objectives.downstream", "formats", "studies")
+GROUPS = tuple(f"harness.{kind}" for kind in _KINDS)
 TOWER_FAMILIES = ("timm", "transformers")
 
 
@@ -119,6 +123,16 @@ def _entry_points(find: Callable[..., Iterable[EntryPoint]], group: str, _state:
     return tuple(find(group=group))
 
 
+def stray_groups(name: str) -> list[str]:
+    """'my-package: harness.method' for entry points of a name in groups that look like those of GROUPS and are none."""
+    found = set()
+    for distribution in metadata.distributions():
+        for point in distribution.entry_points:
+            if point.name == name and point.group.startswith("harness") and point.group not in GROUPS:
+                found.add(f"{distribution.metadata['Name']}: {point.group}")
+    return sorted(found)
+
+
 def _state_of(place: str) -> tuple[str, int]:
     """A folder that packages are found in, and when a name in it changed last; 0 where there is none."""
     try:
@@ -200,8 +214,13 @@ def load_class(entry: Entry) -> type:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a stranger's file: whatever it raises, it cannot be used
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise HarnessError(f"{entry.name!r} ({entry.target}) cannot be imported: {reason}") from error
+        # Of several lines the second says what is wrong (pydantic's errors of validation).
+        said = [line.strip() for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
+        raise HarnessError(f"{entry.name!r} ({entry.target}) cannot be imported: {' '.join(said[:2])}") from error
+    if attribute and not hasattr(module, attribute):
+        there = [name for name, value in vars(module).items() if isinstance(value, type) and hasattr(value, "KIND")]
+        own = ", ".join(name for name in there if getattr(module, name).__module__ == module_name) or "none"
+        raise HarnessError(f"{entry.name!r} ({entry.target}): {module_name} has no {attribute}; its classes: {own}")
     found = [getattr(module, attribute, None)] if attribute else list(vars(module).values())
     classes = [value for value in found if isinstance(value, type) and hasattr(value, "KIND")]
     if not attribute:

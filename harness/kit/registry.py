@@ -11,7 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from harness.kit.entries import Entry, Fault, extensible, hosts, load_class, plain_vit, study_files
+from harness.kit.entries import (
+    GROUPS,
+    Entry,
+    Fault,
+    extensible,
+    hosts,
+    load_class,
+    plain_vit,
+    stray_groups,
+    study_files,
+)
 from harness.kit.errors import HarnessError, warn_on_stderr
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -77,7 +87,7 @@ class Registry:
         if name in faults:
             raise HarnessError(faults[name])
         if name not in found:
-            raise unknown(self.kind, name, self.entries())
+            raise unknown(self.kind, name, self.entries(), stray_groups(name))
         return found[name]
 
     def get(self, name: str) -> Any:
@@ -118,11 +128,13 @@ def module_of(registry: Registry, name: str) -> str:
     return registry.entry(name).target.partition(":")[0]
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> HarnessError:
-    """The error for a name nobody knows: the nearest names, then all of them."""
+def unknown(kind: str, name: str, known: Iterable[str], stray: Sequence[str] = ()) -> HarnessError:
+    """The error for a name nobody knows: the nearest names, then all of them; before them `stray` entry points."""
     names = sorted(known)
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
+    if stray:
+        hint = f"a package names it in a group that nothing reads ({', '.join(stray)}), expected {', '.join(GROUPS)}; "
     return HarnessError(f"unknown {kind} {name!r}: {hint}known: {', '.join(names) or 'none'}")
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +34,8 @@ BY_FILE = (
     "baselines",
 )
 BY_FOLDER = ("harness.hosts",)
+# Of what lies in a package beside its modules: weights are digested where they are loaded.
+LARGEST_DATA_BYTES = 2**24
 # Folders below the rooms of BY_FILE, which are one part each.
 SHARED = ("parts", "downstream")
 
@@ -40,12 +44,19 @@ SHARED = ("parts", "downstream")
 def code_parts(*roots: str) -> Mapping[str, str]:
     """Part -> digest (12 hex digits) of the files that modules import, directly or not, their own included.
 
-    Imports are followed within harness/, baselines/ and the packages of the roots.
+    Imports are followed within harness/, baselines/ and the packages of the roots; from these also into others that are
+    edited in place (not in site-packages). What lies in a package of the roots beside its modules counts too.
     """
     contents: dict[str, hashlib._Hash] = {}
-    for module, path in sorted(closure(roots).items()):
+    found = closure(roots)
+    for module, path in sorted(found.items()):
         digest = contents.setdefault(part_of(module), hashlib.sha256())
         digest.update(f"{module}\0".encode() + path.read_bytes() + b"\0")
+    for package, path in sorted(found.items()):
+        if _is_foreign(package) and "." not in package and path.name == "__init__.py":
+            for other in _data_files(path.parent):
+                name = other.relative_to(path.parent).as_posix()
+                contents[part_of(package)].update(f"{name}\0".encode() + other.read_bytes() + b"\0")
     return {part: digest.hexdigest()[:12] for part, digest in contents.items()}
 
 
@@ -84,12 +95,31 @@ def closure(roots: Iterable[str]) -> dict[str, Path]:
         module = waiting.pop()
         if module not in found and (path := module_file(module) if module not in _nodes else _nodes[module][0]):
             found[module] = path
-            waiting += (name for name in _imported(module, path) if name.partition(".")[0] in packages)
+            edited = _is_edited if _is_foreign(module) else lambda _: False
+            tops = ((name, name.partition(".")[0]) for name in _imported(module, path))
+            waiting += (name for name, top in tops if top in packages or edited(top))
     return found
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """Files of a package that are no modules, such as tables that it reads."""
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix not in (".py", ".pyc") and path.is_file())
+    return [path for path in files if path.stat().st_size <= LARGEST_DATA_BYTES]
+
+
+@lru_cache(None)
+def _is_edited(package: str) -> bool:
+    """Whether a package or module is edited where it lies: it is neither Python's own nor in site-packages."""
+    if package in sys.builtin_module_names or package in sys.stdlib_module_names:
+        return False
+    path = module_file(package)
+    installed = (sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib"))
+    return path is not None and not any(path.is_relative_to(folder) for folder in installed)
 
 
 def forget() -> None:
     """Read every file again: for tests, which change them while the program runs."""
+    _is_edited.cache_clear()
     _nodes.clear()
     code_parts.cache_clear()
 
@@ -123,7 +153,10 @@ def _imports(path: Path, module: str, _changed: int) -> set[str]:
     """The names that a file imports, wherever in it, as absolute ones; some may name what is no module."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
-    for node in _statements(ast.parse(path.read_bytes())):
+    tree = ast.parse(path.read_bytes())
+    if _is_foreign(module):
+        found |= {name for node in ast.walk(tree) if (name := _imported_by_name(node))}
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -131,6 +164,16 @@ def _imports(path: Path, module: str, _changed: int) -> set[str]:
             base = ".".join(word for word in (above, node.module) if word)
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return found
+
+
+def _imported_by_name(node: ast.AST) -> str | None:
+    """The module of a call import_module("name") or __import__("name")."""
+    if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
+        return None
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+    name = node.args[0].value
+    known = called in ("import_module", "__import__") and isinstance(name, str) and not name.startswith(".")
+    return name if known and isinstance(name, str) else None
 
 
 def _statements(module: ast.Module) -> Iterator[ast.AST]:

@@ -10,10 +10,11 @@ import torch
 from harness.kit.errors import HarnessError, warn_once
 from harness.kit.registry import methods
 from harness.kit.settings import validated
+from harness.kit.sources import place_in
 from harness.reduction.method import MethodConfig, TokenReducer
 from harness.reduction.plan import token_counts
 from harness.reduction.schedule import check_ratio, parse_schedule, solve, token_ratio
-from harness.reduction.stack import BlockHooks, StackShape
+from harness.reduction.stack import EVIDENCE_KINDS, BlockHooks, StackShape
 
 
 def make_config(method: str, settings: Mapping[str, Any] | None = None, schedule: Any = None) -> MethodConfig:
@@ -124,13 +125,21 @@ def bender(
 
 def _made(method: str, kind: type[TokenReducer[Any]], config: MethodConfig, shape: StackShape) -> TokenReducer[Any]:
     """The reducer; HarnessError where its class, which may be a stranger's, raises whatever else."""
+    place = f"method {method}: {kind.__module__}.{kind.__name__}"
     try:
-        return kind(config, shape)
+        made = kind(config, shape)
+        asked = {name for block in range(shape.depth) for name in made.evidence(block)}
     except HarnessError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise HarnessError(f"method {method}: {kind.__module__}.{kind.__name__} cannot be made: {reason}") from error
+        reason = f"{place_in(error, kind.__module__)}{type(error).__name__}: {error}".splitlines()[0]
+        raise HarnessError(f"{place} cannot be made: {reason}") from error
+    if getattr(made, "shape", None) is not shape:
+        raise HarnessError(f"{place}: its __init__ does not call super().__init__(config, shape)")
+    if asked - EVIDENCE_KINDS:
+        named = ", ".join(sorted(EVIDENCE_KINDS))
+        raise HarnessError(f"{place}: unknown evidence {', '.join(sorted(asked - EVIDENCE_KINDS))}: there are {named}")
+    return made
 
 
 def realised_ratio(reducer: TokenReducer[Any]) -> float:

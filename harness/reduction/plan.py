@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.kit.errors import HarnessError
+from harness.kit.sources import place_in
 from harness.reduction.driver import encode
 from harness.reduction.guide import Guide
 from harness.reduction.method import TokenReducer
@@ -91,9 +92,20 @@ def token_counts(reducer: TokenReducer[Any]) -> Trace:
         raise HarnessError(
             f"{type(reducer).__name__} keeps another number of tokens in every image: its counts are measured on images"
         )
-    planned = reducer.planned()
-    if planned is not None:
-        return planned
+    try:
+        return reducer.planned() or _by_a_pass(reducer)
+    except HarnessError:
+        raise
+    except Exception as error:
+        kind = type(reducer)
+        asked = "; evidence is what `evidence` names of a block" if "NoneType" in str(error) else ""
+        place = place_in(error, kind.__module__)
+        raise HarnessError(
+            f"method {kind.__name__}: its tokens cannot be counted: {place}{type(error).__name__}: {error}{asked}"
+        ) from error
+
+
+def _by_a_pass(reducer: TokenReducer[Any]) -> Trace:
     # A method with parameters computes with them: the stack then has its width, device and dtype.
     parameter = next(reducer.parameters(), None)
     if parameter is not None:

@@ -162,3 +162,34 @@ def test_presets_are_read_by_their_keys_alone(monkeypatch, tmp_path):
         assert registry.models.names() == []
         with pytest.raises(HarnessError, match=r"model\.py, line 2: PRESETS: expected a dict with literal strings"):
             registry.models.get("one")
+
+
+def test_a_name_in_a_group_that_nothing_reads_is_explained(tmp_path, monkeypatch):
+    information = tmp_path / "mine-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[harness.method]\nkeynorm = mine:KeyNorm\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(HarnessError) as caught:
+        registry.methods.entry("keynorm")
+    stray = "a package names it in a group that nothing reads (mine: harness.method), expected harness.methods, "
+    assert str(caught.value).startswith(f"unknown method 'keynorm': {stray}")
+
+
+def test_what_a_module_lacks_or_its_checks_refuse_is_said(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_method.py").write_text(
+        "from harness.reduction import MethodConfig, Schedule, TokenReducer\n\n\n"
+        "class KeyNorm(TokenReducer[MethodConfig]):\n    pass\n"
+    )
+    (tmp_path / "odd_method.py").write_text(
+        "from harness.reduction import Schedule\n\nOWN = Schedule(begin=(1, 2, 3), keep=(0.5, 0.4))\n"
+    )
+    points = [EntryPoint("own", "own_method:Keynrom", ""), EntryPoint("odd", "odd_method:Odd", "")]
+    monkeypatch.setattr(entries, "entry_points", lambda group: points)
+    with pytest.raises(HarnessError, match="own_method has no Keynrom; its classes: KeyNorm"):
+        registry.methods.get("own")
+    with pytest.raises(
+        HarnessError, match=r"cannot be imported: ValidationError: 1 validation error for Schedule .+ keep"
+    ):
+        registry.methods.get("odd")

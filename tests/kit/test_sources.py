@@ -159,6 +159,31 @@ def test_a_package_of_ones_own_counts_with_all_that_it_imports(tree, monkeypatch
     assert sources.code_parts("mine.method")["mine"] != before["mine"]
 
 
+def test_so_do_its_tables_what_it_imports_by_name_and_packages_that_are_edited_in_place(tree, monkeypatch):
+    monkeypatch.syspath_prepend(tree)
+    for package in ("mine", "shared_utils"):
+        (tree / package).mkdir()
+        (tree / package / "__init__.py").write_text("")
+    parts = {"mine/later.py": "SIGN = 1\n", "shared_utils/norms.py": "POWER = 2\n", "mine/table.txt": "1 2 3\n"}
+    for name, content in parts.items():
+        (tree / name).write_text(content)
+    (tree / "mine" / "method.py").write_text(
+        "import importlib\nimport re, torch\nfrom shared_utils.norms import POWER\n\n"
+        'def score():\n    return importlib.import_module("mine.later").SIGN\n'
+    )
+    monkeypatch.setattr(packages, "package_folder", lambda package: tree.joinpath(*package.split(".")))
+    sources.forget()
+    before = sources.code_parts("mine.method")
+    assert {"mine", "shared_utils"} <= set(before)
+    assert not {"torch", "re", "importlib"} & set(before)
+    for name, content in parts.items():
+        (tree / name).write_text(content.replace("1", "7").replace("2", "8"))
+        sources.forget()
+        now = sources.code_parts("mine.method")
+        assert {part for part in now if now[part] != before.get(part)} == {name.partition("/")[0]}, name
+        before = now
+
+
 def test_a_module_of_ones_own_without_a_package_counts(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "alone.py").write_text("from harness.reduction import TokenReducer\n")

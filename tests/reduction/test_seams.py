@@ -1,5 +1,6 @@
 """What methods may ask of a stack and of a state, beyond keeping tokens."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ from harness.reduction import (
 )
 from harness.reduction.budget import make_reducer
 from harness.reduction.kernels import attention_path
+from harness.reduction.plan import token_counts
 from tests.hosts.small_towers import BARE
 
 SMALL = {
@@ -143,4 +145,47 @@ def test_a_method_whose_class_raises_is_named(monkeypatch):
     shape = open_tower(BARE["timm ViT"]()).shape
     with pytest.raises(HarnessError) as caught:
         make_reducer("broken", shape)
-    assert str(caught.value) == f"method broken: {__name__}.Broken cannot be made: IndexError: no such block"
+    place = f"method broken: {__name__}.Broken cannot be made: "
+    assert re.fullmatch(re.escape(place) + r"test_seams\.py, line \d+: IndexError: no such block", str(caught.value))
+
+
+class NoStart(TokenReducer[MethodConfig]):
+    Config = MethodConfig
+
+    def __init__(self, config, shape):
+        self.scale = 1.0
+
+
+class OddEvidence(TokenReducer[MethodConfig]):
+    Config = MethodConfig
+
+    def evidence(self, block):
+        return frozenset({"key"})
+
+
+class NoEvidence(TokenReducer[MethodConfig]):
+    Config = MethodConfig
+
+    def between(self, block, state, evidence):
+        return state.keep(evidence.keys[:, 1:].norm(dim=-1).argsort()[:, :4]) if block == 2 else state
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        (NoStart, "NoStart: its __init__ does not call super().__init__(config, shape)"),
+        (
+            OddEvidence,
+            "OddEvidence: unknown evidence key: there are attention_received, cls_attention, keys, value_norms",
+        ),
+        (NoEvidence, "TypeError: 'NoneType' object is not subscriptable; evidence is what `evidence` names of a block"),
+    ],
+)
+def test_a_method_that_forgets_a_part_is_named_in_one_line(kind, line, monkeypatch):
+    get = methods.get
+    monkeypatch.setattr(methods, "get", lambda name: kind if name == "broken" else get(name))
+    shape = open_tower(BARE["timm ViT"]()).shape
+    with pytest.raises(HarnessError) as caught:
+        token_counts(make_reducer("broken", shape))
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
