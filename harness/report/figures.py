@@ -105,7 +105,7 @@ def plot_study(
 
 
 def _quality_figure(board: Frame, metrics: Sequence[str], against: Against, title: str) -> Figure:
-    across = min(PANELS_ACROSS, len(metrics))
+    across = min(PANELS_ACROSS, max(2, len(metrics)))  # beside one panel stands what is too wide above it
     down = ceil(len(metrics) / across)
     figure = Figure(figsize=(3.1 * across + 0.4, 2.55 * down + 0.9), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False)
