@@ -21,3 +21,7 @@ def __getattr__(name: str) -> Any:
 
         return Guide
     raise AttributeError(f"module 'harness' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
