@@ -23,8 +23,11 @@ IN_TURN = (
 LATENCY = "latency, % of dense: median over pairs of runs, with the quartiles where records have them"
 
 
-def notes(frame: Frame) -> list[str]:
-    """A line for each failure, method's fallback and list of several seeds, and for what the tables leave out."""
+def notes(frame: Frame, *, at_chance: bool) -> list[str]:
+    """A line for each failure, method's fallback and list of several seeds, and for what the tables leave out.
+
+    `at_chance`: whether a cell that is shown bears its mark.
+    """
     lines = [f"no value: {line}" for line in frame.failures]
     lines += [f"{frame.quantity(metric).title} absent: {reason}" for metric, reason in frame.absent.items()]
     settings, quantities = frame.settings, set(frame.values["quantity"])
@@ -34,7 +37,7 @@ def notes(frame: Frame) -> list[str]:
     lines += [f"{mark}{method} where no text is given: {said}" for mark, method, said in without_text.to_numpy()]
     lines += _seeds(frame)
     lines += notes_of(frame.values)
-    if frame.values["at_chance"].eq(True).any():
+    if at_chance:
         lines.append(NOTE_CHANCE)
     if frame.values["blind"].notna().any():
         lines.append(BLIND)

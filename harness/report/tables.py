@@ -14,6 +14,7 @@ import pandas as pd
 
 from harness.kit.registry import unknown
 from harness.kit.shown import csv_cell, markdown_text, on_one_line
+from harness.report.chance import AT_CHANCE
 from harness.report.cost_columns import costs_by_size, throughput
 from harness.report.frame import Frame, boards, study_frame
 from harness.report.layout import Column, Part, latex, latex_note, markdown, plain, text
@@ -88,7 +89,9 @@ def _render(
             parts.append(Part(f"Cost of the vision tower per image{size} · {title}", names, columns))
     draw = _writer(format)
     write = {"md": lambda line: "- " + markdown_text(line), "latex": latex_note}.get(format, on_one_line)
-    return "\n".join([*(draw(part) for part in parts), *(write(line) for line in notes(frame))]).rstrip("\n")
+    cells = [cell for part in parts for column in part.values for cell in column.cells]
+    lines = notes(frame, at_chance=any(AT_CHANCE in cell for cell in cells))
+    return "\n".join([*(draw(part) for part in parts), *(write(line) for line in lines)]).rstrip("\n")
 
 
 def _method_columns(settings: pd.DataFrame) -> list[Column]:

@@ -8,9 +8,9 @@ import pytest
 
 from harness.report.chance import AT_CHANCE, NOTE, recall_by_chance
 from harness.report.frame import boards, to_frame
-from harness.report.notes import notes
 from harness.report.quality_columns import quality
 from harness.report.summary import quality_shares
+from harness.report.tables import render_table
 
 from .conftest import full_record
 
@@ -45,7 +45,7 @@ def test_a_method_at_chance_is_marked_and_never_best() -> None:
     column = quality(board, "vqa_accuracy")
     assert [AT_CHANCE in cell for cell in column.cells] == [False, True, True, True]
     assert not any(column.best)
-    assert NOTE in notes(frame)
+    assert NOTE in render_table(frame)
     assert frame.column("vqa_accuracy")["p_dense_holm"].notna().sum() == 3  # a loss is a loss
 
 
@@ -62,4 +62,4 @@ def test_where_dense_is_at_chance_nothing_is_compared() -> None:
 def test_what_sees_is_not_marked() -> None:
     frame = to_frame(scored(0.8, {"elip": 0.7, "evit": 0.6}))
     assert not frame.values["at_chance"].any()
-    assert NOTE not in notes(frame)
+    assert NOTE not in render_table(frame)
