@@ -30,6 +30,7 @@ from harness.run.estimate import Estimate, Estimator, Gmacs, total_in_words
 from harness.run.grid import data_folder, plan_cells, planned_host
 from harness.run.request import RunRequest
 from harness.run.store import Store
+from harness.run.suitable import nothing_to_read
 
 MOST_GIB = 100_000
 
@@ -74,7 +75,8 @@ def plan_rows(
                 costs[known] = counted.of(*about, partial(getattr, host, "vision"))
             done = cell.key in kept
             time = Estimate(0.0, "records") if done else times.of(cell, host, gmacs_of(costs[known]))
-            rows.append(_row(cell, costs[known], done, time))
+            unread = nothing_to_read(cell.method, host.shape, cell.task, request.protocol)
+            rows.append(_row(cell, costs[known], done, time) | {"unread": unread})
             bar.advance()
     return rows
 
@@ -143,8 +145,10 @@ def render_plan(rows: list[dict[str, Any]]) -> str:
         f"{row['forward_to_dense']:>9.3f}{row['train_mib_per_image']:>11.2f}  "
         + " ".join(map(str, row["tokens_per_mlp"]))
         + "".join(f"; {stage}" for stage in row["training"])
+        + ("; not here" if row["unread"] else "")
         for row in rows
     ]
+    body += dict.fromkeys(f"not here: {row['unread']}" for row in rows if row["unread"])
     left = [row for row in rows if not row["done"]]
     times = total_in_words([Estimate(row["seconds"], row["seconds_from"]) for row in left])
     return "\n".join([head, *body, f"{len(rows)} cells, {len(left)} to run{times}"])

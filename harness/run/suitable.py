@@ -38,7 +38,12 @@ def nothing_to_read(method: str, shape: StackShape, task: str, protocol: str) ->
     """Why a text-guided method would measure dense: the host sees no image beside a text in this task; None where it
     does, and where training reduces by texts.
     """
-    if protocol != "inference" or not methods.get(method).needs_text:
+    kind = methods.get(method)
+    if (
+        protocol != "inference"
+        or not kind.needs_text
+        or not (kind.without_text or "all tokens").startswith("all tokens")
+    ):
         return None
     path = tasks.entry(task).path
     beside = "fusion" in shape.kinds and (path is None or any(one.with_text for one in declared(path)))

@@ -18,6 +18,7 @@ from harness.kit.registry import methods
 from harness.report.methods_and_hosts import Pair, pairs, render_suitable
 from harness.run.cell import Cell
 from harness.run.grid import plan_cells
+from harness.run.plan import plan_rows, render_plan
 from harness.run.request import EVERY, RunRequest, read_methods
 from harness.run.suitable import LeftOut
 
@@ -179,3 +180,13 @@ def test_the_list_names_every_method_host_and_reason(listed: list[Pair]) -> None
     table = render_suitable()
     assert "| pumer |" in table
     assert all(f"\n{number}. " in table for number in range(1, len({one.reason for one in listed} - {None}) + 1))
+
+
+def test_a_plan_says_where_a_text_guided_method_reads_no_text(tmp_path: Path) -> None:
+    request = RunRequest(methods=("elip", "evit"), ratios=(0.7,), tasks=("classification", "vqa"), limit=4)
+    rows = plan_rows(request, tmp_path)
+    unread = {tuple(row["cell"].split()[1::2]): row["unread"] for row in rows}
+    assert [cell for cell, why in unread.items() if why] == [("elip", "classification")]
+    printed = render_plan(rows).splitlines()
+    assert [line.endswith("; not here") for line in printed].count(True) == 1
+    assert "not here: method elip is guided by text, and images are encoded without one: all tokens would stay" in printed
