@@ -21,7 +21,7 @@ from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CL
 from harness.cost.adaptive import ratio_on
 from harness.cost.probe import skeleton
 from harness.hosts.parts.towers import VisionTower, open_tower
-from harness.kit.errors import HarnessError
+from harness.kit.errors import BrokenMethod, HarnessError
 from harness.kit.recompute import recomputing
 from harness.reduction import Guide, TokenReducer, Tokens, TokenState, Trace, encode, join
 from harness.reduction.budget import make_reducer
@@ -134,6 +134,8 @@ def check_case(name: str, case: Case) -> str:
         made = subject(name, case, case.ratio)
         for check in CHECKS:
             check(made)
+    except BrokenMethod:
+        raise
     except HarnessError as error:
         if "\n" in str(error):
             raise Fault(f"refuses in several lines: {error}") from error

@@ -13,7 +13,7 @@ from harness.cost.adaptive import ratio_on
 from harness.hosts.build import build_host
 from harness.hosts.host import HostModel
 from harness.hosts.parts.towers import open_tower
-from harness.kit.errors import HarnessError
+from harness.kit.errors import BrokenMethod, HarnessError
 from harness.reduction import TokenReducer, encode, reducing
 from harness.reduction.budget import make_reducer
 from harness.reduction.plan import Sample
@@ -29,6 +29,8 @@ def hosts(name: str) -> str:
         model, short = _small_host(host), host.partition("-")[0]
         try:
             reducer = _in_host(name, model)
+        except BrokenMethod:
+            raise
         except HarnessError as error:
             refused.append(f"; refuses {short}: {error}")
             continue
@@ -66,6 +68,8 @@ def _in_host(name: str, model: HostModel) -> TokenReducer[Any]:
         torch.manual_seed(2)
         try:
             made = make_reducer(name, model.shape, ratio=ratio, measured=lambda made: measured(made.double()))
+        except BrokenMethod:
+            raise
         except HarnessError:
             if ratio is None:
                 raise

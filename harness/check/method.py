@@ -17,7 +17,7 @@ from harness.check.in_hosts import hosts
 from harness.check.watched import all_finite, hooks_watched, merges_watched
 from harness.cost.adaptive import ratio_on
 from harness.hosts.parts.towers import VisionTower, open_tower
-from harness.kit.errors import HarnessError
+from harness.kit.errors import BrokenMethod, HarnessError
 from harness.kit.registry import methods
 from harness.kit.sources import place_in
 from harness.reduction import Guide, TokenReducer, Tokens, Trace, encode, join
@@ -69,6 +69,8 @@ def _reduced(name: str, tower: VisionTower) -> tuple[TokenReducer[Any], float]:
     for ratio in sorted(RATIOS, key=lambda ratio: abs(ratio - 0.7)):
         try:
             return _made(name, tower, ratio), ratio
+        except BrokenMethod:
+            raise
         except HarnessError:
             continue
     return _made(name, tower, None), 1.0
@@ -172,6 +174,8 @@ def reachable(name: str) -> str:
     for ratio in RATIOS:
         try:
             reducer = _made(name, tower, ratio)
+        except BrokenMethod:
+            raise
         except HarnessError as error:
             said.append(f"{ratio:g} refused ({error})")
             continue
@@ -259,6 +263,8 @@ def towers(name: str) -> str:
     try:
         reducer, _ = _reduced(name, tower)
         _run(tower, reducer, images, guide)
+    except BrokenMethod:
+        raise
     except HarnessError as error:
         return f"runs with registers, in CLIP and BLIP; without a class token: {error}"
     return "runs with registers, without a class token, in CLIP and BLIP"

@@ -19,6 +19,10 @@ class HarnessError(Exception):
         super().__init__(on_one_line(line))
 
 
+class BrokenMethod(HarnessError):
+    """The code of a method, which may be a stranger's, raised something else than a HarnessError: no refusal of its."""
+
+
 @cache
 def warn_once(line: str) -> None:
     """The same, a single time however often it comes up in a process."""

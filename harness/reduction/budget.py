@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from harness.kit.errors import HarnessError, warn_once
+from harness.kit.errors import BrokenMethod, HarnessError, warn_once
 from harness.kit.registry import methods
 from harness.kit.settings import validated
 from harness.kit.sources import place_in
@@ -133,12 +133,12 @@ def _made(method: str, kind: type[TokenReducer[Any]], config: MethodConfig, shap
         raise
     except Exception as error:
         reason = f"{place_in(error, kind.__module__)}{type(error).__name__}: {error}".splitlines()[0]
-        raise HarnessError(f"{place} cannot be made: {reason}") from error
+        raise BrokenMethod(f"{place} cannot be made: {reason}") from error
     if getattr(made, "shape", None) is not shape:
-        raise HarnessError(f"{place}: its __init__ does not call super().__init__(config, shape)")
+        raise BrokenMethod(f"{place}: its __init__ does not call super().__init__(config, shape)")
     if asked - EVIDENCE_KINDS:
         named = ", ".join(sorted(EVIDENCE_KINDS))
-        raise HarnessError(f"{place}: unknown evidence {', '.join(sorted(asked - EVIDENCE_KINDS))}: there are {named}")
+        raise BrokenMethod(f"{place}: unknown evidence {', '.join(sorted(asked - EVIDENCE_KINDS))}: there are {named}")
     return made
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.kit.errors import HarnessError
+from harness.kit.errors import BrokenMethod, HarnessError
 from harness.kit.sources import place_in
 from harness.reduction.driver import encode
 from harness.reduction.guide import Guide
@@ -100,7 +100,7 @@ def token_counts(reducer: TokenReducer[Any]) -> Trace:
         kind = type(reducer)
         asked = "; evidence is what `evidence` names of a block" if "NoneType" in str(error) else ""
         place = place_in(error, kind.__module__)
-        raise HarnessError(
+        raise BrokenMethod(
             f"method {kind.__name__}: its tokens cannot be counted: {place}{type(error).__name__}: {error}{asked}"
         ) from error
 
