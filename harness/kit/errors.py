@@ -23,6 +23,16 @@ class BrokenMethod(HarnessError):
     """The code of a method, which may be a stranger's, raised something else than a HarnessError: no refusal of its."""
 
 
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU (torch's own class, known by its name) or on the host."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY_WORDS)
+
+
 @cache
 def warn_once(line: str) -> None:
     """The same, a single time however often it comes up in a process."""

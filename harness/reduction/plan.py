@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.kit.errors import BrokenMethod, HarnessError
+from harness.kit.errors import BrokenMethod, HarnessError, is_out_of_memory
 from harness.kit.sources import place_in
 from harness.reduction.driver import encode
 from harness.reduction.guide import Guide
@@ -97,6 +97,8 @@ def token_counts(reducer: TokenReducer[Any]) -> Trace:
     except HarnessError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         kind = type(reducer)
         asked = "; evidence is what `evidence` names of a block" if "NoneType" in str(error) else ""
         place = place_in(error, kind.__module__)

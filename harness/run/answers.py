@@ -13,11 +13,11 @@ from harness.data.image_store import ImageStore
 from harness.evaluate.encoder import VisionEncoder
 from harness.evaluate.task import TaskData
 from harness.kit.distributed import run_together
-from harness.kit.errors import HarnessError
+from harness.kit.errors import HarnessError, is_out_of_memory
 from harness.kit.progress import Progress
 from harness.run.cell import Cell
 from harness.run.grid import data_folder, plan_cells
-from harness.run.measure import Measurer, is_out_of_memory
+from harness.run.measure import Measurer
 from harness.run.request import RunRequest
 from harness.tasks.vqa import VQAOptions, answers
 

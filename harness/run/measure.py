@@ -25,7 +25,7 @@ from harness.hosts.ready import Host, load_host, pick_dtype
 from harness.hosts.weights.sets import task_weights
 from harness.kit.allocator import keep_freed_memory
 from harness.kit.distributed import on_main_process, run_together, world
-from harness.kit.errors import HarnessError, warn_on_stderr
+from harness.kit.errors import HarnessError, is_out_of_memory, warn_on_stderr
 from harness.kit.files import cache_folder
 from harness.kit.progress import SILENT, Progress
 from harness.kit.provenance import environment, hardware, load
@@ -311,13 +311,3 @@ def skeleton_record(cell: Cell) -> dict[str, Any]:
         "run": {},
         "samples": None,
     }
-
-
-OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or on the host."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY_WORDS)

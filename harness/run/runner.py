@@ -12,11 +12,11 @@ import pandas as pd
 import torch
 
 from harness.kit.distributed import on_main_process, rank
-from harness.kit.errors import HarnessError
+from harness.kit.errors import HarnessError, is_out_of_memory
 from harness.kit.provenance import environment, hardware
 from harness.metrics.stats import quality
 from harness.run.cell import Cell, cost_code
-from harness.run.measure import Measurer, is_out_of_memory, skeleton_record
+from harness.run.measure import Measurer, skeleton_record
 from harness.run.store import Record, Store
 
 

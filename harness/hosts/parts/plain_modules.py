@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from harness.kit.errors import HarnessError
 
+# Of hooks that look and change nothing: transformers' collect states and maps, fvcore's name what it counts.
+LOOKING_ON = ("transformers.", "fvcore.")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -32,13 +34,13 @@ def plain_weight(linear: nn.Module) -> Tensor | None:
 def changed_by(module: nn.Module) -> str | None:
     """What makes calling a module more than its class's forward, in words; None where nothing does.
 
-    transformers' own hooks, by which it collects hidden states and attention maps, change nothing.
+    Hooks of LOOKING_ON are none.
     """
     if "forward" in vars(module):
         return "a forward of its own"
     for kind in HOOKS:
         for hook in getattr(module, kind).values():
-            if not str(getattr(hook, "__module__", "")).startswith("transformers."):
+            if not str(getattr(hook, "__module__", "")).startswith(LOOKING_ON):
                 return "a hook"
     return None
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.kit.errors import HarnessError
+from harness.kit.errors import HarnessError, is_out_of_memory
 from harness.kit.reading import read_json, read_yaml
 
 CONFIG_FILE = "config.json"
@@ -135,5 +135,7 @@ def stated_by(what: str, advice: str = AGAIN) -> Iterator[None]:
     except HarnessError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         said = (str(error).strip() or "no reason given").splitlines()[-1].strip()
         raise HarnessError(f"{what}: {said[:200]} ({type(error).__name__}); {advice}") from error
