@@ -36,7 +36,7 @@ def test_blocks_are_what_the_commands_print(words, block, capsys, monkeypatch):
 
 
 def test_every_block_is_filled():
-    assert len(BLOCKS) == 15
+    assert len(BLOCKS) == 16
     assert all(block.strip() for _, block in BLOCKS)
 
 
