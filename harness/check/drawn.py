@@ -21,9 +21,9 @@ from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CL
 from harness.cost.adaptive import ratio_on
 from harness.cost.probe import skeleton
 from harness.hosts.parts.towers import VisionTower, open_tower
-from harness.kit.errors import BrokenMethod, HarnessError
+from harness.kit.errors import BrokenMethod, HarnessError, first_line
 from harness.kit.recompute import recomputing
-from harness.reduction import Guide, TokenReducer, Tokens, TokenState, Trace, encode, join
+from harness.reduction import Guide, StackShape, TokenReducer, Tokens, TokenState, Trace, encode, join
 from harness.reduction.budget import make_reducer
 from harness.reduction.plan import Sample
 
@@ -114,6 +114,16 @@ class Subject:
             return encode(self.tower, self.reducer, given.images, given.guide, trace)
 
 
+def build_method(
+    name: str, shape: StackShape, ratio: float | None, measured: Callable[..., float] | None
+) -> TokenReducer[Any]:
+    """The method in float64, as `make_reducer` makes it; Fault, which is no refusal, where its code raises."""
+    try:
+        return make_reducer(name, shape, ratio=ratio, measured=measured).double()
+    except BrokenMethod as error:
+        raise Fault(str(error)) from error
+
+
 def subject(name: str, case: Case, ratio: float) -> Subject:
     """The method at a ratio; HarnessError where it refuses the tower, or the budget in it."""
     model = case.model()
@@ -122,7 +132,7 @@ def subject(name: str, case: Case, ratio: float) -> Subject:
     measured = ratio_on(tower, case.inputs(model, 4)) if shape == tower.shape else None
     torch.manual_seed(case.seed + 2)
     found = None if measured is None else lambda made: measured(made.double())
-    reducer = make_reducer(name, shape, ratio=ratio, measured=found).double()
+    reducer = build_method(name, shape, ratio, found)
     return Subject(case, model, tower, reducer.train(reducer.only_in_training), sample)
 
 
@@ -134,8 +144,6 @@ def check_case(name: str, case: Case) -> str:
         made = subject(name, case, case.ratio)
         for check in CHECKS:
             check(made)
-    except BrokenMethod:
-        raise
     except HarnessError as error:
         if "\n" in str(error):
             raise Fault(f"refuses in several lines: {error}") from error
@@ -335,6 +343,6 @@ def lines(name: str, draws: int) -> Iterator[tuple[str, bool]]:
         except Fault as fault:
             yield f"{label:<62}FAIL  {fault}", False
         except Exception as error:  # noqa: BLE001 - a stranger's code: whatever it raises is this case's verdict
-            yield f"{label:<62}FAIL  {type(error).__name__}: {str(error).splitlines()[0]}", False
+            yield f"{label:<62}FAIL  {first_line(error)}", False
         else:
             yield f"{label:<62}ok    {said}", True

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.check.drawn import TOLERANCE, Fault
+from harness.check.drawn import TOLERANCE, Fault, build_method
 from harness.cost.adaptive import ratio_on
 from harness.hosts.build import build_host
 from harness.hosts.host import HostModel
 from harness.hosts.parts.towers import open_tower
-from harness.kit.errors import BrokenMethod, HarnessError
+from harness.kit.errors import HarnessError
 from harness.reduction import TokenReducer, encode, reducing
-from harness.reduction.budget import make_reducer
 from harness.reduction.plan import Sample
 
 DEPTH, SIDE, WIDTH, HEADS = 12, 64, 24, 3
@@ -29,8 +28,6 @@ def hosts(name: str) -> str:
         model, short = _small_host(host), host.partition("-")[0]
         try:
             reducer = _in_host(name, model)
-        except BrokenMethod:
-            raise
         except HarnessError as error:
             refused.append(f"; refuses {short}: {error}")
             continue
@@ -67,14 +64,12 @@ def _in_host(name: str, model: HostModel) -> TokenReducer[Any]:
     for ratio in (0.7, None):
         torch.manual_seed(2)
         try:
-            made = make_reducer(name, model.shape, ratio=ratio, measured=lambda made: measured(made.double()))
-        except BrokenMethod:
-            raise
+            reducer = build_method(name, model.shape, ratio, lambda made: measured(made.double()))
         except HarnessError:
             if ratio is None:
                 raise
             continue
-        return made.double().train(made.only_in_training)
+        return reducer.train(reducer.only_in_training)
     raise AssertionError
 
 

@@ -12,12 +12,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import BlipVisionConfig, BlipVisionModel, CLIPVisionConfig, CLIPVisionModel
 
-from harness.check.drawn import Fault, check_sizes, same
+from harness.check.drawn import Fault, build_method, check_sizes, same
 from harness.check.in_hosts import hosts
 from harness.check.watched import all_finite, hooks_watched, merges_watched
 from harness.cost.adaptive import ratio_on
 from harness.hosts.parts.towers import VisionTower, open_tower
-from harness.kit.errors import BrokenMethod, HarnessError
+from harness.kit.errors import HarnessError
 from harness.kit.registry import methods
 from harness.kit.sources import place_in
 from harness.reduction import Guide, TokenReducer, Tokens, Trace, encode, join
@@ -60,8 +60,8 @@ def _made(name: str, tower: VisionTower, ratio: float | None) -> TokenReducer[An
     torch.manual_seed(2)
     sample = Sample(*_images(8))
     measured = ratio_on(tower, sample)
-    made = make_reducer(name, tower.shape, ratio=ratio, measured=lambda made: measured(made.double())).double()
-    return made.train(made.only_in_training)
+    reducer = build_method(name, tower.shape, ratio, lambda made: measured(made.double()))
+    return reducer.train(reducer.only_in_training)
 
 
 def _reduced(name: str, tower: VisionTower) -> tuple[TokenReducer[Any], float]:
@@ -69,8 +69,6 @@ def _reduced(name: str, tower: VisionTower) -> tuple[TokenReducer[Any], float]:
     for ratio in sorted(RATIOS, key=lambda ratio: abs(ratio - 0.7)):
         try:
             return _made(name, tower, ratio), ratio
-        except BrokenMethod:
-            raise
         except HarnessError:
             continue
     return _made(name, tower, None), 1.0
@@ -174,8 +172,6 @@ def reachable(name: str) -> str:
     for ratio in RATIOS:
         try:
             reducer = _made(name, tower, ratio)
-        except BrokenMethod:
-            raise
         except HarnessError as error:
             said.append(f"{ratio:g} refused ({error})")
             continue
@@ -263,8 +259,6 @@ def towers(name: str) -> str:
     try:
         reducer, _ = _reduced(name, tower)
         _run(tower, reducer, images, guide)
-    except BrokenMethod:
-        raise
     except HarnessError as error:
         return f"runs with registers, in CLIP and BLIP; without a class token: {error}"
     return "runs with registers, without a class token, in CLIP and BLIP"

@@ -270,6 +270,8 @@ class ReducedModel(Wrapper):
         if standing is None or shapes is None:
             raise HarnessError(f"{tower.shape.name}: patches without their spatial_shapes; give them")
         counts = standing.sum(dim=1)
+        if int(counts.min()) == 0:
+            raise HarnessError("pixel_attention_mask: an image without a patch that is not padding; leave it out")
         parts, order = [], []
         for count in counts.unique().tolist():
             rows = (counts == count).nonzero()[:, 0]

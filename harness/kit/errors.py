@@ -23,6 +23,11 @@ class BrokenMethod(HarnessError):
     """The code of a method, which may be a stranger's, raised something else than a HarnessError: no refusal of its."""
 
 
+def first_line(error: BaseException) -> str:
+    """'TypeError: what it says first', of an exception that strangers' code raised."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 

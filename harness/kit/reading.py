@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without anchors, aliases, tags and dates."""
+    """YAML without anchors, aliases, tags, dates and numbers to the base of sixty (1:30), which stay texts."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()
@@ -128,6 +129,13 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
+def _number(kind: str) -> Callable[[Any, Any], Any]:
+    read = getattr(yaml.SafeLoader, f"construct_yaml_{kind}")
+    return lambda loader, node: node.value if ":" in node.value else read(loader, node)
+
+
+for _kind in ("int", "float"):
+    _PlainLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _number(_kind))
 _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

@@ -103,8 +103,12 @@ def closure(roots: Iterable[str]) -> dict[str, Path]:
 
 def _data_files(folder: Path) -> list[Path]:
     """Files of a package that are no modules, such as tables that it reads."""
-    files = (path for path in sorted(folder.rglob("*")) if path.suffix not in (".py", ".pyc") and path.is_file())
-    return [path for path in files if path.stat().st_size <= LARGEST_DATA_BYTES]
+    found = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not hidden and path.suffix not in (".py", ".pyc"):
+            found.append(path)
+    return [path for path in found if path.stat().st_size <= LARGEST_DATA_BYTES]
 
 
 @lru_cache(None)

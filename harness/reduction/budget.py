@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from harness.kit.errors import BrokenMethod, HarnessError, is_out_of_memory, warn_once
+from harness.kit.errors import BrokenMethod, HarnessError, first_line, is_out_of_memory, warn_once
 from harness.kit.registry import methods
 from harness.kit.settings import validated
 from harness.kit.sources import place_in
@@ -134,7 +134,7 @@ def _made(method: str, kind: type[TokenReducer[Any]], config: MethodConfig, shap
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        reason = f"{place_in(error, kind.__module__)}{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{place_in(error, kind.__module__)}{first_line(error)}"
         raise BrokenMethod(f"{place} cannot be made: {reason}") from error
     if getattr(made, "shape", None) is not shape:
         raise BrokenMethod(f"{place}: its __init__ does not call super().__init__(config, shape)")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.kit.errors import BrokenMethod, HarnessError, is_out_of_memory
+from harness.kit.errors import BrokenMethod, HarnessError, first_line, is_out_of_memory
 from harness.kit.sources import place_in
 from harness.reduction.driver import encode
 from harness.reduction.guide import Guide
@@ -103,7 +103,7 @@ def token_counts(reducer: TokenReducer[Any]) -> Trace:
         asked = "; evidence is what `evidence` names of a block" if "NoneType" in str(error) else ""
         place = place_in(error, kind.__module__)
         raise BrokenMethod(
-            f"method {kind.__name__}: its tokens cannot be counted: {place}{type(error).__name__}: {error}{asked}"
+            f"method {kind.__name__}: its tokens cannot be counted: {place}{first_line(error)}{asked}"
         ) from error
 
 

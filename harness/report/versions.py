@@ -44,7 +44,7 @@ def _parts(record: Record) -> dict[str, str]:
 
 
 def _own(code: Mapping[str, str]) -> dict[str, str]:
-    return {part: digest for part, digest in code.items() if not part.startswith("harness")}
+    return {part: digest for part, digest in code.items() if not part.startswith("harness/")}
 
 
 @lru_cache(None)

@@ -76,18 +76,21 @@ class Classification(Task):
 
     def check(self, host: Host, annotations: ImageTextSet, options: TaskOptions) -> None:
         assert isinstance(options, ClassificationOptions)
+        self._check_set(host, annotations)
+        if options.probe:
+            training_split(annotations)
+
+    def _check_set(self, host: Host, annotations: ImageTextSet) -> None:
         if not self.NEEDS & host.model.abilities:
             line = f"classification: {host.model.cannot('contrast')}"
             raise HarnessError(f"{line}; take a host that compares texts with images, as albef, blip or clip")
         if not annotations.classified:
             raise HarnessError("classification: the data has no images of classes")
-        if options.probe:
-            training_split(annotations)
 
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
         assert isinstance(options, ClassificationOptions)
         host, annotations = encoder.host, data.annotations
-        self.check(host, annotations, options)
+        self._check_set(host, annotations)
         train = training_split(annotations) if options.probe else ()
         rows = data.places(one.image for one in annotations.classified)
         labels = torch.tensor([one.label for one in annotations.classified], device=host.device)

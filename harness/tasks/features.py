@@ -75,16 +75,13 @@ class Features(Task):
 
     def check(self, host: Host, annotations: ImageTextSet, options: TaskOptions) -> None:
         assert isinstance(options, FeaturesOptions)
-        if len(annotations.images) < 2:
-            raise HarnessError("features: one image has no neighbours; name two or more")
+        _check_set(annotations, options)
         if annotations.classified:
             _training(annotations, options)
-        elif options.linear:
-            raise HarnessError("features: linear=true needs classes: DIR/train/CLASS/ and DIR/test/CLASS/")
 
     def evaluate(self, encoder: VisionEncoder, data: TaskData, options: TaskOptions) -> Outcome:
         assert isinstance(options, FeaturesOptions)
-        self.check(encoder.host, data.annotations, options)
+        _check_set(data.annotations, options)
         names, count = data.names, len(encoder.images)
         found = features_of(encoder, torch.arange(count), "images")
         with encoder.aside():
@@ -101,6 +98,13 @@ class Features(Task):
             samples |= {metric: (*ids, values) for metric, values in by_class.items()}
             diagnostics |= about
         return Outcome("features", samples, encoder.throughput("images", count), diagnostics)
+
+
+def _check_set(annotations: ImageTextSet, options: FeaturesOptions) -> None:
+    if len(annotations.images) < 2:
+        raise HarnessError("features: one image has no neighbours; name two or more")
+    if options.linear and not annotations.classified:
+        raise HarnessError("features: linear=true needs classes: DIR/train/CLASS/ and DIR/test/CLASS/")
 
 
 def features_of(encoder: VisionEncoder, rows: Tensor, unit: str) -> Tensor:

@@ -69,8 +69,8 @@ class ByTheBatch(Half):
         return (state.patch_tokens - state.patch_tokens.mean(dim=(0, 1))).norm(dim=-1)
 
 
-class ByTheBatchInSharedSpace(Half):
-    """Whole where no shared space is."""
+class Guided(Half):
+    """Keeps the guide for the score."""
 
     needs_text = True
     without_text = "all tokens"
@@ -78,6 +78,10 @@ class ByTheBatchInSharedSpace(Half):
     def before_block(self, block, state, stack, guide):
         self.guide = guide
         return super().before_block(block, state, stack, guide)
+
+
+class ByTheBatchInSharedSpace(Guided):
+    """Whole where no shared space is."""
 
     def score(self, state):
         if self.guide.shared is None:
@@ -137,15 +141,8 @@ class ByParity(Half):
         return state.keep(kept.flip(1) if len(kept) % 2 else kept)
 
 
-class OtherFallback(Half):
+class OtherFallback(Guided):
     """Says that it keeps all without a text, and goes by the norm."""
-
-    needs_text = True
-    without_text = "all tokens"
-
-    def before_block(self, block, state, stack, guide):
-        self.guide = guide
-        return super().before_block(block, state, stack, guide)
 
     def score(self, state):
         if self.guide is None:

@@ -82,16 +82,22 @@ def test_adapters_are_called_before_and_after_a_model_is_reduced(name):
 
 @pytest.mark.parametrize("name", ["CLIP", "ViT", "timm ViT", "open_clip", "timm EVA-02 unfused"])
 @pytest.mark.parametrize("method", ["elip", "elip_lite", "trips", "mctf", "evit"])
-def test_an_adapter_of_zeros_leaves_the_tokens_that_the_plain_model_leaves(name, method):
-    plain = drawn(BARE[name])
-    model = adapted(copy.deepcopy(plain)).eval()
-    for module in model.modules():
-        if isinstance(module, Adapted):
-            nn.init.zeros_(module.up.weight)
-    guide = text(plain)
-    want = harness.reduce(plain, method, ratio=0.6).encode(images(), guide).states
-    found = harness.reduce(model, method, ratio=0.6).encode(images(), guide).states
-    torch.testing.assert_close(found, want)
+def test_scores_see_the_adapter_as_if_its_product_were_in_the_weights(name, method):
+    torch.manual_seed(1)
+    model = adapted(drawn(BARE[name])).double().eval()
+    merged = copy.deepcopy(model)
+    for module in list(merged.modules()):
+        for child_name, child in list(module.named_children()):
+            if isinstance(child, Adapted):
+                child.base.weight.data += child.up.weight @ child.down.weight
+                setattr(module, child_name, child.base)
+    guide, pixels = text(merged).each(torch.Tensor.double), images().double()
+    plain = drawn(BARE[name]).double()
+    found, wanted, without = (
+        harness.reduce(one, method, ratio=0.6).encode(pixels, guide).states for one in (model, merged, plain)
+    )
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
+    assert not torch.allclose(found, without, atol=1e-3)
 
 
 def test_hooks_on_what_is_called_are_called():

@@ -205,6 +205,13 @@ def test_siglip_2_without_padding_is_the_model_bit_for_bit():
     assert torch.equal(theirs.last_hidden_state, ours.last_hidden_state)
 
 
+def test_an_image_of_padding_alone_is_one_line():
+    model, (patches, mask, shapes) = drawn(siglip2), flexible()
+    mask[1] = 0
+    with pytest.raises(HarnessError, match="an image without a patch that is not padding"):
+        harness.reduce(model, "tome", ratio=0.6)(patches, pixel_attention_mask=mask, spatial_shapes=shapes)
+
+
 def test_padding_of_siglip_2_never_counts():
     model, (patches, mask, shapes) = drawn(siglip2), flexible()
     reduced = harness.reduce(model, "tome", ratio=0.6)

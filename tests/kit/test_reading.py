@@ -95,6 +95,15 @@ def test_long_yaml_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         parse_yaml("a: 123", "x")
 
 
+def test_numbers_to_the_base_of_sixty_are_no_numbers():
+    assert parse_yaml("{limit: 1:30, share: 1:30.5, low: -0x10, high: 1_000}", "x") == {
+        "limit": "1:30",
+        "share": "1:30.5",
+        "low": -16,
+        "high": 1000,
+    }
+
+
 @pytest.mark.parametrize("parse", [parse_json, parse_yaml])
 def test_an_integer_of_thousands_of_digits_is_called_that(parse: Callable[[str, str], Any]) -> None:
     with pytest.raises(HarnessError, match=r"^here: not valid (JSON|YAML) \(an integer of more than [\d,]+ digits\); "):

@@ -165,6 +165,11 @@ def number_of_elip(records):
     return number(to_frame(records), "vqa_accuracy", "elip", 0.5)["value"]
 
 
+def test_a_package_whose_name_begins_as_the_harness_s_has_versions_too():
+    records = [make_record("own", ratio, "vqa", code={"harness_own": str(ratio)}) for ratio in (0.7, 0.5)]
+    assert to_frame([make_record("dense", 1.0, "vqa"), *records]).mixed[0].startswith("own: rows come from several")
+
+
 @pytest.mark.parametrize("format", ["text", "md", "latex"])
 def test_rows_of_several_versions_of_a_method_are_named(format):
     code = {"harness/tasks": "1", "baselines/elip.py": "a", "baselines": "b"}

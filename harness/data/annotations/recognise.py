@@ -17,7 +17,7 @@ from harness.data.annotations.format import (
     without_split,
 )
 from harness.data.annotations.listing import Listing
-from harness.kit.errors import HarnessError
+from harness.kit.errors import HarnessError, first_line
 from harness.kit.files import explained
 from harness.kit.reading import file_size, read_json
 
@@ -46,9 +46,10 @@ def _found_by(one: Format, listing: Listing, earlier: list[Found]) -> Sequence[F
     except HarnessError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         place = f"{type(one).__module__}.{type(one).__name__}"
-        raise HarnessError(f"format {place}: its find raises {reason}; mend it, or uninstall its package") from error
+        raise HarnessError(
+            f"format {place}: its find raises {first_line(error)}; mend it, or uninstall its package"
+        ) from error
 
 
 def _with_odd_splits(found: Sequence[Found]) -> list[Found]:

@@ -69,7 +69,7 @@ def _form_of(path: Path) -> re.Pattern[str] | None:
             first = file.read(_FIRST_BYTES)
     except OSError as error:
         raise HarnessError(f"{path}: cannot be read ({error.strerror}); make it readable") from error
-    # Of UTF-16 it is told as well: reading it says what is wrong with it.
+    # UTF-16 is recognised too, so that reading it says what is wrong with it.
     encoding = "utf-16" if first.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     lines = [line for line in first.decode(encoding, errors="replace").splitlines() if line.strip()][:2]
     if lines and _header(lines[0]) in _HEADERS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.hosts.build import Undrawn, build_host, host_class, skeleton
+from harness.hosts.build import build_host, host_class, skeleton
 from harness.hosts.host import HostConfig, HostModel
 from harness.hosts.parts.tokenizer import (
     VOCABULARY_FILE,
@@ -72,7 +73,8 @@ def load_model(
         tensors = host_class(name).read_released(name, path)
         facts = stated_beside(name, path)
         asked = {} if image_size is None else {"image_size": image_size}
-        model = _built(name, {**host_class(name).sizes_for(tensors), **facts.sizes, **asked}, path)
+        with _making(name, path):
+            model = build_host(name, **{**host_class(name).sizes_for(tensors), **facts.sizes, **asked})
         report: LoadReport | None
         report, learned = load_released(model, tensors, str(path)), None
         report.guessed, report.passed_over = facts.guessed, passed_over(path)
@@ -135,8 +137,8 @@ def abilities_in(name: str, path: Path) -> frozenset[str]:
         return model.abilities
     tensors = host_class(name).read_released(name, path)
     sizes = {**host_class(name).sizes_for(tensors), **stated_beside(name, path).sizes}
-    with torch.device("meta"), Undrawn():
-        model = _built(name, sizes, path).eval()
+    with _making(name, path):
+        model = skeleton(name, sizes=sizes)
     model.absent = absent_after(model, load_released(model, tensors, str(path)))
     return model.abilities
 
@@ -146,10 +148,9 @@ def absent_after(model: HostModel, report: LoadReport) -> frozenset[str]:
     return frozenset(report.missing) - frozenset(model.derived)
 
 
-def _built(name: str, sizes: Mapping[str, Any], path: Path) -> HostModel:
-    """A host of these sizes; HarnessError where its parts cannot be made of them."""
-    with stated_by(f"weights {path}: the sizes that it and its configs state make no {name}"):
-        return build_host(name, **sizes)
+def _making(name: str, path: Path) -> AbstractContextManager[None]:
+    """A block that makes a host of the sizes that a file states: HarnessError where they make none."""
+    return stated_by(f"weights {path}: the sizes that it and its configs state make no {name}")
 
 
 def _tokenizer(name: str, config: HostConfig, folder: Path, chosen: str | None) -> Tokenizer:
