@@ -3,11 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from harness.hosts.clip_guide import clip_guide as clip_guide
     from harness.hosts.reduced import reduce as reduce
     from harness.reduction import Guide as Guide
 
 __version__ = "0.1.0"
-__all__ = ["Guide", "__version__", "reduce"]
+__all__ = ["Guide", "__version__", "clip_guide", "reduce"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,6 +21,10 @@ def __getattr__(name: str) -> Any:
         from harness.reduction import Guide
 
         return Guide
+    if name == "clip_guide":
+        from harness.hosts.clip_guide import clip_guide
+
+        return clip_guide
     raise AttributeError(f"module 'harness' has no attribute {name!r}")
 
 

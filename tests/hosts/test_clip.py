@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
+import harness
 from harness.hosts.build import build_host
 from harness.hosts.clip.model import Clip, ClipConfig
 from harness.hosts.parts import attention
@@ -20,6 +22,7 @@ from harness.kit.errors import HarnessError
 from harness.reduction import encode, kernels, stack
 from harness.reduction.budget import make_reducer
 
+STAGES = "begin=1,2 keep=0.65,0.4"
 TEXTS = ("a red ring at top left", "what color is the moon at bottom right?", "yes")
 SIZES: dict[str, Any] = {
     "image_size": 32,
@@ -263,3 +266,63 @@ def test_its_own_weights_are_named_alike_under_every_release_of_transformers(mod
 def test_it_refuses_matching(model: Clip, tokenizer: TextTokenizer) -> None:
     with pytest.raises(HarnessError, match="Clip cannot match: it can contrast"):
         model.match(model.text_batch(*tokenizer(TEXTS)), torch.zeros(3, 65, 96))
+
+
+def their_open_clip(theirs: CLIPModel) -> open_clip.CLIP:
+    """open_clip's own CLIP with the same tensors."""
+    model = open_clip.CLIP(
+        embed_dim=12,
+        vision_cfg={"image_size": 32, "patch_size": 8, "width": 24, "layers": 3, "head_width": 8, "mlp_ratio": 2.0},
+        text_cfg={"context_length": 9, "vocab_size": 40, "width": 16, "heads": 2, "layers": 2, "mlp_ratio": 2.0},
+        quick_gelu=True,
+    ).double()
+    left = model.load_state_dict(open_clip_names(dict(theirs.state_dict())), strict=False)
+    assert not left.missing_keys
+    return model.eval()
+
+
+@pytest.mark.parametrize("program", ["transformers", "open_clip"])
+@pytest.mark.parametrize("reduced", [False, True])
+def test_a_guide_from_a_clip_of_ones_own_is_that_of_the_host(theirs: CLIPModel, program: str, reduced: bool) -> None:
+    host, _ = load(dict(theirs.state_dict()))
+    texts = host.text_batch(IDS, MASK)
+    wanted, states = host.guide(texts), torch.randn(3, 5, 24, dtype=torch.float64)
+    model = theirs if program == "transformers" else their_open_clip(theirs)
+    if reduced:
+        model = harness.reduce(model, "elip", schedule=STAGES)
+    guide = harness.clip_guide(model, 3 * host.text_feature(texts))
+    assert wanted.shared is not None and guide.shared is not None
+    pairs = [
+        (guide.text_cls, wanted.text_cls),
+        (guide.text_feature, wanted.text_feature),
+        (guide.shared[0](states), wanted.shared[0](states)),
+        (guide.shared[1](states[..., :16]), wanted.shared[1](states[..., :16])),
+    ]
+    for found, expected in pairs:
+        assert not found.requires_grad
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("program", ["transformers", "open_clip"])
+def test_a_guided_clip_of_ones_own_encodes_as_the_host_does(theirs: CLIPModel, program: str) -> None:
+    host, _ = load(dict(theirs.state_dict()))
+    tower, guide = open_tower(host.vision), host.guide(host.text_batch(IDS, MASK))
+    images = torch.randn(3, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    wanted = host.image_feature(encode(tower, make_reducer("elip", tower.shape, schedule=STAGES), images, guide))
+    reduced = harness.reduce(theirs if program == "transformers" else their_open_clip(theirs), "elip", schedule=STAGES)
+    with reduced.guided(harness.clip_guide(reduced, host.text_feature(host.text_batch(IDS, MASK)))):
+        found = (
+            reduced.model.get_image_features(images)
+            if program == "transformers"
+            else reduced.model.encode_image(images)
+        )
+    found = found if isinstance(found, Tensor) else found.pooler_output
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
+def test_what_has_no_shared_space_gets_no_guide(theirs: CLIPModel) -> None:
+    with pytest.raises(HarnessError, match=r"text features 3 x 16: expected B x 12, the space that the CLIP shares"):
+        harness.clip_guide(theirs, torch.zeros(3, 16))
+    with pytest.raises(HarnessError, match=r"CLIPVision[A-Za-z]+: no CLIP with projections of both sides; make the"):
+        harness.clip_guide(theirs.vision_model, torch.zeros(3, 12))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +24,7 @@ from harness.hosts.parts.attention import TRANSFORMERS_NAME
 from harness.hosts.parts.clip_vision import block_names, clip_vision, core, draw_blocks, post_norm, visual_names
 from harness.hosts.parts.pixels import CLIP_MEAN, CLIP_STD
 from harness.hosts.parts.presets import TINY
-from harness.hosts.parts.shared_space import Projection
+from harness.hosts.parts.shared_space import Projection, clip_space
 from harness.hosts.parts.text_stacks import ClipTextStack, through
 from harness.hosts.weights.facts import CONFIG_FILE, OPEN_CLIP_FILE, Facts
 from harness.hosts.weights.released import Lacking, NotAWeight, Part, Split, Table, Translation, Transposed, translate
@@ -234,16 +233,8 @@ class Clip(HostModel):
         return Offer(0, self.shared_size(), feature=True)
 
     def shared_space(self) -> tuple[Projection, Projection]:
-        return partial(self._into_shared, "image"), partial(self._into_shared, "text")
-
-    def _into_shared(self, side: str, states: Tensor) -> Tensor:
-        """States between blocks in the shared space, (…, P), by detached weights: an image's through the tower's first
-        norm, a text's through its last (sdc17/CrossGET, CLIP/clip/model.py).
-        """
-        norm = core(self.vision).pre_layrnorm if side == "image" else self.text_norm
-        projection = self.image_projection if side == "image" else self.text_projection
-        weight, bias = norm.weight.detach(), norm.bias.detach()
-        return F.linear(F.layer_norm(states, norm.normalized_shape, weight, bias, norm.eps), projection.weight.detach())
+        norm, image = core(self.vision).pre_layrnorm, self.image_projection
+        return clip_space(norm, image.weight, self.text_norm, self.text_projection.weight)
 
     def to_vision(self, feature_BP: Tensor) -> Tensor:
         """Features (B, P) through the transposed image projection: (B, D)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,6 +27,20 @@ def shared_space(norm: nn.LayerNorm, image: nn.Linear, text: nn.Linear) -> tuple
         return _projected(text, states)
 
     return of_image, of_text
+
+
+def clip_space(
+    image_norm: nn.LayerNorm, image_PD: Tensor, text_norm: nn.LayerNorm, text_PT: Tensor
+) -> tuple[Projection, Projection]:
+    """The same of a CLIP: an image's states between blocks through the tower's first norm, a text's through its last
+    (sdc17/CrossGET, CLIP/clip/model.py), by the weights of their projections, (P, D) and (P, T).
+    """
+
+    def through(norm: nn.LayerNorm, weight: Tensor, states: Tensor) -> Tensor:
+        normed = F.layer_norm(states, norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps)
+        return F.linear(normed, weight.detach())
+
+    return partial(through, image_norm, image_PD), partial(through, text_norm, text_PT)
 
 
 def _projected(projection: nn.Linear, states: Tensor) -> Tensor:

@@ -1,0 +1,55 @@
+"""What guides a text-guided method in a CLIP of one's own, of transformers or open_clip: as the CLIP host guides it.
+
+Shapes: B texts, P the shared space, D the tower's width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.hosts.parts.shared_space import clip_space
+from harness.hosts.parts.towers.open_clip import is_open_clip
+from harness.hosts.reduced import ReducedInside
+from harness.kit.errors import HarnessError
+from harness.reduction import Guide
+
+
+def clip_guide(model: nn.Module, text_features: Tensor) -> Guide:
+    """The guide of texts by their features (B, P), of any length, in the space that a CLIP shares.
+
+    `model`: transformers' CLIPModel or open_clip's CLIP, or what `harness.reduce` made of one. `text_cls` is the unit
+    feature taken back through the image's projection to the tower's width (ELIP's released program, CLIP/src/open_clip);
+    `shared` and `feature` are the space's. Nothing gets a gradient. Raises HarnessError for another model and for
+    features of another width.
+    """
+    tower = None
+    if isinstance(model, ReducedInside):
+        model, tower = model.model, model.part.model
+    image_norm, image_PD, text_norm, text_PT = _parts(model, tower)
+    if text_features.dim() != 2 or text_features.shape[1] != len(image_PD):
+        found = " x ".join(str(size) for size in text_features.shape)
+        raise HarnessError(f"text features {found}: expected B x {len(image_PD)}, the space that the CLIP shares")
+    feature = F.normalize(text_features.detach().to(image_PD), dim=-1)
+    shared = clip_space(image_norm, image_PD, text_norm, text_PT)
+    return Guide(feature @ image_PD.detach(), shared=shared, feature=feature)
+
+
+def _parts(model: Any, tower: Any) -> tuple[nn.LayerNorm, Tensor, nn.LayerNorm, Tensor]:
+    """The tower's first norm, the image's projection (P, D), the text's last norm and its projection (P, T)."""
+    if hasattr(model, "visual_projection") and hasattr(model, "vision_model"):
+        norm = (tower or model.vision_model).pre_layrnorm
+        text = getattr(model.text_model, "text_model", model.text_model)
+        return norm, model.visual_projection.weight, text.final_layer_norm, model.text_projection.weight
+    visual = tower or getattr(model, "visual", None)
+    if isinstance(visual, nn.Module) and is_open_clip(visual) and isinstance(getattr(visual, "proj", None), Tensor):
+        text = getattr(model, "text", model)  # open_clip's CustomTextCLIP keeps its text side there
+        projection = text.text_projection
+        text_PT = projection.weight if isinstance(projection, nn.Linear) else projection.T
+        return visual.ln_pre, visual.proj.T, text.ln_final, text_PT
+    raise HarnessError(
+        f"{type(model).__name__}: no CLIP with projections of both sides; make the guide yourself, "
+        "harness.Guide(text_cls) with (B, D) as wide as the tower's states"
+    )
