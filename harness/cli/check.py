@@ -43,16 +43,23 @@ def check_golden(files: Annotated[list[Path], typer.Argument(help="Golden .safet
 
 @checks.command("method")
 def check_method(
-    name: Annotated[str, typer.Argument(help="A registered method.")],
+    names: Annotated[str, typer.Argument(help="Registered methods, comma-separated, or all.")],
     draws: Annotated[
         int, typer.Option("--draws", min=0, help="Also so many random towers, sizes and ratios; 200 for a night.")
     ] = 0,
 ) -> None:
-    """Test a method for its author: identity at ratio 1, batch order, gradients, reachable ratios, towers."""
+    """Test methods for their authors: identity at ratio 1, batch order, gradients, reachable ratios, towers."""
     from harness.check import drawn
     from harness.check.method import lines
+    from harness.kit.registry import methods
 
-    _verdict([*lines(name), *drawn.lines(name, draws)])
+    chosen, good = methods.expand(names), True
+    for name in chosen:
+        for line, holds in [*lines(name), *drawn.lines(name, draws)]:
+            typer.echo(on_one_line(f"{name}: {line}" if len(chosen) > 1 else line))
+            good &= holds
+    if not good:
+        raise typer.Exit(1)
 
 
 @checks.command("agreement")

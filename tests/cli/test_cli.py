@@ -543,3 +543,17 @@ def test_the_picture_of_kept_patches(harness, world, records, tmp_path, monkeypa
     monkeypatch.setattr("harness.report.traces.data_folder", lambda *_: world)
     assert harness("plot", "--runs", records, "--out", tmp_path / "figures")[0] == 0
     assert (tmp_path / "figures" / "patches.png").stat().st_size > 10_000
+
+
+def test_several_methods_are_checked_each_line_under_its_name(capsys, monkeypatch):
+    monkeypatch.setattr("harness.check.method.lines", lambda name: [("identity ok", True), ("saving", name != "tome")])
+    monkeypatch.setattr("harness.check.drawn.lines", lambda name, draws: [])
+    with pytest.raises(SystemExit) as left:
+        main(["check", "method", "topk,tome"])
+    assert left.value.code == 1
+    out = capsys.readouterr().out
+    assert out == "topk: identity ok\ntopk: saving\ntome: identity ok\ntome: saving\n"
+    with pytest.raises(SystemExit) as left:
+        main(["check", "method", "topk"])
+    assert not left.value.code
+    assert capsys.readouterr().out == "identity ok\nsaving\n"

@@ -291,7 +291,8 @@ def test_a_guide_from_a_clip_of_ones_own_is_that_of_the_host(theirs: CLIPModel, 
     if reduced:
         model = harness.reduce(model, "elip", schedule=STAGES)
     guide = harness.clip_guide(model, 3 * host.text_feature(texts))
-    assert wanted.shared is not None and guide.shared is not None
+    assert wanted.shared is not None
+    assert guide.shared is not None
     pairs = [
         (guide.text_cls, wanted.text_cls),
         (guide.text_feature, wanted.text_feature),
@@ -312,11 +313,8 @@ def test_a_guided_clip_of_ones_own_encodes_as_the_host_does(theirs: CLIPModel, p
     wanted = host.image_feature(encode(tower, make_reducer("elip", tower.shape, schedule=STAGES), images, guide))
     reduced = harness.reduce(theirs if program == "transformers" else their_open_clip(theirs), "elip", schedule=STAGES)
     with reduced.guided(harness.clip_guide(reduced, host.text_feature(host.text_batch(IDS, MASK)))):
-        found = (
-            reduced.model.get_image_features(images)
-            if program == "transformers"
-            else reduced.model.encode_image(images)
-        )
+        encode_images = getattr(reduced.model, "get_image_features" if program == "transformers" else "encode_image")
+        found = encode_images(images)
     found = found if isinstance(found, Tensor) else found.pooler_output
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
