@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Deltas = dict[str, dict[str, dict[str, Any]]]
 Budget = tuple[str, float | None, str]
-NAME = "comparisons.jsonl"
+NAME = "comparisons.cache"
 COMPARING = ("harness.metrics.stats", "harness.metrics.significance", "harness.metrics.seeds")
 CONTROL = "random"
 # With whom a metric is compared -> field of the comparison -> what a record that was read calls it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +22,8 @@ from harness.kit.registry import tasks
 from harness.objectives.parts.recipe import recipe_of
 from harness.run import unknown
 from harness.run.choose import chosen_hosts
+
+ROOT = Path(__file__).parents[2]
 
 
 def put(path: Path, content: Any) -> None:
@@ -283,6 +286,20 @@ def test_files_that_are_not_read_are_listed(tmp_path: Path) -> None:
     assert found[0] == "ALBEF/BLIP captions: x_test.json, split test"
     assert "also there: ALBEF/BLIP captions: x_train.json, split train" in found
     assert "also there: not recognised: other.json" in found
+
+
+@pytest.mark.parametrize("left", ["results/runs", "harness/assets/albef-tiny"])
+def test_what_a_run_left_beside_a_set_is_not_taken_for_part_of_it(tmp_path: Path, left: str) -> None:
+    picture(tmp_path / "a.jpg")
+    put(tmp_path / "x_test.json", [{"image": "a.jpg", "caption": ["A", "B"]}])
+    before = told(tmp_path)
+    (tmp_path / "out").mkdir()
+    files = [path for path in sorted((ROOT / left).iterdir()) if path.is_file()]
+    for path in [*files[:4], *(path for path in files[4:] if "comparisons" in path.name)]:
+        shutil.copy(path, tmp_path / "out" / path.name)
+    found, good = told(tmp_path)
+    assert good
+    assert [line for line in found if "not recognised" not in line] == before[0]
 
 
 def test_of_karpathys_file_the_test_split_is_read(tmp_path: Path) -> None:

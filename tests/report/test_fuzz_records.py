@@ -54,7 +54,7 @@ def test_damaged_records_are_left_out_and_the_others_stay(store: Store) -> None:
 
     def action(data: st.DataObject) -> None:
         path.write_bytes(data.draw(damaged(json.loads(whole))))
-        (store.folder / "comparisons.jsonl").write_bytes(data.draw(st.binary(max_size=20)))
+        (store.folder / "comparisons.cache").write_bytes(data.draw(st.binary(max_size=20)))
         table = table_text(store.folder, None, "text")
         assert "dense" in table
         assert "tome" not in table
