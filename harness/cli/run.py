@@ -199,7 +199,9 @@ def _records(
 
     cells = on_main_process(prepared)
     measurer = Measurer(weights, progress, tokenizer, latency=latency)
-    return with_deltas(list(place.run(cells, store, measurer, force=force)), store, progress=progress)
+    order = {cell.key: number for number, cell in enumerate(cells)}
+    records = sorted(place.run(cells, store, measurer, force=force), key=lambda record: order[record["key"]])
+    return with_deltas(records, store, progress=progress)
 
 
 def _finish(records: list[dict[str, Any]]) -> None:

@@ -25,7 +25,7 @@ class Executor(ABC):
 
     @abstractmethod
     def run(self, cells: Sequence[Cell], store: Store, measurer: Measurer, *, force: bool = False) -> Iterator[Record]:
-        """The records of all cells in their order, each as soon as it is saved; `force` measures kept ones again.
+        """The records of all cells, each as soon as it is saved; `force` measures kept ones again.
 
         A cell that fails or runs out of memory becomes a record of that status and the run goes on; a save that
         fails, and Ctrl-C, end the run with the records so far kept. HarnessError, before anything is measured, for

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import torch
 from harness.kit.errors import HarnessError
 from harness.kit.progress import SILENT, Progress
 from harness.run.cell import Cell, cost_code
+from harness.run.claims import claimed
 from harness.run.executors import named_executor
 from harness.run.here import Here
 from harness.run.measure import skeleton_record
 from harness.run.runner import costs_are_old, summary
 from harness.run.store import Store
+from harness.train.protocol import Stage
 
 SPEED = {"unit": "questions", "end_to_end_per_second": 12.34, "model_per_second": 20.0}
 
@@ -220,3 +223,66 @@ def test_executors_that_do_not_exist_are_refused_with_those_that_do() -> None:
     assert isinstance(named_executor("here"), Here)
     with pytest.raises(HarnessError, match="unknown executor 'hre': did you mean here"):
         named_executor("hre")
+
+
+def test_cells_that_another_command_measures_are_left_for_later_and_taken_from_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [cell(), cell("elip"), cell("evit")]
+    other: Any = Scripted(lambda _: 0.25)
+    measurer: Any = Scripted(lambda _: 0.5)
+    measurer.progress = Progress()
+    slept = list[float]()
+    with ExitStack() as theirs:
+        assert theirs.enter_context(claimed(cells[0], tmp_path))
+
+        def end_the_other(seconds: float) -> None:
+            slept.append(seconds)
+            if len(slept) == 2:  # it waits while nothing has changed
+                theirs.close()
+                list(Here().run(cells[:1], Store(tmp_path), other))
+
+        monkeypatch.setattr("harness.run.here.time.sleep", end_the_other)
+        records = list(Here().run(cells, Store(tmp_path), measurer))
+    assert slept == [2.0, 2.0]
+    assert (measurer.ran, other.ran) == (cells[1:], cells[:1])
+    assert [record["key"] for record in records] == [one.key for one in (*cells[1:], cells[0])]
+    assert [record["quality"]["vqa"]["accuracy"]["value"] for record in records] == [0.5, 0.5, 0.25]
+    said = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(" ")]
+    assert said == [
+        "[2/3] albef-tiny elip 0.5 vqa",
+        "[3/3] albef-tiny evit 0.5 vqa, about 1 s left",
+        "waiting for another command, which measures 1 of the cells",
+        "[1/3] albef-tiny dense 1 vqa (measured by another command)",
+    ]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_cells_of_one_training_are_claimed_together_and_those_of_others_are_not(tmp_path: Path) -> None:
+    def trained(method: str, task: str) -> Cell:
+        return cell(method).model_copy(update={"task": task, "training": (stage(method),)})
+
+    def stage(method: str) -> Stage:
+        whole: dict[str, Any] = {"recipe": {}, "seed": 0, "processes": 1, "data": (), "digests": {}}
+        return Stage(stage="pretrain", model="albef-tiny", method=method, **whole)
+
+    with claimed(trained("elip", "vqa"), tmp_path) as mine:
+        assert mine
+        for other, free in (("elip", False), ("evit", True)):
+            with claimed(trained(other, "retrieval"), tmp_path) as theirs:
+                assert theirs is free
+    with claimed(trained("elip", "retrieval"), tmp_path) as mine:
+        assert mine
+
+
+def test_where_the_file_system_has_no_locks_cells_are_measured_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock; use SoftFileLock instead")
+
+    monkeypatch.setattr("harness.run.claims.FileLock.acquire", refuse)
+    assert [record["status"] for record in run([cell(), cell("elip")], tmp_path, lambda _: 0.5)] == ["done", "done"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {tmp_path}: its file system has no locks: let one command at a time fill it"
+    ]
