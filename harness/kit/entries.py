@@ -34,19 +34,22 @@ class Entry:
     """One name, the import target 'module[:attribute]', and its file where it has one.
 
     `about`: what it is, in a line; None where the first line of its file says it, which is read when it is asked for.
+    `origin`: what brought it, where that is another package.
     """
 
     name: str
     about: str | None
     target: str
     path: Path | None = None
+    origin: str = ""
 
     @property
     def summary(self) -> str:
         """One line about it."""
-        if self.about is not None or self.path is None:
-            return self.about or ""
-        return summary_of(self.path.read_text(encoding="utf-8", errors="replace"))
+        said = self.about or ""
+        if self.about is None and self.path is not None:
+            said = summary_of(self.path.read_text(encoding="utf-8", errors="replace"))
+        return f"{said} ({self.origin})" if said and self.origin else said or self.origin
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,8 @@ def _modules_in(folder: Path, package: str, _changed: int) -> tuple[Entry, ...]:
 
 def _points(group: str) -> Iterable[Entry]:
     for point in _found_points(group):
-        origin = f" ({point.dist.name})" if point.dist else ""
-        path = packages.module_file(point.value.partition(":")[0])
-        yield Entry(point.name, f"entry point {point.value}{origin}", point.value, path)
+        origin = f"{f'{point.dist.name}, ' if point.dist else ''}entry point {point.value}"
+        yield Entry(point.name, None, point.value, packages.module_file(point.value.partition(":")[0]), origin)
 
 
 def _found_points(group: str) -> tuple[EntryPoint, ...]:

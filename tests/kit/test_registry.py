@@ -58,7 +58,9 @@ def test_an_entry_point_of_another_package_is_a_method(monkeypatch, tmp_path):
     (information / "entry_points.txt").write_text("[harness.methods]\noutside = outside_package:Outside\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert registry.methods.get("outside").__name__ == "Outside"
-    assert registry.methods.entry("outside").summary == "entry point outside_package:Outside (outside)"
+    assert registry.methods.entry("outside").summary == "Outside. (outside, entry point outside_package:Outside)"
+    (tmp_path / "outside_package.py").write_text("KIND = 1\n")
+    assert registry.methods.entry("outside").summary == "outside, entry point outside_package:Outside"
 
 
 def test_a_dropped_in_file_is_a_method(monkeypatch, tmp_path):
