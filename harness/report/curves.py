@@ -35,8 +35,8 @@ class Curve:
 def plot_curves(records: Iterable[Record], folder: Path | str, stem: str = "curves") -> list[Path]:
     """Draw <stem>.svg and .png for each board whose hosts were pre-trained, numbered from the second.
 
-    A panel per loss; a line is the mean over seeds, its band reaches from the lowest to the highest. HarnessError
-    where no record holds a curve, or when a file cannot be written.
+    A panel per loss, drawn from where it is trained; a line is the mean over seeds, its band reaches from the lowest to
+    the highest. HarnessError where no record holds a curve, or when a file cannot be written.
     """
     known = list(records)
     by_key = {record["key"]: record for record in known}
@@ -73,11 +73,15 @@ def _figure(curves: Sequence[Curve], title: str) -> Figure:
     handles: dict[str, Line2D] = {}
     for axes, name in zip(figure.subplots(1, len(losses), squeeze=False)[0], losses, strict=True):
         for curve in curves:
+            seeds = [seed["losses"][name] for seed in curve.seeds if name in seed["losses"]]
+            if not seeds:
+                continue
             dense = curve.method == DENSE
             label = DENSE if dense else f"{curve.method} {curve.ratio:g}"
             dashes = LINES[0] if dense else LINES[ratios.index(curve.ratio) % len(LINES)]
             look = {**styles[curve.method], **DOTS, "markevery": MARK_EVERY, "linestyle": dashes, "label": label}
-            steps, values = curve.seeds[0]["steps"], np.array([seed["losses"][name] for seed in curve.seeds])
+            # Nothing is drawn where a loss was not trained yet.
+            steps, values = curve.seeds[0]["steps"], np.ma.masked_invalid(np.array(seeds, dtype=np.float64))
             (handles[label],) = axes.plot(steps, values.mean(0), linewidth=2.0 if dense else 1.4, **look)
             axes.fill_between(steps, values.min(0), values.max(0), color=look["color"], alpha=0.10, linewidth=0)
         axes.set_title(name.replace("_", " "))
