@@ -8,7 +8,7 @@ from statistics import fmean
 import pandas as pd
 
 from harness.report.cost_columns import beside_dense, spreads
-from harness.report.frame import Frame
+from harness.report.frame import Frame, boards
 from harness.report.layout import Column, plain, shortest
 
 # What it costs, as a share of dense's own.
@@ -24,8 +24,8 @@ def summary(board: Frame) -> list[Column]:
     """Quality as a share of dense's, the mean over tasks with its interval, the task that loses most, and costs as
     shares, each with its spread where it has one.
 
-    A task's share is the mean over its headline metrics; those for which a method kept all tokens are left out, and
-    those in which dense is at chance.
+    A task's share is the mean over its headline metrics, the same for all methods of a board: those for which one of
+    them kept all its tokens are left out for all, and those in which dense is at chance.
     """
     shares, low, high = quality_shares(board)
     columns = [plain("quality kept", "[95 %]", [_kept(*three) for three in _rows(shares, low, high)])]
@@ -52,12 +52,10 @@ def quality_shares(board: Frame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFra
     all of them erred together, since they are of the same images.
     """
     by_task: dict[str, list[pd.DataFrame]] = {}
-    for metric in board.headline():
-        rows = board.column(metric)
+    metrics = _metrics(board)
+    for metric in [one for one in metrics if not metrics[one].any()] or metrics:
+        rows, kept_all = board.column(metric), metrics[metric]
         dense = rows["value"][board.dense]
-        if not len(dense) or pd.isna(dense.iloc[0]) or not dense.iloc[0] or rows["at_chance"][board.dense].any():
-            continue
-        kept_all = rows["unguided"] & ~board.dense
         ends = {side: 1 + rows[f"delta_{side}"].astype(float) / dense.iloc[0] for side in ("low", "high")}
         found = pd.DataFrame({"value": rows["value"] / dense.iloc[0], **ends}).mask(kept_all, axis=0)
         by_task.setdefault(board.metrics[metric], []).append(found)
@@ -70,9 +68,33 @@ def quality_shares(board: Frame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFra
     return means("value"), means("low"), means("high")
 
 
+def _metrics(board: Frame) -> dict[str, pd.Series]:
+    """By headline metric that dense has a value above chance in: which settings kept all tokens there."""
+    found = {}
+    for metric in board.headline():
+        rows = board.column(metric)
+        dense = rows["value"][board.dense]
+        if len(dense) and not pd.isna(dense.iloc[0]) and dense.iloc[0] and not rows["at_chance"][board.dense].any():
+            found[metric] = rows["unguided"] & ~board.dense
+    return found
+
+
+def _left_out(board: Frame) -> str | None:
+    """The line about metrics that are left out of all rows because some method kept all its tokens there."""
+    metrics = _metrics(board)
+    masked = [metric for metric, kept_all in metrics.items() if kept_all.any()]
+    if not masked:
+        return None
+    whose = ", ".join(sorted({name for metric in masked for name in board.settings["method"][metrics[metric]]}))
+    if len(masked) == len(metrics):
+        return f"quality of {whose}: none, as all images were seen without a text, and with all tokens"
+    titles = ", ".join(f"{board.quantity(metric).title} ({board.metrics[metric]})" for metric in masked)
+    return f"quality leaves out, for all methods, metrics for which {whose} saw no text and kept all tokens: {titles}"
+
+
 def summary_notes(frame: Frame) -> list[str]:
-    """What the brackets of a summary are of, where the headings do not say all of it."""
-    lines = []
+    """What the brackets of a summary are of, where the headings do not say all of it, and what is not averaged."""
+    lines = list(dict.fromkeys(line for _, board in boards(frame) if (line := _left_out(board))))
     if (frame.settings["seeds"].map(len) > 1).any():
         lines.append("several seeds: the interval of quality resamples seeds, then images")
     if frame.column("token_ratio")["low"].notna().any():

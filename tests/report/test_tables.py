@@ -7,7 +7,7 @@ import pytest
 
 from harness.kit.errors import HarnessError
 from harness.kit.sources import code_parts
-from harness.report.frame import study_frame, to_frame
+from harness.report.frame import boards, study_frame, to_frame
 from harness.report.layout import LATEX_ROWS, WIDTH, Part, latex, plain
 from harness.report.quantities import of_metrics
 from harness.report.tables import FORMATS, render_study_table, render_summary, render_table
@@ -300,6 +300,42 @@ def test_a_summary_says_what_is_kept_with_its_interval_and_what_loses_most():
     assert kept == f"{value:.1f} [{low:.1f}, {high:.1f}]".replace(".0]", "]").replace(".0,", ",")
     assert worst == f"{100 * means['value'][0]:.1f} retrieval"
     assert (tokens, forward, step, memory) == ("50.0", "61.0", "50.0", "50.0")
+
+
+def test_a_summary_averages_the_same_metrics_for_all_methods():
+    # ELIP has no text where images alone are encoded: the contrast's recalls are dense's, and count for nobody.
+    records = make_records((0.5,), ("elip", "tome"))
+    for record in records:
+        is_elip, of_pairs = record["spec"]["method"] == "elip", record["spec"]["task"] == "vqa"
+        record["diagnostics"]["fallback"] = "all tokens" if is_elip else None
+        record["cost"]["encodings"] = {"images": 0 if of_pairs else 5, "pairs": 9}
+    frame = to_frame(records)
+    (_, board), *_ = boards(frame)
+    unguided = [metric for metric in board.headline() if board.column(metric)["unguided"].any()]
+    assert unguided == ["t2i_r1", "i2t_r1"]
+    table = render_summary(frame, "md")
+    for record in records:
+        for name in unguided:
+            record["quality"].get("retrieval", {}).pop(name, None)
+    alone = render_summary(to_frame(records), "md")
+    assert table.partition("\n\n- ")[0] == alone.partition("\n\n- ")[0]
+    line = "quality leaves out, for all methods, metrics for which elip saw no text and kept all tokens: "
+    assert f"{line}t2i R@1 (retrieval), i2t R@1 (retrieval)" in table
+    assert line not in alone
+
+
+def test_a_method_that_kept_everything_everywhere_has_no_quality_and_costs_others_nothing():
+    records = [one for one in make_records((0.5,), ("elip", "tome")) if one["spec"]["task"] == "vqa"]
+    before = cells(render_summary(to_frame(records), "md"), "tome", "0.5")
+    for record in records:
+        record["cost"]["encodings"] = {"images": 5, "pairs": 0}
+        record["diagnostics"]["fallback"] = "all tokens" if record["spec"]["method"] == "elip" else None
+        record["spec"]["task"] = "captioning"
+        record["quality"] = {"captioning": {"cider": record["quality"]["vqa"]["vqa_accuracy"]}}
+    table = render_summary(to_frame(records), "md")
+    assert cells(table, "elip", "0.5")[0] == "-"
+    assert cells(table, "tome", "0.5")[0] == before[0]
+    assert "quality of elip: none, as all images were seen without a text, and with all tokens" in table
 
 
 def test_a_summary_fits_a_screen():
