@@ -17,8 +17,9 @@ from harness.kit.errors import HarnessError
 from harness.reduction import Guide
 
 
-def clip_guide(model: nn.Module, text_features: Tensor) -> Guide:
-    """The guide of texts by their features (B, P), of any length, in the space that a CLIP shares.
+def clip_guide(model: nn.Module, text_features: Any) -> Guide:
+    """The guide of texts by their features (B, P), of any length, in the space that a CLIP shares, or by what
+    transformers' `get_text_features` returns.
 
     `model`: transformers' CLIPModel or open_clip's CLIP, or what `harness.reduce` made of one. `text_cls` is the unit
     feature taken back through the image's projection to the tower's width (ELIP's released program, its CLIP/src),
@@ -27,6 +28,9 @@ def clip_guide(model: nn.Module, text_features: Tensor) -> Guide:
     """
     whole, tower = (model.model, model.part.model) if isinstance(model, ReducedInside) else (model, None)
     image_norm, image_PD, text_norm, text_PT = _parts(whole, tower)
+    text_features = getattr(text_features, "pooler_output", text_features)
+    if not isinstance(text_features, Tensor):
+        raise HarnessError(f"text features: a {type(text_features).__name__}, expected a torch.Tensor (B, P)")
     if text_features.dim() != 2 or text_features.shape[1] != len(image_PD):
         found = " x ".join(str(size) for size in text_features.shape)
         raise HarnessError(f"text features {found}: expected B x {len(image_PD)}, the space that the CLIP shares")

@@ -78,7 +78,7 @@ class ReducedInside(Wrapper):
     def guided(self, guide: Guide | None) -> Iterator[None]:
         """Give the ViT a guide, for other methods: `with reduced.guided(guide): reduced.get_image_features(…)`."""
         part = self.part
-        before, part.guide = part.guide, guide or part.guide
+        before, part.guide = part.guide, part.guide if guide is None else guide
         try:
             yield
         finally:

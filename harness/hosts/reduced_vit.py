@@ -32,6 +32,7 @@ PASSED_ON = frozenset(
 )
 # Methods of transformers' models that write the model to a folder.
 SAVING = frozenset({"save_pretrained", "push_to_hub"})
+CALL_WITH_GUIDE = "call with guide=harness.Guide(text_cls), in a CLIP with harness.clip_guide(model, text_features)"
 
 
 class Wrapper(nn.Module):
@@ -256,7 +257,7 @@ class ReducedModel(Wrapper):
         if guide is None and self.reducer.needs_text and not self._warned:
             self._warned = True
             kept = self.reducer.without_text or _what_is_left(tokens, reducer.shape)
-            warn_on_stderr(f"{self._unguided()} kept {kept}: call with guide=harness.Guide(text_cls)")
+            warn_on_stderr(f"{self._unguided()} kept {kept}: {CALL_WITH_GUIDE}")
         return tokens
 
     def _unpadded(self, tower: Siglip2Tower, images: Tensor, guide: Guide | None, trace: Trace | None) -> Tokens:
@@ -303,7 +304,7 @@ class ReducedModel(Wrapper):
         if guide is not None and not guide.is_finite():
             raise HarnessError("guide with NaN or infinite values: the model of the text that made it is at fault")
         if guide is None and self.reducer.needs_text and self.strict:
-            raise HarnessError(f"{self._unguided()} is refused (strict): call with guide=harness.Guide(text_cls)")
+            raise HarnessError(f"{self._unguided()} is refused (strict): {CALL_WITH_GUIDE}")
 
     def _unguided(self) -> str:
         return f"{type(self.reducer).__name__}, which a text guides, without one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import open_clip
@@ -317,6 +318,22 @@ def test_a_guided_clip_of_ones_own_encodes_as_the_host_does(theirs: CLIPModel, p
         found = encode_images(images)
     found = found if isinstance(found, Tensor) else found.pooler_output
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
+def test_what_transformers_returns_of_texts_makes_a_guide(theirs: CLIPModel) -> None:
+    returned = theirs.get_text_features(input_ids=IDS, attention_mask=MASK.long())
+    features = returned if isinstance(returned, Tensor) else returned.pooler_output
+    wanted = harness.clip_guide(theirs, features)
+    for given in (returned, SimpleNamespace(pooler_output=features)):  # before transformers 5, and since
+        assert torch.equal(harness.clip_guide(theirs, given).text_cls, wanted.text_cls)
+    with pytest.raises(HarnessError, match=r"text features: a list, expected a torch.Tensor \(B, P\)"):
+        harness.clip_guide(theirs, ["a ring"])
+
+
+def test_a_tensor_for_a_guide_is_one_line(theirs: CLIPModel) -> None:
+    reduced, images = harness.reduce(theirs, "elip", schedule=STAGES), torch.zeros(3, 3, 32, 32, dtype=torch.float64)
+    with pytest.raises(HarnessError, match=r"guide: a Tensor, expected harness.Guide\(text_cls\), text_cls \(B, D\)"):
+        reduced(input_ids=IDS, pixel_values=images, guide=torch.zeros(3, 24))
 
 
 def test_what_has_no_shared_space_gets_no_guide(theirs: CLIPModel) -> None:
