@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from harness.kit.errors import BrokenMethod, HarnessError, first_line, is_out_of_memory, warn_once
 from harness.kit.registry import methods
@@ -138,10 +139,30 @@ def _made(method: str, kind: type[TokenReducer[Any]], config: MethodConfig, shap
         raise BrokenMethod(f"{place} cannot be made: {reason}") from error
     if getattr(made, "shape", None) is not shape:
         raise BrokenMethod(f"{place}: its __init__ does not call super().__init__(config, shape)")
+    if (loose := _loose(made)) is not None:
+        raise BrokenMethod(f"{place}: {loose}")
     if asked - EVIDENCE_KINDS:
         named = ", ".join(sorted(EVIDENCE_KINDS))
         raise BrokenMethod(f"{place}: unknown evidence {', '.join(sorted(asked - EVIDENCE_KINDS))}: there are {named}")
     return made
+
+
+def _loose(reducer: nn.Module) -> str | None:
+    """What a module would neither train nor save, because torch does not know of it, and what to do; None for none."""
+    for module in reducer.modules():
+        for name, value in vars(module).items():
+            if name.startswith("_"):
+                continue
+            if isinstance(value, Tensor) and value.requires_grad:
+                return f"{name} is a tensor that asks for a gradient, and no torch.nn.Parameter: make it one"
+            held, kind = tuple[Any, ...](), ""
+            if isinstance(value, Mapping):
+                held, kind = tuple(value.values()), "ModuleDict or ParameterDict"
+            elif isinstance(value, list | tuple):
+                held, kind = tuple(value), "ModuleList or ParameterList"
+            if any(isinstance(one, nn.Module | nn.Parameter) for one in held):
+                return f"{name} holds layers in a {type(value).__name__}, which are not trained: use torch.nn.{kind}"
+    return None
 
 
 def realised_ratio(reducer: TokenReducer[Any]) -> float:

@@ -22,6 +22,8 @@ from harness.train.checkpoint import CHECKPOINTS, load_newest, save_checkpoint
 from harness.train.log import TrainLog
 from harness.train.optim import freeze, make_optimizer, set_rate
 
+MOST_NAMED = 3
+
 
 @dataclass
 class Position:
@@ -186,6 +188,8 @@ class Run:
             losses = self.model(pairs, moment)
             self.accelerator.backward(torch.stack([loss.view(()) for loss in losses.values()]).sum())
             self.objective.host.trained_now()
+            if position.batches == 0:
+                self._check_method()
             if self.accelerator.sync_gradients:
                 set_rate(self.optimizer, self.objective.rate(position.step, self.steps, self.steps_per_epoch))
                 if recipe.clip_norm is not None:
@@ -201,6 +205,22 @@ class Run:
         position.in_epoch += 1
         position.batches += 1
         position.step += int(self.accelerator.sync_gradients)
+
+    def _check_method(self) -> None:
+        """HarnessError where no parameter of a method that learns got a gradient in the first step; a warning about
+        some of them.
+        """
+        reducer = self.objective.reducer
+        asked = {name: one for name, one in reducer.named_parameters() if one.requires_grad}
+        without = [name for name, parameter in asked.items() if parameter.grad is None]
+        if not without:
+            return
+        which = ", ".join(without[:MOST_NAMED]) + (", …" if len(without) > MOST_NAMED else "")
+        line = f"method {type(reducer).__name__}: no gradient reaches {which}"
+        if len(without) == len(asked):
+            raise HarnessError(f"{line}: it would learn nothing; let its tokens or its losses depend on them")
+        if distributed.rank() == 0:
+            warn_on_stderr(f"{line}: they stay as they are")
 
     def _report(self) -> None:
         """Log the mean losses since the last report and count its bad samples; HarnessError for a loss not finite."""

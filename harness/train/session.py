@@ -243,12 +243,15 @@ class Session:
 
 def method_for(request: TrainRequest, host: HostModel) -> TokenReducer[Any]:
     """The request's method for a host, as it begins to learn where it does."""
-    shape = host.shape
-    if request.config is not None:
-        kind = methods.get(request.method)
-        return kind(validated(kind.Config, request.config, f"method {request.method}"), shape)
-    settings, schedule = paper_settings(request.model, request.method, request.schedule, request.settings)
-    return make_reducer(request.method, shape, ratio=request.ratio, schedule=schedule, settings=settings)
+    shape, config = host.shape, request.config
+    if config is None:
+        settings, schedule = paper_settings(request.model, request.method, request.schedule, request.settings)
+        with torch.random.fork_rng(devices=[]):  # however it is found, what learns is drawn alike
+            found = make_reducer(request.method, shape, ratio=request.ratio, schedule=schedule, settings=settings)
+        config = found.config.model_dump(mode="json")
+    kind = methods.get(request.method)
+    reducer: TokenReducer[Any] = kind(validated(kind.Config, config, f"method {request.method}"), shape)
+    return reducer
 
 
 def check_precision(precision: str, device: str) -> None:

@@ -156,6 +156,30 @@ class NoStart(TokenReducer[MethodConfig]):
         self.scale = 1.0
 
 
+class LooseLayers(TokenReducer[MethodConfig]):
+    Config = MethodConfig
+
+    def __init__(self, config, shape):
+        super().__init__(config, shape)
+        self.scores = [torch.nn.Linear(shape.width, 1) for _ in range(2)]
+
+
+class NamedLayers(TokenReducer[MethodConfig]):
+    Config = MethodConfig
+
+    def __init__(self, config, shape):
+        super().__init__(config, shape)
+        self.scores = {3: torch.nn.Parameter(torch.zeros(2))}
+
+
+class LooseTensor(TokenReducer[MethodConfig]):
+    Config = MethodConfig
+
+    def __init__(self, config, shape):
+        super().__init__(config, shape)
+        self.scale = torch.ones(2, requires_grad=True)
+
+
 class OddEvidence(TokenReducer[MethodConfig]):
     Config = MethodConfig
 
@@ -178,6 +202,9 @@ class NoEvidence(TokenReducer[MethodConfig]):
             OddEvidence,
             "OddEvidence: unknown evidence key: there are attention_received, cls_attention, keys, value_norms",
         ),
+        (LooseLayers, "scores holds layers in a list, which are not trained: use torch.nn.ModuleList or ParameterList"),
+        (NamedLayers, "scores holds layers in a dict, which are not trained: use torch.nn.ModuleDict or ParameterDict"),
+        (LooseTensor, "scale is a tensor that asks for a gradient, and no torch.nn.Parameter: make it one"),
         (NoEvidence, "TypeError: 'NoneType' object is not subscriptable; evidence is what `evidence` names of a block"),
     ],
 )
