@@ -70,7 +70,11 @@ def plot(
         bool, typer.Option("--curves", help="Draw only how each loss fell in pre-training, a line per method.")
     ] = False,
     patches: Annotated[
-        bool, typer.Option("--patches/--no-patches", help="Also draw which patches each method keeps.")
+        bool,
+        typer.Option(
+            "--patches/--no-patches",
+            help="Also draw what elip, evit, tome and random keep, whatever was measured; --method names others.",
+        ),
     ] = True,
     ratio: Annotated[
         float,

@@ -23,6 +23,7 @@ DROPPED_LIGHT = 0.16
 MERGED_TINT = np.array([0.20, 0.45, 0.85])
 MENTIONED = "#FFD000"
 SIDE = 1.2  # inches
+NAMES, PER_LETTER = 0.72, 0.085  # inches: the least room for the names of methods, and what a letter takes
 TITLE: dict[str, Any] = {
     "fontsize": 7.5,
     "fontweight": "normal",
@@ -71,13 +72,15 @@ def draw_patches(examples: Sequence[PatchExample], stem: Path | str) -> list[Pat
     for example in examples:
         _check(example)
     columns = 1 + max(len(stages) for example in examples for stages in example.methods.values())
-    width = 0.75 + SIDE * 1.04 * columns
+    longest = max(len(name) for example in examples for name in example.methods)
+    names = max(NAMES, 0.1 + PER_LETTER * longest)
+    width = names + 0.03 + SIDE * 1.04 * columns
     heights = [len(example.methods) * SIDE * 1.26 + 0.30 + 0.17 * len(_caption(example, width)) for example in examples]
     with styled():
         figure = Figure(figsize=(width, sum(heights) + 0.35))
         parts = figure.subfigures(len(examples) + 1, 1, height_ratios=[*heights, 0.35], squeeze=False)[:, 0]
         for part, example, height in zip(parts, examples, heights, strict=False):
-            _draw_scene(part, example, columns, width, height)
+            _draw_scene(part, example, columns, width, height, names)
         _legend(parts[-1])
         return save(figure, Path(stem))
 
@@ -99,7 +102,9 @@ def _caption(example: PatchExample, width: float) -> list[str]:
     return wrap(f"“{example.caption}”", int(width * 13.5)) if example.caption else []
 
 
-def _draw_scene(part: SubFigure, example: PatchExample, columns: int, width: float, height: float) -> None:
+def _draw_scene(
+    part: SubFigure, example: PatchExample, columns: int, width: float, height: float, names: float
+) -> None:
     lines = _caption(example, width)
     part.text(
         0.08 / width,
@@ -113,7 +118,7 @@ def _draw_scene(part: SubFigure, example: PatchExample, columns: int, width: flo
     )
     top = 1 - (0.40 + 0.17 * len(lines)) / height
     margins = {
-        "left": 0.72 / width,
+        "left": names / width,
         "right": 0.995,
         "top": top,
         "bottom": 0.0,

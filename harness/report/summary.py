@@ -48,15 +48,16 @@ def quality_shares(board: Frame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFra
     """Share of dense's quality, and the ends of its 95 % interval: a row a setting and a column a task; NaN where there
     is none to compare with.
 
-    The interval is that of the paired difference to dense. A task's ends are the means of its metrics': as wide as if
-    all of them erred together, since they are of the same images.
+    The interval is that of the paired difference to dense, of shares that cannot be below none. A task's ends are the
+    means of its metrics': as wide as if all of them erred together, since they are of the same images.
     """
     by_task: dict[str, list[pd.DataFrame]] = {}
     metrics = _metrics(board)
     for metric in [one for one in metrics if not metrics[one].any()] or metrics:
         rows, kept_all = board.column(metric), metrics[metric]
         dense = rows["value"][board.dense]
-        ends = {side: 1 + rows[f"delta_{side}"].astype(float) / dense.iloc[0] for side in ("low", "high")}
+        deltas = {side: rows[f"delta_{side}"].astype(float) for side in ("low", "high")}
+        ends = {side: (1 + delta / dense.iloc[0]).clip(lower=0) for side, delta in deltas.items()}
         found = pd.DataFrame({"value": rows["value"] / dense.iloc[0], **ends}).mask(kept_all, axis=0)
         by_task.setdefault(board.metrics[metric], []).append(found)
     index = board.settings.index

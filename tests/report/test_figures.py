@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import SubFigure
 from PIL import Image
 
@@ -112,6 +113,20 @@ def test_a_caption_is_no_formula(caption, tmp_path, monkeypatch):
     draw_patches([make_example(caption=caption)], tmp_path / "dollars")
     captions = [one for one in written if caption in one.get_text()]
     assert [one.get_parse_math() for one in captions] == [False]
+
+
+@pytest.mark.parametrize("name", ["elip", "kn_learned", "a_method_of_a_long_name"])
+def test_the_names_of_methods_are_not_cut_off(name, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("harness.report.patches.save", lambda figure, stem: drawn.append(figure) or [stem])
+    stages = next(iter(make_example().methods.values()))
+    draw_patches([make_example(methods={name: stages})], tmp_path / "patches")
+    (figure,) = drawn
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    labels = [axes.yaxis.label for part in figure.subfigs for axes in part.axes if axes.get_ylabel()]
+    assert [label.get_text() for label in labels] == [name]
+    assert labels[0].get_window_extent(renderer).x0 >= 0
 
 
 def test_kept_patches_are_as_they_were_merged_ones_tinted_dropped_ones_dark():

@@ -338,6 +338,15 @@ def test_a_method_that_kept_everything_everywhere_has_no_quality_and_costs_other
     assert "quality of elip: none, as all images were seen without a text, and with all tokens" in table
 
 
+def test_nothing_is_kept_to_less_than_none():
+    records = [one for one in make_records((0.5,), ("elip",)) if one["spec"]["task"] == "vqa"]
+    for record in records:
+        if record["spec"]["method"] == "elip":
+            entry = record["quality"]["vqa"]["vqa_accuracy"]
+            entry |= {"value": 0.02, "delta_to_dense": -0.962, "delta_ci95": [-0.99, -0.93]}
+    assert cells(render_summary(to_frame(records), "md"), "elip", "0.5")[0] == "2.0 [0, 5.3]"
+
+
 def test_a_summary_fits_a_screen():
     records = make_records((0.5, 0.7), ("elip", "tome"))
     for record in records:
