@@ -255,6 +255,8 @@ def test_a_protocol_takes_the_starts_that_ship_for_host_and_world() -> None:
     assert begun("albef-tiny", "scenes-small", objective="curriculum") == {}
     assert begun("albef-tiny", "scenes-small", vocabulary=100) == {}
     assert begun("albef-tiny", "scenes:shapes=6") == {}
+    whole = {"init_vision": "scenes-vit", "init_text": "scenes-bert"}
+    assert begun("albef-tiny", "scenes") == begun("blip-tiny", "scenes") == whole
 
 
 def test_the_numbers_of_a_world_are_for_those_that_begin_with_its_starts() -> None:
@@ -275,20 +277,29 @@ def test_pretraining_says_which_sides_begin_at_random_though_a_start_ships() -> 
     assert lines() == [vision, text]
     assert lines("clip-tiny") == [line.replace("albef-tiny", "clip-tiny") for line in (vision, text)]
     assert lines("albef-base") == lines("clip-base") == []  # of another preset
+    assert lines(world="scenes") == [line.replace("scenes-small", "scenes") for line in (vision, text)]
     assert lines(init_text="scenes-small-bert") == [vision]
     assert lines(init_vision="none", init_text="none") == lines(init="weights") == lines(world="scenes:shapes=6") == []
 
 
-def test_shipped_starts_hold_one_side_and_say_how_they_were_made() -> None:
-    kinds = (("vit", "scene_vision"), ("bert", "scene_text"))
-    for (name, objective), family in product(kinds, ("albef", "clip")):
-        path = start_file(f"scenes-small-{name}", family)
-        record = json.loads((path.parent / "recipe.json").read_text())
-        assert record["objective"]["name"] == objective
-        assert record["facts"]["data"] == ["scenes-small"]
-        assert losses(path.parent)
-        vision = {tensor.startswith("vision.") for tensor in load_file(path)}
-        assert vision == {name == "vit"}
+SHIPPED = [
+    *product(["scenes-small"], ["vit", "bert"], ["albef", "clip"]),
+    *product(["scenes-small", "scenes"], ["bert"], ["albef", "meter"]),
+    ("scenes", "vit", "albef"),
+]
+
+
+@pytest.mark.parametrize(("world", "name", "family"), SHIPPED)
+def test_shipped_starts_hold_one_side_and_say_how_they_were_made(world: str, name: str, family: str) -> None:
+    path = start_file(f"{world}-{name}", family)
+    record = json.loads((path.parent / "recipe.json").read_text())
+    assert record["objective"]["name"] == {"vit": "scene_vision", "bert": "scene_text"}[name]
+    assert record["facts"]["data"] == [world]
+    assert losses(path.parent)
+    assert {tensor.startswith("vision.") for tensor in load_file(path)} == {name == "vit"}
+
+
+def test_a_start_that_does_not_ship_for_a_family_is_refused() -> None:
     with pytest.raises(HarnessError, match="scenes-small-bert: there is none for a host of blip, only for albef, "):
         start_file("scenes-small-bert", "blip")
 
